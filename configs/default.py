@@ -1,0 +1,137 @@
+"""Every field of a training config, with its meaning; the other configs are this one and their differences.
+
+`pretrained`, `prompts` and `rewards` have no default: a config must name them. Paths that start with
+`assets/` lie inside the installed package, all others are relative to the working directory.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Make the config whose fields and types every training config shares."""
+    config = ConfigDict()
+
+    # Root of all randomness: noise and the order of prompts. 0 .. 2**32 - 1.
+    config.seed = 0
+    # Updates of the student in the whole run; a resumed run counts those that it already made.
+    config.num_updates = 400
+    # Prompts per update, global: over all devices, processes and accumulation steps.
+    config.batch_size = 8
+    # Updates between two lines of metrics.jsonl, >= 1.
+    config.log_every = 1
+
+    # Folder of the diffusers pipeline that teacher and student start from, or a name on the Hub (owner/name).
+    config.pretrained = ""
+    # File of prompts: text with one per line, or .jsonl with a field `prompt` or `text`.
+    config.prompts = ""
+
+    # The deterministic sampler of both rollouts: 'ddim' | 'euler'.
+    config.sampler = "ddim"
+
+    config.student = ConfigDict()
+    # Sampling steps K of the student, 1 .. teacher.num_steps.
+    config.student.num_steps = 4
+    # Classifier-free guidance of the student, >= 1; 1 is none and halves the cost of a step.
+    config.student.guidance_scale = 1.0
+    # Where its timesteps lie: 'leading' | 'linspace' | 'trailing', or '' for the choice of the pipeline.
+    config.student.timestep_spacing = ""
+    # The reward's gradient flows through the last so many student steps, 1 .. student.num_steps.
+    config.student.reward_gradient_steps = 4
+    # Unroll the steps in the program: 'yes' | 'no' (lax.scan) | 'auto' (yes on CPU, no elsewhere).
+    config.student.unroll = "auto"
+    # Recompute each step in the backward pass: the memory of one step, for about a third more compute.
+    config.student.remat = False
+
+    config.teacher = ConfigDict()
+    # Sampling steps of the teacher, >= 1.
+    config.teacher.num_steps = 50
+    # Classifier-free guidance of the teacher, >= 1; 1 is none.
+    config.teacher.guidance_scale = 2.0
+    # As the student's; the student's noise levels must lie inside the teacher's.
+    config.teacher.timestep_spacing = ""
+    # m of teacher <- m * teacher + (1 - m) * student after each update, 0 .. 1; 1 keeps the teacher frozen.
+    config.teacher.ema_decay = 1.0
+    # Why a moving teacher (ema_decay < 1) may have another guidance scale than the student; '' refuses it.
+    config.teacher.mixed_guidance_reason = ""
+
+    config.horizon = ConfigDict()
+    # The teacher's estimate at the student's noise level: 'linear' (in log sigma) | 'nearest'.
+    config.horizon.interpolation = "linear"
+    # Weight of each student step, first = most noise, >= 0, scaled to sum 1; () is the same for all.
+    config.horizon.weights = ()
+
+    config.gate = ConfigDict()
+    # 'sigmoid' of gap / temperature | 'hard' (1 where the teacher is better, else 0) | 'constant'.
+    config.gate.kind = "sigmoid"
+    # tau of the sigmoid, > 0, in units of the reward, or of the gap's standard deviation if gate.relative.
+    config.gate.temperature = 0.05
+    # Measure the temperature in running standard deviations of the gap R_T - R_S.
+    config.gate.relative = False
+    # Decay per update of the gap's running moments, 0 .. below 1.
+    config.gate.std_decay = 0.99
+    # The gate of kind 'constant', 0 .. 1.
+    config.gate.value = 1.0
+
+    # Weight of the reward loss, >= 0; 0 with a constant gate of 1 is static distillation.
+    config.reward_weight = 1.0
+    # alpha, weight of the gated shaping loss, >= 0; 0 (or a constant gate of 0) is reward-only training.
+    config.shaping_weight = 1.0
+    config.reward_loss = ConfigDict()
+    # 'negative' (-R) | 'hinge' (relu(margin - R)).
+    config.reward_loss.kind = "negative"
+    # The reward above which the hinge is 0, in units of the reward.
+    config.reward_loss.margin = 1.0
+
+    # The rewards whose weighted sum is trained, by name: ConfigDict(kind='clip', path=folder, weight=1.0).
+    config.rewards = ConfigDict()
+    # Folder of a 'clip' reward that is only measured, never trained on; '' for none.
+    config.heldout_reward = ""
+    # npz of the prompts' real pictures, for distances; '' for none.
+    config.reference = ""
+
+    config.optimizer = ConfigDict()
+    # AdamW's learning rate after warm-up, > 0.
+    config.optimizer.learning_rate = 1e-4
+    # Updates of linear warm-up, >= 0.
+    config.optimizer.warmup_updates = 10
+    # Largest global norm of the gradient, > 0.
+    config.optimizer.clip_norm = 1.0
+    # AdamW's decay of the first and second moment, 0 .. below 1.
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    # AdamW's decoupled weight decay, >= 0.
+    config.optimizer.weight_decay = 0.0
+    # Equal parts that the batch is cut into and processed one after another, to save memory, >= 1.
+    config.optimizer.accumulation_steps = 1
+
+    # What the networks compute in: 'float32' | 'bfloat16'; all else is float32 in any case.
+    config.compute_dtype = "float32"
+
+    config.checkpoint = ConfigDict()
+    # Updates between two checkpoints, >= 1; the last update is always saved.
+    config.checkpoint.every = 100
+    # Newest checkpoints that are kept, >= 1.
+    config.checkpoint.keep = 2
+
+    config.samples = ConfigDict()
+    # Updates between two sheets of samples, >= 1; the last update always gets one.
+    config.samples.every = 100
+    # Prompts on a sheet, >= 1.
+    config.samples.num = 8
+
+    config.evaluation = ConfigDict()
+    # Prompts of the final table, >= 1, the first of a fixed order.
+    config.evaluation.num_prompts = 192
+    # Prompts evaluated at once, global.
+    config.evaluation.batch_size = 32
+    # Seed of the table's noise, the same for all its rows. 0 .. 2**32 - 1.
+    config.evaluation.seed = 1234
+
+    # Devices along each axis, global; -1 on one axis is all that are left.
+    config.mesh = ConfigDict()
+    # Copies of the weights: only the batch is split.
+    config.mesh.data = -1
+    # Parts of the weights and of the optimizer state; the batch is split over these devices too.
+    config.mesh.fsdp = 1
+
+    return config

@@ -1,0 +1,1 @@
+"""Reward-Aware Trajectory Shaping (RATS) of few-step generators, in JAX."""

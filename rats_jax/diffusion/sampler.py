@@ -1,0 +1,100 @@
+"""One deterministic sampling step, in two algebraically equal forms with one signature."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import chex
+
+from rats_jax.types import Array
+
+
+class StepFn(Protocol):
+    """One step of a sampler: from the latents and the network's estimates to the next latents."""
+
+    def __call__(
+        self,
+        latents: Array,
+        denoised: Array,
+        noise_estimate: Array,
+        /,
+        *,
+        signal_rate: Array | float,
+        noise_rate: Array | float,
+        next_signal_rate: Array | float,
+        next_noise_rate: Array | float,
+    ) -> Array: ...
+
+
+def ddim_step(
+    latents: Array,
+    denoised: Array,
+    noise_estimate: Array,
+    *,
+    signal_rate: Array | float,
+    noise_rate: Array | float,
+    next_signal_rate: Array | float,
+    next_noise_rate: Array | float,
+) -> Array:
+    """Take one deterministic DDIM step: diffuse the clean estimate to the next level by the noise estimate.
+
+    x_next = next_signal_rate * x_0 + next_noise_rate * noise (eta = 0). It holds for diffusions and flows
+    alike and divides by nothing, so it also starts from pure noise.
+
+    Args:
+        latents: x_t, [B, H, W, C] float32; not read.
+        denoised: the estimate of x_0, the same shape.
+        noise_estimate: the estimate of the noise, the same shape.
+        signal_rate: scalar or [B, 1, 1, 1]; not read.
+        noise_rate: the same; not read.
+        next_signal_rate: scalar or [B, 1, 1, 1] float32 in [0, 1].
+        next_noise_rate: the same.
+
+    Returns:
+        The next latents, [B, H, W, C] float32, differentiable in both estimates.
+
+    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 with sigma = 0.
+    """
+    del signal_rate, noise_rate
+    chex.assert_equal_shape([latents, denoised, noise_estimate])
+    chex.assert_rank([next_signal_rate, next_noise_rate], {0, latents.ndim})
+    return next_signal_rate * denoised + next_noise_rate * noise_estimate
+
+
+def euler_step(
+    latents: Array,
+    denoised: Array,
+    noise_estimate: Array,
+    *,
+    signal_rate: Array | float,
+    noise_rate: Array | float,
+    next_signal_rate: Array | float,
+    next_noise_rate: Array | float,
+) -> Array:
+    """Take one Euler step of the probability-flow ODE in sigma = noise_rate / signal_rate.
+
+    With x = latents / signal_rate (variance-exploding coordinates): dx/dsigma = (x - x_0) / sigma,
+    x_next = x + (sigma_next - sigma) * dx/dsigma, and the next latents are next_signal_rate * x_next.
+
+    Args:
+        latents: x_t, [B, H, W, C] float32.
+        denoised: the estimate of x_0, the same shape.
+        noise_estimate: the same shape; not read.
+        signal_rate: scalar or [B, 1, 1, 1] float32 in (0, 1]: sigma must be finite.
+        noise_rate: the same shape, in (0, 1].
+        next_signal_rate: the same shape, in (0, 1].
+        next_noise_rate: the same shape, in [0, 1].
+
+    Returns:
+        The next latents, [B, H, W, C] float32, differentiable in latents and denoised.
+
+    Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models,
+        arXiv 2206.00364, algorithm 1 without its second-order correction.
+    """
+    chex.assert_equal_shape([latents, denoised, noise_estimate])
+    chex.assert_rank([signal_rate, noise_rate, next_signal_rate, next_noise_rate], {0, latents.ndim})
+    sigma = noise_rate / signal_rate
+    next_sigma = next_noise_rate / next_signal_rate
+    exploding = latents / signal_rate
+    derivative = (exploding - denoised) / sigma
+    return next_signal_rate * (exploding + (next_sigma - sigma) * derivative)

@@ -1,0 +1,9 @@
+"""The error that a command shows as one line; it imports nothing, so that every folder may raise it."""
+
+
+class ConfigError(ValueError):
+    """The input is wrong and its author can mend it: names the field, the value and what was expected."""
+
+
+class DivergedError(RuntimeError):
+    """Training produced numbers that are not finite; says where, and what is kept."""

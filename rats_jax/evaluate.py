@@ -1,0 +1,246 @@
+"""Compare teacher, untrained model and student on the same prompts and the same noise."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rats_jax.errors import ConfigError
+from rats_jax.experiment import Experiment
+from rats_jax.types import Array, Batch, FrozenParams, Params, PromptInputs
+from rats_jax.update import RolloutFn
+
+CONTESTANTS = ("teacher", "untrained", "untrained_cfg", "student")
+"""The rows of the table, by the keys of summary.json."""
+
+
+class Pictures(NamedTuple):
+    """What a contestant made of N prompts: images [N, H, W, 3] in [0, 1], and a score [N] by reward name."""
+
+    images: np.ndarray
+    reward: np.ndarray
+    heldout: np.ndarray | None
+
+
+class Reference(NamedTuple):
+    """Real pictures: images [M, H, W, 3] float32 in [0, 1], and the caption of each."""
+
+    images: np.ndarray
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Fixed prompts and noise, cut into batches of one size; the last is filled up with repetitions.
+
+    Attributes:
+        prompts: N texts.
+        noise: [N, h, w, C] float32.
+        batch_size: of the device program.
+    """
+
+    prompts: list[str]
+    noise: np.ndarray
+    batch_size: int
+
+
+def make_evaluation_set(experiment: Experiment, prompts: list[str], settings: Any) -> EvaluationSet:
+    """Draw the prompts and the noise of the table.
+
+    Args:
+        experiment: for the shape of the latents.
+        prompts: all prompts of the run.
+        settings: num_prompts, batch_size and seed; prompts beyond the last repeat with other noise.
+
+    Returns:
+        The set; the same for the same settings, whatever the run did before.
+    """
+    order = np.random.default_rng(settings.seed).permutation(len(prompts))
+    chosen = [prompts[order[i % len(order)]] for i in range(settings.num_prompts)]
+    shape = (settings.num_prompts, *experiment.pipeline.latent_shape)
+    noise = np.asarray(jax.random.normal(jax.random.key(settings.seed), shape, jnp.float32))
+    return EvaluationSet(chosen, noise, settings.batch_size)
+
+
+def make_render_fn(experiment: Experiment, rollout_fn: RolloutFn) -> Callable[..., dict[str, Array]]:
+    """Compose sampling, decoding and scoring; jit the result.
+
+    Args:
+        experiment: the functions of the run.
+        rollout_fn: which steps and guidance.
+
+    Returns:
+        render(params, frozen, heldout params or None, batch, heldout prompt inputs or None, noise) ->
+        {"images": [B, H, W, 3] in [0, 1], "reward": [B], and "heldout": [B] if there is one}.
+    """
+
+    def render(
+        params: Params,
+        frozen: FrozenParams,
+        heldout_params: Params,
+        batch: Batch,
+        heldout_prompt: PromptInputs,
+        noise: Array,
+    ) -> dict[str, Array]:
+        embeds = experiment.pipeline.encode_fn(frozen.text_encoder, batch.prompt)
+        latents = rollout_fn(params, noise, embeds).latents
+        images = jnp.clip(experiment.pipeline.decode_fn(frozen.decoder, latents), 0.0, 1.0)
+        reward, _ = experiment.total_reward_fn(frozen.rewards, images, batch.reward)
+        result = {"images": images, "reward": reward}
+        if experiment.heldout is not None:
+            result["heldout"] = experiment.heldout.reward_fn(heldout_params, images, heldout_prompt)
+        return result
+
+    return render
+
+
+def render_set(
+    experiment: Experiment,
+    render_fn: Callable[..., dict[str, Array]],
+    params: Params,
+    evaluation_set: EvaluationSet,
+    *,
+    num_batches: int | None = None,
+) -> Pictures:
+    """Run a jitted render function over the set.
+
+    Args:
+        experiment: for the tokenizers.
+        render_fn: (params, batch, heldout prompt inputs, noise) -> as `make_render_fn`, frozen weights bound.
+        params: of the contestant.
+        evaluation_set: prompts and noise.
+        num_batches: only so many batches from the start; None is all.
+
+    Returns:
+        NumPy arrays over the rendered prompts.
+    """
+    size, total = evaluation_set.batch_size, len(evaluation_set.prompts)
+    parts = []
+    for start in list(range(0, total, size))[:num_batches]:
+        rows = np.arange(start, start + size) % total
+        prompts = [evaluation_set.prompts[i] for i in rows]
+        heldout_prompt = experiment.heldout.prepare(prompts) if experiment.heldout is not None else None
+        result = render_fn(params, experiment.make_batch(prompts), heldout_prompt, evaluation_set.noise[rows])
+        kept = min(size, total - start)
+        parts.append({name: np.asarray(value)[:kept] for name, value in result.items()})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Pictures(joined["images"], joined["reward"], joined.get("heldout"))
+
+
+def load_reference(path: Any, prompts: list[str], image_shape: tuple[int, ...]) -> Reference:
+    """Read the real pictures of the prompts.
+
+    Args:
+        path: .npz with `images` [M, H, W, 3] uint8 and `captions` [M].
+        prompts: those that must have a picture.
+        image_shape: (H, W, 3) of the model's pictures.
+
+    Returns:
+        The reference.
+
+    Raises:
+        ConfigError: the file is no such file, or a prompt has no picture in it.
+    """
+    try:
+        with np.load(path) as archive:
+            images, captions = archive["images"], [str(c) for c in archive["captions"]]
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"reference={str(path)!r}: expected an .npz with images and captions ({error})"
+        ) from None
+    missing = sorted(set(prompts) - set(captions))
+    if missing:
+        raise ConfigError(
+            f"reference={str(path)!r}: has no picture for {len(missing)} prompts, e.g. {missing[0]!r}"
+        )
+    if images.shape != (len(captions), *image_shape):
+        expected = (len(captions), *image_shape)
+        raise ConfigError(f"reference={str(path)!r}: its images are {images.shape}, expected {expected}")
+    return Reference(images.astype(np.float32) / 255.0, captions)
+
+
+def reference_distance(
+    images: np.ndarray, prompts: list[str], reference: Reference
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measure how far pictures are from real ones.
+
+    Args:
+        images: [N, H, W, 3] float32 in [0, 1].
+        prompts: N texts.
+        reference: the real pictures.
+
+    Returns:
+        Mean squared error [N] to the prompt's own picture and to the nearest of all pictures.
+    """
+    index = {caption: i for i, caption in enumerate(reference.captions)}
+    real = reference.images.reshape(len(reference.captions), -1)
+    flat = images.reshape(len(images), -1)
+    own = np.mean(np.square(flat - real[[index[p] for p in prompts]]), axis=1)
+    nearest = np.array([np.mean(np.square(picture - real), axis=1).min() for picture in flat])
+    return own, nearest
+
+
+def summarise(
+    pictures: Mapping[str, Pictures], prompts: list[str], reference: Reference | None
+) -> dict[str, dict[str, float | None]]:
+    """Average every score over the prompts, for each contestant.
+
+    Args:
+        pictures: by contestant.
+        prompts: N texts.
+        reference: the real pictures, or None.
+
+    Returns:
+        {"reward", "heldout_reward", "reference_distance", "nearest_reference_distance", "heldout_win_rate"}
+        by contestant; None where there is nothing to measure against. The win rate is the share of prompts on
+        which the contestant's held-out reward is above the teacher's.
+    """
+
+    def table(score: Callable[[Pictures], np.ndarray | None]) -> dict[str, float | None]:
+        scores = {name: score(p) for name, p in pictures.items()}
+        return {name: None if value is None else float(np.mean(value)) for name, value in scores.items()}
+
+    distances = {
+        name: reference_distance(p.images, prompts, reference) if reference is not None else (None, None)
+        for name, p in pictures.items()
+    }
+    by_images = {id(p): distances[name] for name, p in pictures.items()}
+    judge = pictures["teacher"].heldout
+    return {
+        "reward": table(lambda p: p.reward),
+        "heldout_reward": table(lambda p: p.heldout),
+        "reference_distance": table(lambda p: by_images[id(p)][0]),
+        "nearest_reference_distance": table(lambda p: by_images[id(p)][1]),
+        "heldout_win_rate": table(
+            lambda p: None if p.heldout is None or judge is None else p.heldout > judge
+        ),
+    }
+
+
+def format_table(summary: Mapping[str, Any]) -> str:
+    """Lay out a summary as the table that a run ends with."""
+    rows = {
+        "teacher": f"teacher, {summary['teacher_nfe']} evaluations",
+        "untrained": f"untrained, {summary['nfe']} evaluations",
+        "untrained_cfg": f"untrained with guidance, {2 * summary['student_num_steps']} evaluations",
+        "student": f"student, {summary['nfe']} evaluations",
+    }
+    columns = {
+        "reward": "reward",
+        "heldout_reward": "held-out",
+        "heldout_win_rate": "beats teacher",
+        "reference_distance": "to own picture",
+        "nearest_reference_distance": "to nearest",
+    }
+    shown = {key: title for key, title in columns.items() if summary[key]["student"] is not None}
+    width = max(map(len, rows.values()))
+    lines = [" " * width + "".join(f"{title:>16}" for title in shown.values())]
+    for name, title in rows.items():
+        lines.append(f"{title:<{width}}" + "".join(f"{summary[key][name]:>16.4f}" for key in shown))
+    return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""One training loop for every network that pretraining builds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import logging
+
+from rats_jax.types import Array, Key, Params
+
+LossFn = Callable[[Params, Any, Key], tuple[Array, dict[str, Array]]]
+
+
+def fit(
+    loss_fn: LossFn,
+    params: Params,
+    data: Any,
+    *,
+    num_updates: int,
+    learning_rate: float,
+    ema_decay: float,
+    seed: int,
+    name: str,
+    log_every: int = 100,
+) -> Params:
+    """Minimise `loss_fn` with AdamW, linear warm-up and a cosine to zero.
+
+    Args:
+        loss_fn: (params, data, key) -> (loss [], metrics); draws its own batch from `data` with `key`.
+        params: initial weights, float32.
+        data: pytree of arrays kept on the device.
+        num_updates: how many.
+        learning_rate: peak of the schedule.
+        ema_decay: decay of the weight average that is returned, ramped as (1 + n) / (10 + n).
+        seed: of every draw.
+        name: shown in the log.
+        log_every: updates between log lines.
+
+    Returns:
+        The averaged weights.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, min(200, num_updates // 10), num_updates, 0.01 * learning_rate
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01))
+    root = jax.random.key(seed)
+
+    @jax.jit(donate_argnums=(0, 1, 2))
+    def step(params: Params, average: Params, opt_state: Any, data: Any, count: Array) -> Any:
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, data, jax.random.fold_in(root, count)
+        )
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
+        average = optax.incremental_update(params, average, 1.0 - decay)
+        return params, average, opt_state, {"loss": loss, **metrics}
+
+    average = jax.tree.map(jnp.copy, params)
+    opt_state = jax.jit(optimizer.init)(params)
+    start = time.perf_counter()
+    logged: list[dict[str, Array]] = []
+    for count in range(num_updates):
+        params, average, opt_state, metrics = step(params, average, opt_state, data, jnp.int32(count))
+        logged.append(metrics)
+        if (count + 1) % log_every == 0 or count + 1 == num_updates:
+            mean = {k: float(jnp.stack([m[k] for m in logged]).mean()) for k in metrics}
+            rate = (time.perf_counter() - start) / (count + 1)
+            shown = "  ".join(f"{k} {v:.4f}" for k, v in mean.items())
+            left = rate * (num_updates - count - 1) / 60
+            logging.info(
+                "%s %d/%d  %s  %.3f s/update  %.1f min left", name, count + 1, num_updates, shown, rate, left
+            )
+            logged = []
+    return average

@@ -1,0 +1,139 @@
+"""The stages of pretraining: each reads the folders before it and writes its own, or keeps what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from rats_jax.models import stable_diffusion as sd
+from rats_jax.models.convert import load_safetensors
+from rats_jax.models.folder import CLIP_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS, write_model, write_model_index
+from rats_jax.models.pipeline import load_tokenizer, read_json, tokenize
+from rats_jax.pretraining.corrupt import CORRUPTIONS, latent_noise
+from rats_jax.pretraining.dataset import Emoji, load_emoji
+from rats_jax.pretraining.dual_encoder import train_dual_encoder
+from rats_jax.pretraining.text_to_image import shifted_latents, train_text_to_image
+from rats_jax.pretraining.tokenizer import write_tokenizer
+from rats_jax.pretraining.vae import train_vae
+from rats_jax.types import Params
+
+
+def vae_stage(config: Any, workdir: Path) -> None:
+    """Train the autoencoder on all pictures: pipeline/vae."""
+    folder = workdir / "pipeline" / "vae"
+    if _is_done(folder / "config.json"):
+        return
+    model = config.vae_model.to_dict()
+    params, scaling_factor = train_vae(
+        load_emoji(config.data_dir).images, model, config.vae, seed=config.seed
+    )
+    model |= {"_class_name": "AutoencoderKL", "scaling_factor": scaling_factor}
+    write_model(folder, model, params, VAE_WEIGHTS)
+
+
+def pipeline_stage(config: Any, workdir: Path) -> None:
+    """Train UNet and text encoder and complete the diffusers folder: pipeline/."""
+    folder = workdir / "pipeline"
+    if _is_done(folder / "model_index.json"):
+        return
+    concepts = _concepts(config)
+    write_tokenizer(concepts.captions, folder / "tokenizer", **config.tokenizer)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    vae, vae_params, scaling_factor = _load_vae(folder / "vae")
+    latents = shifted_latents(vae, vae_params, concepts.images, scaling_factor=scaling_factor)
+    text_config = _with_tokenizer(config.text_encoder_model.to_dict(), tokenizer)
+    unet_params, text_params = train_text_to_image(
+        latents,
+        tokenize(tokenizer, concepts.captions),
+        tokenize(tokenizer, [""])[0],
+        config.unet_model.to_dict(),
+        text_config,
+        config.scheduler.to_dict(),
+        config.unet,
+        seed=config.seed + 10,
+    )
+    text_config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+    write_model(folder / "text_encoder", text_config, text_params, CLIP_WEIGHTS)
+    unet_config = config.unet_model.to_dict() | {"_class_name": "UNet2DConditionModel"}
+    write_model(folder / "unet", unet_config, unet_params, UNET_WEIGHTS)
+    write_model_index(folder, config.scheduler.to_dict() | {"_class_name": "DDIMScheduler"})
+
+
+def reward_stage(config: Any, workdir: Path) -> None:
+    """Train the reward that RATS climbs: reward/."""
+    _train_reward(config, workdir, "reward", seed=config.seed + 20)
+
+
+def heldout_reward_stage(config: Any, workdir: Path) -> None:
+    """Train the judge that no training sees, of another seed, size and augmentation: heldout_reward/."""
+    _train_reward(config, workdir, "heldout_reward", seed=config.seed + 30)
+
+
+def prompts_stage(config: Any, workdir: Path) -> None:
+    """Write the concepts' names and pictures: prompts.txt and reference.npz."""
+    concepts = _concepts(config)
+    (workdir / "prompts.txt").write_text("\n".join(concepts.captions) + "\n")
+    np.savez_compressed(
+        workdir / "reference.npz", images=concepts.images, captions=np.array(concepts.captions)
+    )
+
+
+STAGES: Mapping[str, Callable[[Any, Path], None]] = {
+    "vae": vae_stage,
+    "pipeline": pipeline_stage,
+    "reward": reward_stage,
+    "heldout_reward": heldout_reward_stage,
+    "prompts": prompts_stage,
+}
+
+
+def _train_reward(config: Any, workdir: Path, name: str, *, seed: int) -> None:
+    folder, training = workdir / name, config[name]
+    if _is_done(folder / "config.json"):
+        return
+    concepts = _concepts(config)
+    write_tokenizer(concepts.captions, folder, **config.tokenizer)
+    tokenizer = load_tokenizer(folder)
+    model = {
+        "text_config": _with_tokenizer(training.text_config.to_dict(), tokenizer),
+        "vision_config": training.vision_config.to_dict(),
+        "projection_dim": training.projection_dim,
+    }
+    vae, vae_params, _ = _load_vae(workdir / "pipeline" / "vae")
+    corruptions = {k: CORRUPTIONS[k] for k in training.corruptions} | {
+        "latent_noise": latent_noise(vae, vae_params)
+    }
+    ids = tokenize(tokenizer, concepts.captions)
+    params = train_dual_encoder(concepts.images, ids, model, corruptions, training, seed=seed)
+    write_model(folder, model | {"architectures": ["CLIPModel"], "model_type": "clip"}, params, CLIP_WEIGHTS)
+
+
+def _concepts(config: Any) -> Emoji:
+    return load_emoji(config.data_dir, subcategories=config.subcategories, exclude=config.exclude)
+
+
+def _is_done(file: Path) -> bool:
+    if file.exists():
+        logging.info("keeping %s", file.parent)
+    return file.exists()
+
+
+def _load_vae(folder: Path) -> tuple[Any, Params, float]:
+    vae_config = read_json(folder / "config.json")
+    vae = sd.make_vae(vae_config)
+    params = load_safetensors(folder / VAE_WEIGHTS, sd.abstract_params(sd.init_vae, vae))
+    return vae, params, vae_config["scaling_factor"]
+
+
+def _with_tokenizer(text_config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    return text_config | {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }

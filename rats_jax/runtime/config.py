@@ -1,0 +1,269 @@
+"""What a training config may hold: the rule of every field, the rules between fields, and the paths."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rats_jax.errors import ConfigError
+
+_ASSETS = Path(__file__).resolve().parent.parent
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+class Rule(NamedTuple):
+    """When a single value is right, and how to say so."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_int(value) or isinstance(value, float)
+
+
+def _integer(low: int, high: float = float("inf")) -> Rule:
+    span = f">= {low}" if high == float("inf") else f"from {low} to {high}"
+    return Rule(lambda value: _is_int(value) and low <= value <= high, f"an integer {span}")
+
+
+def _number(holds: Callable[[float], bool], span: str) -> Rule:
+    return Rule(
+        lambda value: _is_number(value) and abs(value) < float("inf") and holds(value), f"a number {span}"
+    )
+
+
+def _one_of(*choices: str) -> Rule:
+    return Rule(lambda value: value in choices, "one of " + ", ".join(map(repr, choices)))
+
+
+_SEED = _integer(0, 2**32 - 1)
+_COUNT = _integer(1)
+_DEVICES = Rule(lambda value: _is_int(value) and (value >= 1 or value == -1), "a number of devices, or -1")
+_FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
+_TEXT = Rule(lambda value: isinstance(value, str), "a text")
+_NOT_EMPTY = Rule(
+    lambda value: isinstance(value, str) and value.strip() != "", "a path or name that is not empty"
+)
+_NOT_NEGATIVE = _number(lambda value: value >= 0, ">= 0")
+_POSITIVE = _number(lambda value: value > 0, "> 0")
+_GUIDANCE = _number(lambda value: value >= 1, ">= 1 (1 is no guidance)")
+_FRACTION = _number(lambda value: 0 <= value <= 1, "from 0 to 1")
+_DECAY = _number(lambda value: 0 <= value < 1, "from 0 to below 1")
+_SPACING = _one_of("", "leading", "linspace", "trailing")
+_ANY_NUMBER = _number(lambda value: True, "that is finite")
+_WEIGHTS = Rule(
+    lambda value: (
+        isinstance(value, tuple | list) and all(map(_NOT_NEGATIVE.holds, value)) and sum(value or (1,)) > 0
+    ),
+    "() or numbers >= 0 of which one is > 0",
+)
+
+RULES: Mapping[str, Rule] = {
+    "seed": _SEED,
+    "num_updates": _COUNT,
+    "batch_size": _COUNT,
+    "log_every": _COUNT,
+    "pretrained": _NOT_EMPTY,
+    "prompts": _NOT_EMPTY,
+    "sampler": _one_of("ddim", "euler"),
+    "student.num_steps": _COUNT,
+    "student.guidance_scale": _GUIDANCE,
+    "student.timestep_spacing": _SPACING,
+    "student.reward_gradient_steps": _COUNT,
+    "student.unroll": _one_of("auto", "yes", "no"),
+    "student.remat": _FLAG,
+    "teacher.num_steps": _COUNT,
+    "teacher.guidance_scale": _GUIDANCE,
+    "teacher.timestep_spacing": _SPACING,
+    "teacher.ema_decay": _FRACTION,
+    "teacher.mixed_guidance_reason": _TEXT,
+    "horizon.interpolation": _one_of("linear", "nearest"),
+    "horizon.weights": _WEIGHTS,
+    "gate.kind": _one_of("sigmoid", "hard", "constant"),
+    "gate.temperature": _POSITIVE,
+    "gate.relative": _FLAG,
+    "gate.std_decay": _DECAY,
+    "gate.value": _FRACTION,
+    "reward_weight": _NOT_NEGATIVE,
+    "shaping_weight": _NOT_NEGATIVE,
+    "reward_loss.kind": _one_of("negative", "hinge"),
+    "reward_loss.margin": _ANY_NUMBER,
+    "heldout_reward": _TEXT,
+    "reference": _TEXT,
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.warmup_updates": _integer(0),
+    "optimizer.clip_norm": _POSITIVE,
+    "optimizer.b1": _DECAY,
+    "optimizer.b2": _DECAY,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.accumulation_steps": _COUNT,
+    "compute_dtype": _one_of("float32", "bfloat16"),
+    "checkpoint.every": _COUNT,
+    "checkpoint.keep": _COUNT,
+    "samples.every": _COUNT,
+    "samples.num": _COUNT,
+    "evaluation.num_prompts": _COUNT,
+    "evaluation.batch_size": _COUNT,
+    "evaluation.seed": _SEED,
+    "mesh.data": _DEVICES,
+    "mesh.fsdp": _DEVICES,
+}
+"""The rule of every field but the rewards, by dotted name."""
+
+REWARD_RULES: Mapping[str, Rule] = {"kind": _NOT_EMPTY, "path": _NOT_EMPTY, "weight": _POSITIVE}
+"""The rules of rewards.<name>.<field>."""
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """List the values of a nested config by dotted field name; an empty section appears as itself."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) or hasattr(value, "items"):
+            flat.update(flatten(value, f"{prefix}{key}.") or {f"{prefix}{key}": {}})
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def expect(holds: bool, field: str, value: Any, expected: str) -> None:
+    """Raise the one-line ConfigError about a field unless `holds`."""
+    if not holds:
+        raise ConfigError(f"{field}={' '.join(repr(value).split())}: expected {expected}")
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Propose the known name that is closest to a misspelt one, or list nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Check all that can be known from the config alone.
+
+    Args:
+        config: ConfigDict or nested dict with the fields of configs/default.py.
+
+    Raises:
+        ConfigError: one line that names the field, its value and what was expected.
+    """
+    flat = flatten(config)
+    rewards = flat.pop("rewards", None)
+    expect(rewards is None, "rewards", rewards, "at least one reward, by name")
+    rules = dict(RULES)
+    names = dict.fromkeys(field.split(".")[1] for field in flat if field.startswith("rewards."))
+    rules.update({f"rewards.{name}.{field}": rule for name in names for field, rule in REWARD_RULES.items()})
+    for field, value in flat.items():
+        expect(field in rules, field, value, "no such field" + suggestion(field, rules))
+    for field, rule in rules.items():
+        expect(field in flat, field, None, rule.expected)
+        expect(rule.holds(flat[field]), field, flat[field], rule.expected)
+    expect(bool(names), "rewards", {}, "at least one reward, by name")
+    _validate_together(flat)
+
+
+def _validate_together(flat: Mapping[str, Any]) -> None:
+    """Check the rules that span several fields, each of which is right by itself."""
+
+    def check(field: str, holds: bool, expected: str) -> None:
+        expect(holds, field, flat[field], expected)
+
+    steps = flat["student.num_steps"]
+    limit = flat["teacher.num_steps"]
+    check("student.num_steps", steps <= limit, f"at most teacher.num_steps={limit}")
+    field = "student.reward_gradient_steps"
+    check(field, flat[field] <= steps, f"from 1 to student.num_steps={steps}")
+    weights = len(flat["horizon.weights"])
+    check(
+        "horizon.weights", weights in (0, steps), f"one weight for each of student.num_steps={steps}, or ()"
+    )
+
+    scales = flat["teacher.guidance_scale"], flat["student.guidance_scale"]
+    allowed = (
+        flat["teacher.ema_decay"] == 1
+        or scales[0] == scales[1]
+        or flat["teacher.mixed_guidance_reason"].strip()
+    )
+    check(
+        "teacher.ema_decay",
+        bool(allowed),
+        f"1 while teacher.guidance_scale={scales[0]} and student.guidance_scale={scales[1]} differ "
+        "(a moving teacher would mix both), or a teacher.mixed_guidance_reason",
+    )
+    shaping = flat["shaping_weight"] > 0 and not (flat["gate.kind"] == "constant" and flat["gate.value"] == 0)
+    check(
+        "reward_weight",
+        flat["reward_weight"] > 0 or shaping,
+        "> 0 while the shaping loss is off, else nothing is trained",
+    )
+
+    parts = flat["optimizer.accumulation_steps"]
+    check(
+        "batch_size", flat["batch_size"] % parts == 0, f"a multiple of optimizer.accumulation_steps={parts}"
+    )
+    data, fsdp = flat["mesh.data"], flat["mesh.fsdp"]
+    check(
+        "mesh.data",
+        (data, fsdp) != (-1, -1),
+        "a number of devices while mesh.fsdp=-1 (only one can be what is left)",
+    )
+    devices = max(data, 1) * max(fsdp, 1)
+    for field, batch in (
+        ("batch_size", flat["batch_size"] // parts),
+        ("evaluation.batch_size", flat["evaluation.batch_size"]),
+    ):
+        split = " in each accumulation step" if field == "batch_size" and parts > 1 else ""
+        check(field, batch % devices == 0, f"a multiple of the {devices} devices of the mesh{split}")
+
+
+def validate_reward_kinds(config: Mapping[str, Any], kinds: Collection[str]) -> None:
+    """Check that every reward of the config is of a known kind.
+
+    Args:
+        config: a config that `validate` accepts.
+        kinds: the names of the rewards that exist.
+
+    Raises:
+        ConfigError: names the first unknown kind, and the kinds that exist.
+    """
+    for name, reward in config["rewards"].items():
+        expect(
+            reward["kind"] in kinds,
+            f"rewards.{name}.kind",
+            reward["kind"],
+            f"one of {', '.join(sorted(kinds))}",
+        )
+
+
+def resolve_path(path: str) -> Path:
+    """Turn a path of the config into one of the file system: `assets/...` lies in the package rats_jax."""
+    return _ASSETS / path if path.startswith("assets/") else Path(path).expanduser()
+
+
+def validate_paths(config: Mapping[str, Any]) -> None:
+    """Check that the files and folders that a config names exist, before anything slow is imported.
+
+    Args:
+        config: a config that `validate` accepts. A Hub name (owner/name) in place of a folder is not checked.
+
+    Raises:
+        ConfigError: names the field and the path that is missing.
+    """
+    rewards = {f"rewards.{name}.path": reward["path"] for name, reward in config["rewards"].items()}
+    for field, path in {
+        "pretrained": config["pretrained"],
+        **rewards,
+        "heldout_reward": config["heldout_reward"],
+    }.items():
+        hub = _HUB_NAME.fullmatch(path) and not path.startswith("assets/")
+        expect(path == "" or bool(hub) or resolve_path(path).is_dir(), field, path, "an existing folder")
+    for field in ("prompts", "reference"):
+        path = config[field]
+        expect(path == "" or resolve_path(path).is_file(), field, path, "an existing file")

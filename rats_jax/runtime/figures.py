@@ -1,0 +1,114 @@
+"""The pictures of a run: sheets of samples and the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display on a TPU VM
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_TILE = 128
+_CAPTION = 30
+_MARGIN = 92
+
+
+def draw_sheet(
+    rows: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]], titles: Sequence[str]
+) -> Image.Image:
+    """Draw rows of pictures, the same prompt and noise in each column.
+
+    Args:
+        rows: by name, [N, H, W, 3] float in [0, 1].
+        captions: by the same names, N short texts, shown under the pictures.
+        titles: N prompts, shown on top.
+
+    Returns:
+        The sheet.
+    """
+    font = ImageFont.load_default(size=11)
+    height = _CAPTION + len(rows) * (_TILE + _CAPTION)
+    sheet = Image.new("RGB", (_MARGIN + len(titles) * (_TILE + 4), height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((_MARGIN + column * (_TILE + 4), 8), _fit(title, font), "black", font)
+    for row, (name, images) in enumerate(rows.items()):
+        top = _CAPTION + row * (_TILE + _CAPTION)
+        draw.text((6, top + _TILE // 2 - 6), name, "black", font)
+        for column, image in enumerate(images):
+            left = _MARGIN + column * (_TILE + 4)
+            sheet.paste(to_picture(image, _TILE), (left, top))
+            draw.text((left, top + _TILE + 4), captions[name][column], "black", font)
+    return sheet
+
+
+def _fit(text: str, font: Any) -> str:
+    """Cut a text to the width of a tile."""
+    while font.getlength(text) > _TILE and len(text) > 2:
+        text = text[:-2].rstrip() + "\u2026" if not text.endswith("\u2026") else text[:-2].rstrip() + "\u2026"
+    return text
+
+
+def to_picture(image: np.ndarray, side: int) -> Image.Image:
+    """Turn [H, W, 3] float in [0, 1] into a square picture; small ones are enlarged without smoothing."""
+    picture = Image.fromarray(np.uint8(np.round(np.clip(image, 0.0, 1.0) * 255.0)))
+    smooth = Image.Resampling.LANCZOS if picture.width > side else Image.Resampling.NEAREST
+    return picture.resize((side, side), smooth)
+
+
+def save_picture(picture: Image.Image, file: Path) -> None:
+    """Write a PNG whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".tmp")
+    picture.save(partial, format="PNG")
+    partial.replace(file)
+
+
+def draw_curves(
+    records: Sequence[Mapping[str, Any]], file: Path, *, leads: int | None, window: int = 20
+) -> None:
+    """Draw student and teacher reward, their gap and the gate over the updates.
+
+    Args:
+        records: lines of metrics.jsonl.
+        file: PNG to write.
+        leads: the update from which the student leads, marked; None for none.
+        window: updates of the moving average; single updates are drawn faintly.
+    """
+    updates = np.array([r["step"] for r in records])
+    figure, axes = plt.subplots(3, 1, figsize=(7, 8), sharex=True, constrained_layout=True)
+    panels = [
+        (axes[0], "reward", {"student": "reward/student", "teacher": "reward/teacher"}),
+        (axes[1], "gap, teacher - student", {"gap": "reward/gap"}),
+        (axes[2], "gate", {"gate": "gate/mean"}),
+    ]
+    for axis, label, curves in panels:
+        for i, (name, key) in enumerate(curves.items()):
+            values = np.array([np.nan if r[key] is None else r[key] for r in records], np.float64)
+            axis.plot(updates, values, color=f"C{i}", alpha=0.25, linewidth=0.8)
+            axis.plot(updates, _moving_average(values, window), color=f"C{i}", label=name)
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        if leads is not None:
+            axis.axvline(leads, color="0.4", linestyle="--", linewidth=0.8)
+    axes[0].legend()
+    axes[1].axhline(0.0, color="0.4", linewidth=0.8)
+    axes[2].set_ylim(0.0, 1.0)
+    axes[2].set_xlabel("update" if leads is None else f"update (the student leads from {leads})")
+    partial = file.with_suffix(".tmp")
+    figure.savefig(partial, dpi=120, format="png")
+    partial.replace(file)
+    plt.close(figure)
+
+
+def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
+    """Average each value with the window - 1 before it; NaN until there are as many."""
+    if len(values) < window:
+        return np.full(len(values), np.nan)
+    means = np.convolve(values, np.ones(window) / window, mode="valid")
+    return np.concatenate([np.full(window - 1, np.nan), means])

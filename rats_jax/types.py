@@ -1,0 +1,145 @@
+"""Shared names: array aliases, the records that cross folders, and the function contracts.
+
+Conventions, said once: x_0 is data and x_T is noise, so a trajectory runs from index 0 (pure noise) to
+index S (data). Latents and images are NHWC. Shape letters: B batch, H height, W width, C channels,
+S sampling steps, K student steps, L tokens, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import flax.struct
+import jax
+import numpy as np
+
+Array = jax.Array
+Key = jax.Array
+"""A typed key, as made by `jax.random.key`."""
+Params = Any
+"""A pytree of network weights."""
+PromptInputs = Any
+"""A pytree of arrays [B, ...] that stands for B prompts: token ids or ready embeddings."""
+
+
+class Grid(NamedTuple):
+    """The noise levels that a sampler visits, constants of the compiled program.
+
+    At position s the latents are `signal_rates[s] * x_0 + noise_rates[s] * noise`; the network is evaluated
+    at positions 0 .. S-1 and the last step lands on position S.
+
+    Attributes:
+        timesteps: [S] int32 (float32 for flow models), descending: what the network is told.
+        signal_rates: [S + 1] float32, sqrt(abar) of a variance-preserving model, 1 - sigma of a flow.
+        noise_rates: [S + 1] float32, sqrt(1 - abar), or the flow's sigma.
+    """
+
+    timesteps: np.ndarray
+    signal_rates: np.ndarray
+    noise_rates: np.ndarray
+
+
+class Trajectory(NamedTuple):
+    """The result of a rollout.
+
+    Attributes:
+        latents: [B, H, W, C] float32, the final latents (position S of the grid).
+        denoised: [S, B, H, W, C] float32, the clean estimate x_0 at each visited noise level.
+    """
+
+    latents: Array
+    denoised: Array
+
+
+class PromptEmbeds(NamedTuple):
+    """What the network is conditioned on: pytrees of arrays [B, ...], with and without the prompt."""
+
+    cond: Any
+    uncond: Any
+
+
+class Batch(NamedTuple):
+    """One global batch of prompts.
+
+    Attributes:
+        prompt: what `encode_fn` reads, pytree of [B, ...].
+        reward: by reward name, what that reward reads of the prompt, pytree of [B, ...].
+    """
+
+    prompt: PromptInputs
+    reward: dict[str, PromptInputs]
+
+
+class GapStatistics(NamedTuple):
+    """Bias-corrected running moments of the reward gap R_T - R_S, float32 scalars."""
+
+    mean: Array
+    mean_square: Array
+    weight: Array
+
+
+@flax.struct.dataclass
+class FrozenParams:
+    """Weights that an update reads and never changes: an argument of it, never closed over or donated."""
+
+    text_encoder: Params
+    decoder: Params
+    rewards: dict[str, Params]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes; exactly what a checkpoint holds besides the prompt position."""
+
+    step: Array
+    student: Params
+    teacher: Params
+    opt_state: Any
+    gap: GapStatistics
+
+
+class DenoiseFn(Protocol):
+    """(params, latents [B, H, W, C], timestep [], embeds) -> model_output, the same shape, float32."""
+
+    def __call__(self, params: Params, latents: Array, timestep: Array, embeds: Any, /) -> Array: ...
+
+
+class EncodeFn(Protocol):
+    """(text encoder params, prompt inputs) -> PromptEmbeds."""
+
+    def __call__(self, params: Params, prompt: PromptInputs, /) -> PromptEmbeds: ...
+
+
+class DecodeFn(Protocol):
+    """(decoder params, latents [B, h, w, c]) -> images [B, H, W, 3] float32 about [0, 1], not clipped."""
+
+    def __call__(self, params: Params, latents: Array, /) -> Array: ...
+
+
+class RewardFn(Protocol):
+    """(params, images [B, H, W, 3] in [0, 1], prompt inputs) -> reward [B] float32, higher is better."""
+
+    def __call__(self, params: Params, images: Array, prompt: PromptInputs, /) -> Array: ...
+
+
+class TotalRewardFn(Protocol):
+    """(params by name, images, prompt inputs by name) -> (weighted sum [B], each reward [B] by name)."""
+
+    def __call__(
+        self, params: dict[str, Params], images: Array, prompt: dict[str, PromptInputs], /
+    ) -> tuple[Array, dict[str, Array]]: ...
+
+
+class RewardModel(NamedTuple):
+    """A loaded reward.
+
+    Attributes:
+        reward_fn: the pure function.
+        params: its weights, float32 NumPy tree.
+        prepare: list of B prompts -> its prompt inputs, pytree of NumPy arrays [B, ...].
+    """
+
+    reward_fn: RewardFn
+    params: Params
+    prepare: Callable[[list[str]], PromptInputs]

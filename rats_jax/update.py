@@ -1,0 +1,172 @@
+"""One RATS update: the page to hold beside the paper's algorithm.
+
+Li et al., Reward-Aware Trajectory Shaping for Few-step Visual Generation, arXiv 2604.14910, section 3.
+Static distillation (reward_weight 0, a gate of 1) and reward-only optimisation (a gate of 0) are this code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rats_jax.objective.gate import GateFn, update_gap_statistics
+from rats_jax.objective.horizon import match_horizons, shaping_loss
+from rats_jax.objective.loss import rats_loss
+from rats_jax.types import (
+    Array,
+    Batch,
+    DecodeFn,
+    EncodeFn,
+    FrozenParams,
+    Key,
+    Params,
+    PromptEmbeds,
+    TotalRewardFn,
+    TrainState,
+    Trajectory,
+)
+
+Metrics = dict[str, Array]
+RolloutFn = Callable[[Params, Array, PromptEmbeds], Trajectory]
+"""(params, noise [B, H, W, C], embeds) -> Trajectory."""
+UpdateFn = Callable[[TrainState, FrozenParams, Batch, Key], tuple[TrainState, Metrics]]
+
+
+class _LossFn(Protocol):
+    def __call__(self, student: Params, batch: Batch, noise: Array, /) -> tuple[Array, Metrics]: ...
+
+
+def make_update_fn(
+    teacher_rollout_fn: RolloutFn,
+    student_rollout_fn: RolloutFn,
+    encode_fn: EncodeFn,
+    decode_fn: DecodeFn,
+    reward_fn: TotalRewardFn,
+    gate_fn: GateFn,
+    reward_loss_fn: Callable[[Array], Array],
+    optimizer: optax.GradientTransformation,
+    *,
+    latent_shape: tuple[int, int, int],
+    horizon_matrix: np.ndarray,
+    horizon_weights: np.ndarray,
+    gap_decay: float,
+    reward_weight: float,
+    shaping_weight: float,
+    ema_decay: float,
+    accumulation_steps: int,
+) -> UpdateFn:
+    """Compose the update; jit the result once, donating the state.
+
+    Args:
+        teacher_rollout_fn: many steps with the teacher's guidance.
+        student_rollout_fn: K steps with the student's.
+        encode_fn, decode_fn: the frozen text encoder and decoder.
+        reward_fn: the weighted sum of all rewards, and each by name.
+        gate_fn: from `make_gate_fn`.
+        reward_loss_fn: one of `objective.loss`, [B] -> [B].
+        optimizer: of the student.
+        latent_shape: (H, W, C) of one sample.
+        horizon_matrix: [K, S] from `interpolation_matrix`.
+        horizon_weights: [K], sum 1.
+        gap_decay: of the running moments of the gap.
+        reward_weight: of the reward loss.
+        shaping_weight: alpha.
+        ema_decay: m in theta_T <- m theta_T + (1 - m) theta_S; 1 freezes the teacher.
+        accumulation_steps: parts that the batch is cut into and passed through one after another.
+
+    Returns:
+        update(state, frozen, batch, key) -> (state, metrics); metrics are float32 scalars, batch means.
+        The gradient reaches the student alone.
+
+    Source: Li et al., arXiv 2604.14910, section 3 and figure 2; the gate's sign is its abstract's.
+    """
+
+    def make_loss_fn(state: TrainState, frozen: FrozenParams) -> _LossFn:
+        # The loss is a function of the student alone: nothing else may learn from it.
+        teacher_params, frozen = jax.lax.stop_gradient((state.teacher, frozen))
+
+        def loss_fn(student: Params, batch: Batch, noise: Array) -> tuple[Array, Metrics]:
+            embeds = encode_fn(frozen.text_encoder, batch.prompt)
+
+            def reward_of(latents: Array) -> tuple[Array, dict[str, Array]]:
+                # Rewards are defined on pictures; what clips earns nothing and has no gradient.
+                images = jnp.clip(decode_fn(frozen.decoder, latents), 0.0, 1.0)
+                return reward_fn(frozen.rewards, images, batch.reward)
+
+            # 1-2. Teacher and student from the same noise and prompts.
+            teacher = teacher_rollout_fn(teacher_params, noise, embeds)
+            student_path = student_rollout_fn(student, noise, embeds)
+            # 3. Their clean estimates at the student's noise levels.
+            teacher_denoised = match_horizons(horizon_matrix, teacher.denoised)
+            shaping = shaping_loss(student_path.denoised, teacher_denoised, horizon_weights)
+            # 4. Both results scored.
+            teacher_reward, _ = reward_of(teacher.latents)
+            student_reward, by_name = reward_of(student_path.latents)
+            # 5. The gate: strong while the teacher is better, released once the student is.
+            gap = teacher_reward - student_reward
+            statistics = update_gap_statistics(state.gap, gap, decay=gap_decay)
+            gate, temperature = gate_fn(teacher_reward, student_reward, statistics)
+            # 6. The loss.
+            reward_loss = reward_loss_fn(student_reward)
+            loss = rats_loss(
+                reward_loss, shaping, gate, reward_weight=reward_weight, shaping_weight=shaping_weight
+            )
+            metrics = {
+                "reward/student": student_reward,
+                "reward/teacher": teacher_reward,
+                "reward/gap": gap,
+                **{f"reward/student/{name}": value for name, value in by_name.items()},
+                "gate/mean": gate,
+                "gate/temperature": temperature,
+                "loss/reward": reward_loss,
+                "loss/shape": shaping,
+                "loss/total": loss,
+            }
+            return loss, metrics
+
+        return loss_fn
+
+    def update(state: TrainState, frozen: FrozenParams, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+        batch_size = jax.tree.leaves(batch)[0].shape[0]
+        noise = jax.random.normal(key, (batch_size, *latent_shape), jnp.float32)
+        grads, samples = _accumulated_grads(
+            make_loss_fn(state, frozen), state.student, batch, noise, accumulation_steps
+        )
+        # 7. The student's step, then the teacher follows.
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.student)
+        student = optax.apply_updates(state.student, updates)
+        teacher = state.teacher
+        if ema_decay < 1.0:
+            teacher = optax.incremental_update(student, teacher, 1.0 - ema_decay)
+        gap = update_gap_statistics(state.gap, samples["reward/gap"].reshape(-1), decay=gap_decay)
+        metrics = {name: jnp.mean(value, dtype=jnp.float32) for name, value in samples.items()}
+        metrics["grad/norm"] = optax.global_norm(grads)
+        return TrainState(state.step + 1, student, teacher, opt_state, gap), metrics
+
+    return update
+
+
+def _accumulated_grads(
+    loss_fn: _LossFn, student: Params, batch: Batch, noise: Array, num_parts: int
+) -> tuple[Params, Any]:
+    """Average the gradient over equal parts of the batch; metrics keep their [num_parts, ...] axes."""
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if num_parts == 1:
+        return grad_fn(student, batch, noise)
+
+    def cut(x: Array) -> Array:
+        # Every part takes samples from every device: [B] -> [B / parts, parts] -> [parts, B / parts].
+        return jnp.moveaxis(x.reshape(x.shape[0] // num_parts, num_parts, *x.shape[1:]), 1, 0)
+
+    def add(total: Params, part: tuple[Batch, Array]) -> tuple[Params, Metrics]:
+        grads, metrics = grad_fn(student, *part)
+        return jax.tree.map(jnp.add, total, grads), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, student)
+    total, metrics = jax.lax.scan(add, zeros, jax.tree.map(cut, (batch, noise)))
+    return jax.tree.map(lambda g: g / num_parts, total), metrics

