@@ -1,0 +1,23 @@
+"""What all tests share: eight fake CPU devices, set before anything imports jax."""
+
+import os
+
+_DEVICES = "--xla_force_host_platform_device_count=8"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# A property's first example compiles, so its time says nothing.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture
+def strict_ranks():
+    """Make jax refuse to broadcast arrays of different rank, in the test that asks for it."""
+    with jax.numpy_rank_promotion("raise"):
+        yield

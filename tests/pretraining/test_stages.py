@@ -1,0 +1,92 @@
+"""All stages of pretraining, one update each, on networks of the smallest size: folders that load."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from rats_jax.evaluate import load_reference
+from rats_jax.models.pipeline import load_pipeline
+from rats_jax.pretraining.corrupt import CORRUPTIONS
+from rats_jax.pretraining.stages import STAGES
+from rats_jax.rewards.clip import load_clip_reward
+from rats_jax.runtime.flags import load_config
+from rats_jax.runtime.prompts import read_prompts
+from tests.tiny import UNET, VAE
+
+CONFIG = Path(__file__).parents[2] / "configs" / "emoji_pretrain.py"
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def small_config(data_dir):
+    """The real config with fewer pictures, one update and thin networks."""
+    config = load_config(CONFIG)
+    config.unlock()
+    config.data_dir = str(data_dir)
+    config.subcategories, config.exclude = ("food-fruit",), ("red apple",)
+    config.tokenizer.vocab_size = 600
+    config.vae.update({"num_updates": 1, "batch_size": 2})
+    config.unet.update({"num_updates": 1, "batch_size": 2})
+    written = ("_class_name", "scaling_factor")  # by the stages themselves
+    config.unet_model = ConfigDict({k: v for k, v in UNET.items() if k not in written})
+    config.vae_model = ConfigDict({k: v for k, v in VAE.items() if k not in written})
+    config.text_encoder_model = ConfigDict(config.text_encoder_model.to_dict() | TOWER)
+    for name, size in (("reward", 32), ("heldout_reward", 40)):
+        reward = config[name]
+        reward.update({"num_updates": 1, "images_per_corruption": 1, "corruptions": ("noise", "mix")})
+        reward.text_config.update(TOWER)
+        reward.vision_config.update(TOWER)
+        assert reward.vision_config.image_size == size
+    return config
+
+
+def test_the_real_config_names_what_exists():
+    config = load_config(CONFIG)
+    assert list(STAGES) == ["vae", "pipeline", "reward", "heldout_reward", "prompts"]
+    assert set(config.reward.corruptions) | set(config.heldout_reward.corruptions) == set(CORRUPTIONS)
+    judge, reward = config.heldout_reward, config.reward
+    assert judge.vision_config.hidden_size != reward.vision_config.hidden_size
+    assert judge.max_shift != reward.max_shift
+
+
+@pytest.fixture
+def quick_compilation():
+    """One update does not repay XLA's optimisations: without them the test takes half the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(data_dir, tmp_path):
+    config = small_config(data_dir)
+    for stage in STAGES.values():
+        stage(config, tmp_path)
+
+    prompts = read_prompts(tmp_path / "prompts.txt")
+    assert "watermelon" in prompts and "red apple" not in prompts
+    reference = load_reference(tmp_path / "reference.npz", prompts, (32, 32, 3))
+    assert len(reference.images) == len(prompts)
+
+    pipeline = load_pipeline(tmp_path / "pipeline")
+    embeds = jax.jit(pipeline.encode_fn)(pipeline.text_encoder, pipeline.tokenize(prompts[:2]))
+    noise = jax.random.normal(jax.random.key(0), (2, *pipeline.latent_shape))
+    output = jax.jit(pipeline.denoise_fn)(pipeline.unet, noise, jnp.int32(999), embeds.cond)
+    images = jnp.clip(jax.jit(pipeline.decode_fn)(pipeline.decoder, output), 0, 1)
+    assert images.shape == (2, 32, 32, 3)
+    scores = {}
+    for name in ("reward", "heldout_reward"):
+        reward = load_clip_reward(tmp_path / name)
+        scores[name] = jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(prompts[:2]))
+        assert np.all(np.isfinite(scores[name]))
+    assert np.all(scores["reward"] != scores["heldout_reward"])
+
+    times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    assert len(times) == 5 and not list(tmp_path.rglob("*.partial"))
+    for stage in STAGES.values():
+        stage(config, tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")} == times

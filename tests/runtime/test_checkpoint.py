@@ -1,0 +1,137 @@
+"""Checkpoints: bit for bit, in order, and never half of one."""
+
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rats_jax.runtime.checkpoint import open_manager, restore, save, save_now
+from rats_jax.runtime.optimizer import make_optimizer
+from rats_jax.runtime.sharding import make_mesh, param_sharding
+from rats_jax.types import GapStatistics, TrainState
+
+
+class Run(NamedTuple):
+    state: TrainState
+    abstract: Any
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """A state with awkward numbers, split over the devices."""
+    optimizer = make_optimizer(
+        learning_rate=1e-3, warmup_updates=2, clip_norm=1.0, b1=0.9, b2=0.99, weight_decay=0.0
+    )
+
+    def init(key):
+        student = {
+            "kernel": jax.random.normal(key, (512, 256)),
+            "bias": jnp.array([0.1, -0.0, 1e-40, jnp.inf]),
+        }
+        gap = GapStatistics(jnp.float32(0.1), jnp.float32(0.2), jnp.float32(0.3))
+        teacher = jax.tree.map(lambda x: x / 3, student)
+        return TrainState(jnp.int32(0), student, teacher, optimizer.init(student), gap)
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = param_sharding(make_mesh(data=2, fsdp=4), shapes)
+    abstract = jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    return Run(jax.jit(init, out_shardings=shardings)(jax.random.key(0)), abstract)
+
+
+def bits(tree):
+    return jax.tree.map(lambda x: np.asarray(x).view(np.uint32), tree)
+
+
+def test_restored_is_bit_for_bit_what_was_saved_and_lies_where_it_lay(run, tmp_path):
+    position = {"iterator": {"next_index": 7}, "prompts": "abc"}
+    with open_manager(tmp_path, keep=2, every=1) as manager:
+        assert save(manager, 3, run.state, position)
+    with open_manager(tmp_path, keep=2, every=1) as manager:
+        restored = restore(manager, run.abstract)
+    assert restored is not None
+    state, prompt_state = restored
+    assert isinstance(state, TrainState) and isinstance(state.gap, GapStatistics) and prompt_state == position
+    chex.assert_trees_all_equal_structs(state, run.state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, run.state)
+    chex.assert_trees_all_equal(bits(state), bits(run.state))
+    assert state.student["kernel"].sharding == run.state.student["kernel"].sharding
+    assert len(state.student["kernel"].sharding.device_set) == 8
+    assert not state.student["kernel"].sharding.is_fully_replicated
+
+
+def test_nothing_to_restore(run, tmp_path):
+    with open_manager(tmp_path / "new", keep=1, every=1) as manager:
+        assert restore(manager, run.abstract) is None
+
+
+def test_saves_when_due_keeps_the_newest_and_survives_donation(tmp_path):
+    step_fn = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    state = {"x": jnp.zeros((500, 1000), jnp.int32)}
+    with open_manager(tmp_path, keep=2, every=3) as manager:
+        for step in range(1, 11):
+            state = step_fn(state)
+            assert save(manager, step, state, {"step": step}) == (step % 3 == 0)
+        manager.wait_until_finished()
+        assert list(manager.all_steps()) == [6, 9]
+        restored = restore(manager, jax.eval_shape(lambda: state))
+    assert restored is not None
+    np.testing.assert_array_equal(restored[0]["x"], 9)
+    assert restored[1] == {"step": 9}
+
+
+def test_save_now_saves_what_is_not_due_and_leaves_what_is_there(tmp_path):
+    with open_manager(tmp_path, keep=5, every=4) as manager:
+        save(manager, 4, {"x": jnp.zeros(3)}, {"n": 4})
+        save_now(manager, 4, {"x": jnp.ones(3)}, {"n": 0})
+        save_now(manager, 5, {"x": jnp.ones(3)}, {"n": 5})
+        assert list(manager.all_steps()) == [4, 5]
+        restored = restore(manager, {"x": jax.ShapeDtypeStruct((3,), jnp.float32)})
+    assert restored is not None and restored[1] == {"n": 5}
+
+
+def test_an_interrupted_save_is_not_picked_up_and_is_removed(tmp_path):
+    with open_manager(tmp_path, keep=5, every=1) as manager:
+        save(manager, 1, {"x": jnp.zeros(3)}, {"n": 1})
+        manager.wait_until_finished()
+        temporary = tmp_path / "7.orbax-checkpoint-tmp"
+        (tmp_path / "1").rename(temporary)
+    with open_manager(tmp_path, keep=5, every=1) as manager:
+        assert manager.latest_step() is None
+        assert restore(manager, {"x": jax.ShapeDtypeStruct((3,), jnp.float32)}) is None
+        save_now(manager, 2, {"x": jnp.ones(3)}, {"n": 2})
+        restored = restore(manager, {"x": jax.ShapeDtypeStruct((3,), jnp.float32)})
+    assert restored is not None and restored[1] == {"n": 2}
+    assert not temporary.exists()
+
+
+KILLED = """
+import os, sys, jax.numpy as jnp
+from rats_jax.runtime.checkpoint import open_manager, save
+manager = open_manager(sys.argv[1], keep=3, every=1)
+save(manager, 1, {"x": jnp.full(1000, 1.0)}, {"n": 1})
+manager.wait_until_finished()
+save(manager, 2, {"x": jnp.full((4000, 1000), 2.0)}, {"n": 2})
+os._exit(9)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_a_complete_checkpoint(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=120)
+    assert killed.returncode == 9
+    with open_manager(tmp_path, keep=3, every=1) as manager:
+        step = manager.latest_step()
+        assert step in (1, 2)
+        shape = (1000,) if step == 1 else (4000, 1000)
+        restored = restore(manager, {"x": jax.ShapeDtypeStruct(shape, jnp.float32)})
+    assert restored is not None and restored[1] == {"n": step}
+    np.testing.assert_array_equal(restored[0]["x"], step)

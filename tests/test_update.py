@@ -1,0 +1,273 @@
+"""One update of toy networks against a slow NumPy loop, and what holds of an update whatever the networks."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rats_jax.objective.gate import constant_gate, hard_gate, make_gate_fn, sigmoid_gate
+from rats_jax.objective.loss import hinge_reward
+from rats_jax.runtime.sharding import batch_sharding, make_mesh, param_sharding
+from tests.toy import (
+    GAP,
+    GUIDANCE,
+    HORIZON_WEIGHTS,
+    LEARNING_RATE,
+    REWARD_WEIGHTS,
+    STUDENT_ANGLES,
+    TEACHER_ANGLES,
+    TEMPERATURE,
+    make_toy,
+)
+
+KEY = jax.random.key(7)
+MARGIN = 0.1
+
+
+def run(**changes):
+    update, *arguments = make_toy(**changes)
+    return jax.jit(update)(*arguments, KEY)
+
+
+def float64(tree):
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def slow_sample(params, noise, cond, uncond, angles, scale):
+    """One picture, step by step: v-prediction, guidance and DDIM as their papers write them."""
+    x, estimates = noise, []
+    for angle, following in zip(angles, angles[1:], strict=False):
+        outputs = [
+            x @ params["kernel"] + int(600 * angle) / 1000 * params["time"] + embed @ params["prompt"]
+            for embed in (uncond, cond)
+        ]
+        v = outputs[0] + scale * (outputs[1] - outputs[0])
+        estimates.append(np.cos(angle) * x - np.sin(angle) * v)
+        epsilon = np.sin(angle) * x + np.cos(angle) * v
+        x = np.cos(following) * estimates[-1] + np.sin(following) * epsilon
+    return x, estimates
+
+
+def slow_interpolate(estimates, angle):
+    """The teacher's estimate at sigma = tan(angle), linear in log sigma between its neighbours."""
+    for i, upper in enumerate(TEACHER_ANGLES[:-1]):
+        if upper == angle:
+            return estimates[i]
+        lower = TEACHER_ANGLES[i + 1]
+        if upper > angle > lower:
+            share = np.log(np.tan(angle) / np.tan(lower)) / np.log(np.tan(upper) / np.tan(lower))
+            return share * estimates[i] + (1 - share) * estimates[i + 1]
+    raise AssertionError(angle)
+
+
+def slow_rewards(frozen, batch, b, latents):
+    image, values = np.clip(latents @ frozen.decoder + 0.5, 0, 1), {}
+    for name, weights in frozen.rewards.items():
+        values[name] = -np.mean((image - batch.reward[name][b] @ weights) ** 2)
+    return sum(REWARD_WEIGHTS[name] * values[name] for name in values), values, image
+
+
+def slow_samples(student, teacher, frozen, batch, noise):
+    """Each sample by itself: rewards and shaping loss."""
+    rows = []
+    for b in range(len(noise)):
+        cond, uncond = batch.prompt[b] @ frozen.text_encoder["kernel"], frozen.text_encoder["empty"]
+        final_t, estimates_t = slow_sample(teacher, noise[b], cond, uncond, TEACHER_ANGLES, GUIDANCE)
+        final_s, estimates_s = slow_sample(student, noise[b], cond, uncond, STUDENT_ANGLES, 1.0)
+        shape = 0.0
+        for k, angle in enumerate(STUDENT_ANGLES[:-1]):
+            s, t = estimates_s[k].ravel(), slow_interpolate(estimates_t, angle).ravel()
+            cosine = s @ t / np.sqrt((s @ s) * (t @ t))
+            shape += float(HORIZON_WEIGHTS[k]) * (1 - cosine + np.mean((s - t) ** 2))
+        reward_t, _, _ = slow_rewards(frozen, batch, b, final_t)
+        reward_s, by_name, image = slow_rewards(frozen, batch, b, final_s)
+        rows.append({"teacher": reward_t, "student": reward_s, "shape": shape, "image": image} | by_name)
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def slow_gradient(loss, params):
+    gradient = jax.tree.map(np.zeros_like, params)
+    for name, value in params.items():
+        for index in np.ndindex(value.shape):
+            ends = []
+            for step in (1e-5, -1e-5):
+                moved = value.copy()
+                moved[index] += step
+                ends.append(loss(params | {name: moved}))
+            gradient[name][index] = (ends[0] - ends[1]) / 2e-5
+    return gradient
+
+
+def slow_sigmoid(gap, moments):
+    """Relative temperature: in standard deviations of the gap, this batch included."""
+    std = np.sqrt(moments[1] / moments[2] - (moments[0] / moments[2]) ** 2)
+    return 1 / (1 + np.exp(-gap / (TEMPERATURE * std))), TEMPERATURE * std
+
+
+METHODS = {
+    # name: (settings of make_update_fn, slow gate and temperature, slow loss of reward, shaping and gate)
+    "rats": (
+        {"gate_fn": make_gate_fn(sigmoid_gate, temperature=TEMPERATURE, relative=True)},
+        slow_sigmoid,
+        lambda reward, shape, gate: np.mean(-1.5 * reward + 0.8 * gate * shape),
+    ),
+    "hard gate and hinge": (
+        {
+            "gate_fn": make_gate_fn(hard_gate, temperature=TEMPERATURE, relative=False),
+            "reward_loss_fn": functools.partial(hinge_reward, margin=MARGIN),
+        },
+        lambda gap, moments: (np.where(gap > 0, 1.0, 0.0), TEMPERATURE),
+        lambda reward, shape, gate: np.mean(1.5 * np.maximum(MARGIN - reward, 0) + 0.8 * gate * shape),
+    ),
+    "static distillation": (
+        {
+            "reward_weight": 0.0,
+            "gate_fn": make_gate_fn(
+                functools.partial(constant_gate, value=1.0), temperature=TEMPERATURE, relative=False
+            ),
+        },
+        lambda gap, moments: (np.ones_like(gap), TEMPERATURE),
+        lambda reward, shape, gate: 0.8 * np.mean(shape),
+    ),
+    "reward-only": (
+        {
+            "gate_fn": make_gate_fn(
+                functools.partial(constant_gate, value=0.0), temperature=TEMPERATURE, relative=False
+            )
+        },
+        lambda gap, moments: (np.zeros_like(gap), TEMPERATURE),
+        lambda reward, shape, gate: -1.5 * np.mean(reward),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("jit", [False, True])
+def test_the_whole_update_is_the_slow_loop(method, jit):
+    settings, slow_gate, slow_loss = METHODS[method]
+    update, state, frozen, batch = make_toy(**settings)
+    new, metrics = (jax.jit(update) if jit else update)(state, frozen, batch, KEY)
+
+    noise = float64(jax.random.normal(KEY, (4, 2, 2, 3)))
+    student, teacher, frozen, batch = float64((state.student, state.teacher, frozen, batch))
+    slow = slow_samples(student, teacher, frozen, batch, noise)
+    gap = slow["teacher"] - slow["student"]
+    observed = (np.mean(gap), np.mean(gap**2), 1.0)
+    moments = [0.9 * old + 0.1 * new for old, new in zip(GAP, observed, strict=True)]
+    gate, temperature = slow_gate(gap, moments)
+
+    def loss(params):  # the gate and the teacher are constants of the gradient
+        moved = slow_samples(params, teacher, frozen, batch, noise)
+        return slow_loss(moved["student"], moved["shape"], gate)
+
+    gradient = slow_gradient(loss, student)
+    reward_loss = np.maximum(MARGIN - slow["student"], 0) if "hinge" in method else -slow["student"]
+    expected = {
+        "reward/student": slow["student"].mean(),
+        "reward/teacher": slow["teacher"].mean(),
+        "reward/gap": gap.mean(),
+        "reward/student/first": slow["first"].mean(),
+        "reward/student/second": slow["second"].mean(),
+        "gate/mean": gate.mean(),
+        "gate/temperature": temperature,
+        "loss/reward": reward_loss.mean(),
+        "loss/shape": slow["shape"].mean(),
+        "loss/total": loss(student),
+        "grad/norm": np.sqrt(sum(np.sum(g**2) for g in gradient.values())),
+    }
+    chex.assert_trees_all_close(metrics, jax.tree.map(np.float32, expected), rtol=2e-5, atol=1e-6)
+    chex.assert_rank(list(metrics.values()), 0)
+    chex.assert_type(list(metrics.values()), jnp.float32)
+    stepped = jax.tree.map(lambda p, g: np.float32(p - LEARNING_RATE * g), student, gradient)
+    chex.assert_trees_all_close(new.student, stepped, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(new.gap, moments, rtol=2e-5)
+    assert int(new.step) == 4
+    # The example is one where every part matters: pictures that clip in places, and gaps of both signs.
+    clipped = np.mean((slow["image"] == 0) | (slow["image"] == 1))
+    assert 0.05 < clipped < 0.95 and gap.min() < 0 < gap.max()
+
+
+def test_nothing_but_the_student_has_a_gradient():
+    update, state, frozen, batch = make_toy()
+
+    @jax.jit
+    @jax.grad
+    def gradients(params):
+        student, teacher, frozen = params
+        metrics = update(state.replace(student=student, teacher=teacher), frozen, batch, KEY)[1]
+        return sum(metrics[name] for name in ("loss/total", "reward/teacher", "reward/gap", "loss/shape"))
+
+    student, *others = gradients((state.student, state.teacher, frozen))
+    chex.assert_trees_all_equal(others, jax.tree.map(jnp.zeros_like, others))
+    assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(student))
+
+
+@pytest.mark.parametrize("reward_weight", [1.0, float("inf")])
+def test_a_frozen_teacher_stays_bit_for_bit(reward_weight):
+    """Also when the student diverges: 0 times infinity is not 0."""
+    new, _ = run(ema_decay=1.0, reward_weight=reward_weight)
+    chex.assert_trees_all_equal(new.teacher, make_toy()[1].teacher)
+    assert np.all(np.isfinite(new.student["kernel"])) == np.isfinite(reward_weight)
+
+
+def test_a_moving_teacher_follows_the_new_student():
+    new, _ = run(ema_decay=0.75)
+    expected = jax.tree.map(lambda t, s: 0.75 * t + 0.25 * s, make_toy()[1].teacher, new.student)
+    chex.assert_trees_all_close(new.teacher, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("accumulation_steps", [2, 4])
+def test_accumulation_changes_nothing_but_the_memory(accumulation_steps):
+    changes = {"batch_size": 8, "ema_decay": 0.75}
+    whole, parts = run(**changes), run(**changes, accumulation_steps=accumulation_steps)
+    chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_the_order_of_prompts_and_noise_does_not_matter():
+    order = np.array([3, 0, 2, 1])
+    update, state, frozen, batch = make_toy(permutation=order)
+    permuted = jax.jit(update)(state, frozen, jax.tree.map(lambda x: x[order], batch), KEY)
+    chex.assert_trees_all_close(permuted, run(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_key_alone_decides_the_noise():
+    update, *arguments = make_toy()
+    update = jax.jit(update)
+    first = update(*arguments, KEY)
+    chex.assert_trees_all_equal(update(*arguments, jax.random.key(7)), first)
+    other = update(*arguments, jax.random.key(8))
+    assert all(
+        first[1][name] != other[1][name] for name in ("reward/teacher", "reward/student", "loss/shape")
+    )
+
+
+def test_one_trace_serves_all_updates_and_the_state_is_donated():
+    chex.clear_trace_counter()
+    update, state, frozen, batch = make_toy(ema_decay=0.9)
+    update = jax.jit(chex.assert_max_traces(update, n=1), donate_argnums=0)
+    for step in range(4):
+        old = state
+        state, _ = update(state, frozen, batch, jax.random.fold_in(KEY, step))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+    assert int(state.step) == 7
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((state, frozen, batch)))
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_eight_devices_are_one_device(data, fsdp, accumulation_steps):
+    changes = {"latent_shape": (1, 1, 264), "batch_size": 16, "ema_decay": 0.75}
+    update, state, frozen, batch = make_toy(**changes, accumulation_steps=accumulation_steps)
+    expected = jax.device_get(jax.jit(update)(state, frozen, batch, KEY))
+
+    mesh = make_mesh(data=data, fsdp=fsdp)
+    layout = (param_sharding(mesh, state), param_sharding(mesh, frozen), batch_sharding(mesh))
+    placed = tuple(jax.device_put(x, s) for x, s in zip((state, frozen, batch), layout, strict=True))
+    sharded = jax.jit(update, in_shardings=(*layout, None), out_shardings=(layout[0], None), donate_argnums=0)
+    new, metrics = sharded(*placed, KEY)
+    assert new.student["kernel"].addressable_shards[0].data.shape == (264 // fsdp, 264)
+    assert len(new.student["kernel"].sharding.device_set) == 8
+    chex.assert_trees_all_close(jax.device_get((new, metrics)), expected, rtol=1e-6, atol=1e-6)

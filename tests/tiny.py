@@ -1,0 +1,117 @@
+"""The smallest real Stable Diffusion and CLIP folders: random weights, 32x32 pictures, quick to compile."""
+
+from pathlib import Path
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from rats_jax.models import clip
+from rats_jax.models import stable_diffusion as sd
+from rats_jax.models.folder import CLIP_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS, write_model, write_model_index
+from rats_jax.models.pipeline import load_tokenizer
+from rats_jax.pretraining.tokenizer import write_tokenizer
+
+PROMPTS = ["red apple", "cat", "cat face", "green book", "blue heart", "taxi", "dog", "ice cream"]
+MAX_LENGTH = 8
+
+UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+    "block_out_channels": (32,),  # the Flax class normalises 32 groups, whatever the config says
+    "layers_per_block": 1,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 32,
+}
+VAE = {
+    "_class_name": "AutoencoderKL",
+    "sample_size": 32,
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "block_out_channels": (16, 16, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 16,
+    "act_fn": "silu",
+    "scaling_factor": 0.5,
+}
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "steps_offset": 0,
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+    "rescale_betas_zero_snr": False,
+}
+_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "hidden_act": "gelu",
+}
+
+
+def write_tiny_pipeline(folder: Path, *, seed: int = 0) -> Path:
+    """Write a diffusers Stable Diffusion folder with random weights; its prompts are PROMPTS."""
+    tokens = _write_tokenizer(folder / "tokenizer")
+    text = _TOWER | tokens | {"projection_dim": 32, "model_type": "clip_text_model"}
+    text_encoder = sd.make_text_encoder(text)
+    unet, vae = sd.make_unet(UNET), sd.make_vae(VAE)
+    unet_params = random_params(sd.abstract_params(sd.init_unet, unet), seed=seed)
+    vae_params = random_params(sd.abstract_params(sd.init_vae, vae), seed=seed + 1)
+    text_params = random_params(sd.abstract_params(sd.init_text_encoder, text_encoder), seed=seed + 2)
+    write_model(folder / "unet", UNET, unet_params, UNET_WEIGHTS)
+    write_model(folder / "vae", VAE, vae_params, VAE_WEIGHTS)
+    write_model(folder / "text_encoder", text, text_params, CLIP_WEIGHTS)
+    write_model_index(folder, SCHEDULER)
+    return folder
+
+
+def write_tiny_reward(folder: Path, *, seed: int = 0) -> Path:
+    """Write a transformers CLIPModel folder with random weights and logit_scale log(10)."""
+    tokens = _write_tokenizer(folder)
+    config = {
+        "model_type": "clip",
+        "projection_dim": 16,
+        "text_config": _TOWER | tokens,
+        "vision_config": _TOWER | {"image_size": 32, "patch_size": 8},
+    }
+    params = random_params(sd.abstract_params(clip.init_clip, clip.make_clip(config)), seed=seed)
+    write_model(folder, config, params | {"logit_scale": np.float32(np.log(10.0))}, CLIP_WEIGHTS)
+    return folder
+
+
+def random_params(abstract, *, seed):
+    """Draw weights of a sane size for each leaf, without compiling the networks' own initialisation."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, shape):
+        value = rng.normal(size=shape).astype(np.float32)
+        if path[-1] == "kernel":
+            return value / np.float32(np.sqrt(np.prod(shape[:-1])))
+        return np.float32(path[-1] == "scale") + np.float32(0.1) * value
+
+    return unflatten_dict({path: draw(path, leaf.shape) for path, leaf in flatten_dict(abstract).items()})
+
+
+def _write_tokenizer(folder):
+    write_tokenizer(PROMPTS, folder, vocab_size=560, max_length=MAX_LENGTH)
+    tokenizer = load_tokenizer(folder)
+    return {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": MAX_LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }

@@ -1,0 +1,118 @@
+"""Toy networks and the update of them: quick to compile, and simple enough for a slow NumPy loop.
+
+A linear network, linear encoder and decoder, and quadratic rewards; v-prediction on noise levels cos(angle),
+sin(angle); a teacher of five guided steps and a student of three, whose levels share one point.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rats_jax.diffusion.guidance import with_guidance
+from rats_jax.diffusion.rollout import rollout
+from rats_jax.diffusion.sampler import ddim_step
+from rats_jax.diffusion.schedule import sigmas
+from rats_jax.objective.gate import make_gate_fn, sigmoid_gate
+from rats_jax.objective.horizon import interpolation_matrix
+from rats_jax.objective.loss import negative_reward
+from rats_jax.rewards import make_total_reward_fn
+from rats_jax.types import Batch, FrozenParams, GapStatistics, Grid, PromptEmbeds, TrainState
+from rats_jax.update import make_update_fn
+
+TEACHER_ANGLES, STUDENT_ANGLES = [1.5, 1.2, 0.9, 0.6, 0.3, 0.0], [1.5, 1.0, 0.45, 0.0]
+GUIDANCE, TEMPERATURE = 2.5, 0.7
+REWARD_WEIGHTS = {"first": 2.0, "second": 0.5}
+HORIZON_WEIGHTS = np.array([0.2, 0.3, 0.5], np.float32)
+GAP = (0.01, 0.02, 0.4)  # moments and weight before the update
+LEARNING_RATE = 0.3
+FEATURES = 4
+
+
+def denoise_fn(params, latents, timestep, embeds):
+    prompt = (embeds @ params["prompt"])[:, None, None, :]
+    return latents @ params["kernel"] + timestep / 1000 * params["time"] + prompt
+
+
+def encode_fn(params, prompt):
+    cond = prompt @ params["kernel"]
+    return PromptEmbeds(cond, jnp.broadcast_to(params["empty"], cond.shape))
+
+
+def decode_fn(params, latents):
+    return latents @ params + 0.5
+
+
+def reward_fn(params, images, prompt):
+    target = (prompt @ params)[:, None, None, :]
+    return -jnp.mean(jnp.square(images - target), axis=(1, 2, 3))
+
+
+def grid_of(angles):
+    timesteps = np.array([600 * angle for angle in angles[:-1]], np.int32)
+    return Grid(timesteps, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+
+
+def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), **changes):
+    """Give an update, its state and its other arguments; `permutation` is of the noise that rollouts see."""
+    rng = np.random.default_rng(0)
+    channels = latent_shape[-1]
+
+    def draw(*shape, scale=1.0):
+        return jnp.asarray(scale * rng.normal(size=shape), jnp.float32)
+
+    def network():
+        return {
+            "kernel": draw(channels, channels, scale=0.5 / channels**0.5),
+            "time": draw(channels),
+            "prompt": draw(FEATURES, channels, scale=0.5),
+        }
+
+    student, teacher = network(), network()
+    frozen = FrozenParams(
+        text_encoder={"kernel": draw(FEATURES, FEATURES), "empty": draw(FEATURES)},
+        decoder=draw(channels, 3, scale=0.4 / channels**0.5),
+        rewards={name: draw(FEATURES, 3, scale=0.3) for name in REWARD_WEIGHTS},
+    )
+    batch = Batch(draw(batch_size, FEATURES), {name: draw(batch_size, FEATURES) for name in REWARD_WEIGHTS})
+    grids = grid_of(TEACHER_ANGLES), grid_of(STUDENT_ANGLES)
+
+    def rollout_fn(grid, guidance_scale):
+        sample = functools.partial(
+            rollout,
+            with_guidance(denoise_fn, guidance_scale=guidance_scale),
+            grid=grid,
+            prediction_type="v_prediction",
+            step_fn=ddim_step,
+            gradient_steps=len(grid.timesteps),
+            remat=False,
+            unroll=False,
+        )
+        return lambda params, noise, embeds: sample(params, noise[permutation], embeds)
+
+    optimizer = optax.sgd(LEARNING_RATE)
+    settings = {
+        "gate_fn": make_gate_fn(sigmoid_gate, temperature=TEMPERATURE, relative=False),
+        "reward_loss_fn": negative_reward,
+        "latent_shape": latent_shape,
+        "horizon_matrix": interpolation_matrix(*(sigmas(g)[:-1] for g in grids), interpolation="linear"),
+        "horizon_weights": HORIZON_WEIGHTS,
+        "gap_decay": 0.9,
+        "reward_weight": 1.5,
+        "shaping_weight": 0.8,
+        "ema_decay": 1.0,
+        "accumulation_steps": 1,
+    }
+    update = make_update_fn(
+        rollout_fn(grids[0], GUIDANCE),
+        rollout_fn(grids[1], 1.0),
+        encode_fn,
+        decode_fn,
+        make_total_reward_fn(dict.fromkeys(REWARD_WEIGHTS, reward_fn), REWARD_WEIGHTS),
+        optimizer=optimizer,
+        **(settings | changes),
+    )
+    gap = GapStatistics(*(jnp.float32(x) for x in GAP))
+    state = TrainState(jnp.int32(3), student, teacher, optimizer.init(student), gap)
+    return update, state, frozen, batch
