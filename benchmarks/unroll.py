@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
+from rats_jax.diffusion.grid import make_grid
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
-from rats_jax.diffusion.schedule import get_prediction_type, make_grid
+from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.models.pipeline import load_pipeline
 from rats_jax.runtime.config import resolve_path
 

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rats_jax.diffusion.grid import make_grid, sigmas
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step, euler_step
-from rats_jax.diffusion.schedule import get_prediction_type, make_grid, sigmas
+from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
 from rats_jax.models.pipeline import Pipeline, load_pipeline
 from rats_jax.objective.gate import (

@@ -6,27 +6,24 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from rats_jax import evaluate
+from rats_jax import evaluate, report
 from rats_jax.errors import ConfigError, DivergedError
-from rats_jax.evaluate import EvaluationSet, Pictures
 from rats_jax.experiment import Experiment, make_experiment
+from rats_jax.report import RenderFn
 from rats_jax.runtime import checkpoint, figures, saved_config, sharding
 from rats_jax.runtime.config import resolve_path, validate
-from rats_jax.runtime.metrics import MetricsWriter, first_update_student_leads, read_metrics
+from rats_jax.runtime.metrics import MetricsWriter, read_metrics
 from rats_jax.runtime.prompts import make_prompt_iterator, read_prompts
 from rats_jax.types import Params, TrainState
-
-RenderFn = Callable[..., dict[str, jax.Array]]
 
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -109,7 +106,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         with MetricsWriter(workdir, step=step) as writer, _progress_bar(step, config.num_updates) as bar:
             elapsed_before = _elapsed(workdir)
 
-            def report(step: int, metrics: Mapping[str, jax.Array]) -> None:
+            def log(step: int, metrics: Mapping[str, jax.Array]) -> None:
                 values = {name: float(value) for name, value in metrics.items()}
                 _check_finite(step, values, workdir, manager.latest_step())
                 bar.set_postfix_str(
@@ -123,7 +120,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
 
             def draw(state: TrainState) -> None:
                 step = int(state.step)
-                sheet = _draw_sheet(
+                sheet = report.draw_samples(
                     experiment, render_fns, state, pretrained, evaluation_set, config.samples.num
                 )
                 figures.save_picture(sheet, workdir / "samples" / f"step_{step:06d}.png")
@@ -137,20 +134,20 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
                 state, metrics = update(state, frozen, batch, jax.random.fold_in(root, step))
                 # The update before this one is reported while this one runs: the device never waits.
                 if pending is not None:
-                    report(*pending)
+                    log(*pending)
                 step += 1
                 pending = (step, metrics)
                 last = step == config.num_updates
                 if last or step % config.checkpoint.every == 0 or step % config.samples.every == 0:
-                    report(*pending)  # raises before anything that is not finite is saved
+                    log(*pending)  # raises before anything that is not finite is saved
                     pending = None
                     checkpoint.save(manager, step, state, batches.get_state())
                     if last or step % config.samples.every == 0:
                         draw(state)
             checkpoint.save_now(manager, step, state, batches.get_state())
 
-        summary = _evaluate(experiment, render_fns, state, pretrained, evaluation_set, reference)
-        summary |= _curves(workdir)
+        summary = report.score(experiment, render_fns, state, pretrained, evaluation_set, reference)
+        summary |= report.curves(workdir)
         summary |= {
             "updates": step,
             "seconds": elapsed_before + time.perf_counter() - start,
@@ -158,7 +155,9 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
             "student_num_steps": config.student.num_steps,
         }
         _write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-        print(f"\n{evaluate.format_table(summary)}\n\n{_conclusion(summary)}\n{workdir / 'summary.json'}")
+        print(
+            f"\n{evaluate.format_table(summary)}\n\n{report.conclusion(summary)}\n{workdir / 'summary.json'}"
+        )
         return summary
 
 
@@ -230,81 +229,3 @@ def _elapsed(workdir: Path) -> float:
     """Read how many seconds earlier starts of this run have taken, up to its last logged update."""
     records = read_metrics(workdir)
     return records[-1]["time/elapsed"] if records else 0.0
-
-
-def _draw_sheet(
-    experiment: Experiment,
-    render_fns: Mapping[str, RenderFn],
-    state: TrainState,
-    pretrained: Params,
-    evaluation_set: EvaluationSet,
-    count: int,
-) -> Any:
-    """Draw teacher, untrained and student side by side, with reward and gate under each picture."""
-    rows: dict[str, Pictures] = {}
-    for name, render, params in (
-        ("teacher", "teacher", state.teacher),
-        ("untrained", "student", pretrained),
-        ("student", "student", state.student),
-    ):
-        rows[name] = evaluate.render_set(
-            experiment, render_fns[render], params, evaluation_set, num_batches=1
-        )
-    captions = {}
-    for name, pictures in rows.items():
-        rewards = jnp.asarray(rows["teacher"].reward), jnp.asarray(pictures.reward)
-        gate, _ = experiment.gate_fn(*rewards, state.gap)
-        captions[name] = [
-            f"{r:.3f}  gate {g:.2f}" for r, g in zip(pictures.reward, np.asarray(gate), strict=True)
-        ]
-    captions["teacher"] = [f"{r:.3f}" for r in rows["teacher"].reward]
-    images = {name: pictures.images[:count] for name, pictures in rows.items()}
-    return figures.draw_sheet(images, captions, evaluation_set.prompts[: len(images["teacher"])])
-
-
-def _evaluate(
-    experiment: Experiment,
-    render_fns: Mapping[str, RenderFn],
-    state: TrainState,
-    pretrained: Params,
-    evaluation_set: EvaluationSet,
-    reference: evaluate.Reference | None,
-) -> dict[str, Any]:
-    """Fill the table; its teacher is the pretrained model with all its steps."""
-    contestants = {
-        "teacher": (render_fns["teacher"], pretrained),
-        "untrained": (render_fns["student"], pretrained),
-        "untrained_cfg": (render_fns["untrained_cfg"], pretrained),
-        "student": (render_fns["student"], state.student),
-    }
-    pictures = {
-        name: evaluate.render_set(experiment, render, params, evaluation_set)
-        for name, (render, params) in contestants.items()
-    }
-    scores = evaluate.summarise(pictures, evaluation_set.prompts, reference)
-    return {"nfe": experiment.nfe, "teacher_nfe": experiment.teacher_nfe, **scores}
-
-
-def _curves(workdir: Path) -> dict[str, Any]:
-    """Draw the curves and read from them what the summary wants."""
-    records = read_metrics(workdir)
-    updates = [r["step"] for r in records]
-    leads = first_update_student_leads(
-        updates, [r["reward/student"] for r in records], [r["reward/teacher"] for r in records]
-    )
-    figures.draw_curves(records, workdir / "curves.png", leads=leads)
-    # The median step: compilation, pictures and checkpoints fall between a few updates only.
-    rates = [
-        (after["time/elapsed"] - before["time/elapsed"]) / (after["step"] - before["step"])
-        for before, after in zip(records, records[1:], strict=False)
-    ]
-    return {
-        "first_update_student_leads": leads,
-        "seconds_per_update": float(np.median(rates)) if rates else None,
-    }
-
-
-def _conclusion(summary: Mapping[str, Any]) -> str:
-    leads = summary["first_update_student_leads"]
-    when = "the student never led its teacher" if leads is None else f"the student leads from update {leads}"
-    return f"{summary['updates']} updates in {summary['seconds'] / 60:.1f} minutes; {when}"

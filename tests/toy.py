@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rats_jax.diffusion.grid import sigmas
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
-from rats_jax.diffusion.schedule import sigmas
 from rats_jax.objective.gate import make_gate_fn, sigmoid_gate
 from rats_jax.objective.horizon import interpolation_matrix
 from rats_jax.objective.loss import negative_reward

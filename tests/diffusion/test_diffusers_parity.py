@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rats_jax.diffusion.grid import make_grid, sigmas
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step, euler_step
-from rats_jax.diffusion.schedule import get_alphas_cumprod, make_grid, sigmas
+from rats_jax.diffusion.schedule import get_alphas_cumprod
 from rats_jax.types import Grid
 
 flax_ddim = pytest.importorskip("diffusers.schedulers.scheduling_ddim_flax")

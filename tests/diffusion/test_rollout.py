@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rats_jax.diffusion.grid import make_grid, sigmas
 from rats_jax.diffusion.prediction import PREDICTION_TYPES, to_denoised, to_noise
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step, euler_step
-from rats_jax.diffusion.schedule import make_grid, sigmas
 
 SHAPE = (3, 2, 2, 2)
 NUM_STEPS = 5

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rats_jax.diffusion.schedule import make_grid, sigmas
+from rats_jax.diffusion.grid import make_grid, sigmas
 from rats_jax.objective import horizon
 
 SHAPE = (2, 3, 2, 2)  # B, H, W, C
