@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     # Updates between two lines of metrics.jsonl, >= 1.
     config.log_every = 1
 
-    # Folder of the diffusers pipeline that teacher and student start from, or a name on the Hub (owner/name).
+    # Folder of the diffusers pipeline that teacher and student start from.
     config.pretrained = ""
     # File of prompts: text with one per line, or .jsonl with a field `prompt` or `text`.
     config.prompts = ""
@@ -65,7 +65,8 @@ def get_config() -> ConfigDict:
     config.gate.kind = "sigmoid"
     # tau of the sigmoid, > 0, in units of the reward, or of the gap's standard deviation if gate.relative.
     config.gate.temperature = 0.05
-    # Measure the temperature in running standard deviations of the gap R_T - R_S.
+    # Measure the temperature in running standard deviations of the gap R_T - R_S, those of this update (with
+    # accumulation: of this part of it) included.
     config.gate.relative = False
     # Decay per update of the gap's running moments, 0 .. below 1.
     config.gate.std_decay = 0.99

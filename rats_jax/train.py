@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import chex
 import jax
 import numpy as np
 from tqdm import tqdm
@@ -93,12 +92,12 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         compile_start = time.perf_counter()
         root = jax.random.key(config.seed)
         update = jax.jit(
-            chex.assert_max_traces(experiment.update_fn, n=1),
+            experiment.update_fn,
             in_shardings=(state_sharding, frozen_sharding, batch_sharding, None),
             out_shardings=(state_sharding, None),
             donate_argnums=0,
         )
-        # Compiled ahead of the loop: a batch that would need a second compilation raises instead.
+        # Compiled ahead of the loop, once: a batch that would need a second compilation raises instead.
         update = update.lower(state, frozen, experiment.make_batch([""] * config.batch_size), root).compile()
         compile_seconds = time.perf_counter() - compile_start
         _say(f"compiled the update in {compile_seconds:.1f} s")

@@ -1,11 +1,15 @@
 """What all tests share: eight fake CPU devices, set before anything imports jax."""
 
 import os
+import tempfile
 
 _DEVICES = "--xla_force_host_platform_device_count=8"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Runs that compile the same program again, as a resumed one does, load it; the folder goes with the tests.
+_CACHE = tempfile.TemporaryDirectory(prefix="rats_jax_compiled_")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

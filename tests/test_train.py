@@ -1,6 +1,10 @@
 """The whole job on a tiny pipeline: files, table, resuming bit for bit, and refusals before compilation."""
 
+import collections
+import contextlib
 import json
+import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -64,8 +68,28 @@ def make_config(models, **overrides):
 def finished(models, tmp_path_factory):
     """Make one unbroken run of four updates."""
     workdir = tmp_path_factory.mktemp("run") / "straight"
-    summary = train_and_evaluate(make_config(models), workdir)
-    return workdir, summary
+    with count_compilations() as compilations:
+        summary = train_and_evaluate(make_config(models), workdir)
+    return workdir, summary, compilations
+
+
+@contextlib.contextmanager
+def count_compilations():
+    """Count what jax compiles, by the name of the function."""
+    counts = collections.Counter()
+
+    class Count(logging.Handler):
+        def emit(self, record):
+            if found := re.match(r"Compiling (?:jit\()?(\w+)", record.getMessage()):
+                counts[found[1]] += 1
+
+    logger, handler = logging.getLogger("jax"), Count()
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            yield counts
+    finally:
+        logger.removeHandler(handler)
 
 
 def load_state(workdir, step):
@@ -77,7 +101,7 @@ def load_state(workdir, step):
 
 @pytest.mark.slow
 def test_a_run_leaves_what_the_readme_says(finished):
-    workdir, summary = finished
+    workdir, summary, _ = finished
     assert json.loads((workdir / "summary.json").read_text()) == summary
     assert {"updates", "seconds", "seconds_per_update", "compile_seconds", "nfe", "teacher_nfe"} <= set(
         summary
@@ -100,8 +124,15 @@ def test_a_run_leaves_what_the_readme_says(finished):
 
 
 @pytest.mark.slow
+def test_the_update_is_compiled_once_in_a_run(finished):
+    _, _, compilations = finished
+    assert compilations["update"] == 1
+    assert compilations["render"] == 3  # teacher, untrained with guidance, student and untrained
+
+
+@pytest.mark.slow
 def test_checkpoints_hold_all_that_training_changes_and_nothing_else(finished):
-    workdir, _ = finished
+    workdir, _, _ = finished
     state, position = load_state(workdir, 4)
     assert set(state) == {"step", "student", "teacher", "opt_state", "gap"}
     assert set(position) == {"iterator", "prompts"}
@@ -111,7 +142,7 @@ def test_checkpoints_hold_all_that_training_changes_and_nothing_else(finished):
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(finished, models, tmp_path):
-    straight, summary = finished
+    straight, summary, _ = finished
     train_and_evaluate(make_config(models, num_updates=2), tmp_path / "run")
     resumed = train_and_evaluate(make_config(models), tmp_path / "run")
     chex.assert_trees_all_equal(load_state(tmp_path / "run", 4), load_state(straight, 4))

@@ -139,3 +139,4 @@ def save_safetensors(file: Path, params: Params, *, dtype: Any = np.float32) -> 
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(to_torch_names(jax.device_get(params), dtype=dtype), str(file), metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors leaves it readable by its owner alone

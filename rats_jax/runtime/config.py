@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 from rats_jax.errors import ConfigError
 
 _ASSETS = Path(__file__).resolve().parent.parent
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 class Rule(NamedTuple):
@@ -251,7 +249,7 @@ def validate_paths(config: Mapping[str, Any]) -> None:
     """Check that the files and folders that a config names exist, before anything slow is imported.
 
     Args:
-        config: a config that `validate` accepts. A Hub name (owner/name) in place of a folder is not checked.
+        config: a config that `validate` accepts.
 
     Raises:
         ConfigError: names the field and the path that is missing.
@@ -262,8 +260,7 @@ def validate_paths(config: Mapping[str, Any]) -> None:
         **rewards,
         "heldout_reward": config["heldout_reward"],
     }.items():
-        hub = _HUB_NAME.fullmatch(path) and not path.startswith("assets/")
-        expect(path == "" or bool(hub) or resolve_path(path).is_dir(), field, path, "an existing folder")
+        expect(path == "" or resolve_path(path).is_dir(), field, path, "an existing folder")
     for field in ("prompts", "reference"):
         path = config[field]
         expect(path == "" or resolve_path(path).is_file(), field, path, "an existing file")

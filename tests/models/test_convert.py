@@ -1,5 +1,7 @@
 """Names and layouts of PyTorch, written out by hand from the files on the Hub; round trips; bad files."""
 
+import stat
+
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -118,6 +120,7 @@ def test_round_trip(tmp_path, dtype, rtol):
     params = make_params()
     file = tmp_path / "new" / "model.safetensors"
     save_safetensors(file, params, dtype=dtype)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
     loaded = load_safetensors(file, params)
     for path, value in flatten_dict(params).items():
         actual = flatten_dict(loaded)[path]

@@ -199,11 +199,10 @@ def test_paths(config, tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
     (tmp_path / "prompts.txt").write_text("cat\n")
     validate_paths(config)
-    config.pretrained = config.rewards.first.path = "owner/name"
     config.heldout_reward = str(tmp_path / "heldout")
     validate_paths(config)
     bad = {
-        "pretrained": "missing",
+        "pretrained": "owner/name",
         "heldout_reward": "assets/missing",
         "prompts": "model",
         "reference": "x.npz",
