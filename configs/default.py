@@ -95,6 +95,8 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 1e-4
     # Updates of linear warm-up, >= 0.
     config.optimizer.warmup_updates = 10
+    # Updates over which the rate falls linearly to 0, >= num_updates; 0 keeps it constant.
+    config.optimizer.decay_updates = 0
     # Largest global norm of the gradient, > 0.
     config.optimizer.clip_norm = 1.0
     # AdamW's decay of the first and second moment, 0 .. below 1.

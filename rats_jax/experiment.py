@@ -152,6 +152,7 @@ def make_experiment(config: Any) -> Experiment:
     optimizer = make_optimizer(
         learning_rate=config.optimizer.learning_rate,
         warmup_updates=config.optimizer.warmup_updates,
+        decay_updates=config.optimizer.decay_updates,
         clip_norm=config.optimizer.clip_norm,
         b1=config.optimizer.b1,
         b2=config.optimizer.b2,

@@ -98,6 +98,7 @@ RULES: Mapping[str, Rule] = {
     "reference": _TEXT,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.warmup_updates": _integer(0),
+    "optimizer.decay_updates": _integer(0),
     "optimizer.clip_norm": _POSITIVE,
     "optimizer.b1": _DECAY,
     "optimizer.b2": _DECAY,
@@ -202,6 +203,8 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
         "> 0 while the shaping loss is off, else nothing is trained",
     )
 
+    field, updates = "optimizer.decay_updates", flat["num_updates"]
+    check(field, flat[field] == 0 or flat[field] >= updates, f"0, or at least num_updates={updates}")
     parts = flat["optimizer.accumulation_steps"]
     check(
         "batch_size", flat["batch_size"] % parts == 0, f"a multiple of optimizer.accumulation_steps={parts}"

@@ -25,7 +25,13 @@ class Run(NamedTuple):
 def run() -> Run:
     """A state with awkward numbers, split over the devices."""
     optimizer = make_optimizer(
-        learning_rate=1e-3, warmup_updates=2, clip_norm=1.0, b1=0.9, b2=0.99, weight_decay=0.0
+        learning_rate=1e-3,
+        warmup_updates=2,
+        decay_updates=0,
+        clip_norm=1.0,
+        b1=0.9,
+        b2=0.99,
+        weight_decay=0.0,
     )
 
     def init(key):

@@ -96,6 +96,7 @@ BAD = [
     ("optimizer.b1", 1.0, "below 1"),
     ("optimizer.b2", -0.1, "from 0"),
     ("optimizer.weight_decay", -0.1, ">= 0"),
+    ("optimizer.decay_updates", 3, "0, or at least num_updates="),
     ("optimizer.accumulation_steps", 3, "accumulation_steps=3"),
     ("compute_dtype", "float16", "'float32', 'bfloat16'"),
     ("checkpoint.every", 0, ">= 1"),

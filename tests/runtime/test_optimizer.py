@@ -8,10 +8,20 @@ import pytest
 
 from rats_jax.runtime.optimizer import make_optimizer
 
-SETTINGS = dict(learning_rate=0.1, warmup_updates=4, clip_norm=1.0, b1=0.8, b2=0.95, weight_decay=0.01)
+SETTINGS = dict(
+    learning_rate=0.1,
+    warmup_updates=4,
+    decay_updates=0,
+    clip_norm=1.0,
+    b1=0.8,
+    b2=0.95,
+    weight_decay=0.01,
+)
 
 
-def adamw(params, gradients, *, learning_rate, warmup_updates, clip_norm, b1, b2, weight_decay):
+def adamw(
+    params, gradients, *, learning_rate, warmup_updates, decay_updates, clip_norm, b1, b2, weight_decay
+):
     first, second = np.zeros_like(params), np.zeros_like(params)
     for n, gradient in enumerate(gradients, start=1):
         gradient = gradient * min(1.0, clip_norm / np.linalg.norm(gradient))
@@ -19,11 +29,23 @@ def adamw(params, gradients, *, learning_rate, warmup_updates, clip_norm, b1, b2
         second = b2 * second + (1 - b2) * gradient**2
         step = first / (1 - b1**n) / (np.sqrt(second / (1 - b2**n)) + 1e-8)
         rate = learning_rate * (min(1.0, n / warmup_updates) if warmup_updates else 1.0)
+        if decay_updates:
+            rate *= max(0.0, (decay_updates - (n - 1)) / decay_updates)
         params = params - rate * (step + weight_decay * params)
     return params
 
 
-@pytest.mark.parametrize("change", [{}, {"warmup_updates": 0}, {"clip_norm": 100.0}, {"weight_decay": 0.0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"warmup_updates": 0},
+        {"decay_updates": 20},
+        {"decay_updates": 6},
+        {"clip_norm": 100.0},
+        {"weight_decay": 0.0},
+    ],
+)
 def test_updates_are_adamw_with_clip_and_warmup(change):
     settings = SETTINGS | change
     gradients = np.random.default_rng(0).normal(size=(9, 5)) * 3

@@ -91,7 +91,7 @@ def test_every_shape_can_be_placed(shape, fsdp):
 def test_optimizer_state_lies_as_its_weights_and_init_gives_it_so():
     mesh = make_mesh(data=2, fsdp=4)
     optimizer = make_optimizer(
-        learning_rate=1.0, warmup_updates=0, clip_norm=1.0, b1=0.9, b2=0.9, weight_decay=0.0
+        learning_rate=1.0, warmup_updates=0, decay_updates=0, clip_norm=1.0, b1=0.9, b2=0.9, weight_decay=0.0
     )
 
     def init():
