@@ -159,6 +159,9 @@ def get_config() -> ml_collections.ConfigDict:
         corruptions=("noise", "blur", "mix", "contrast", "grid", "tint", "swap_blocks", "cut_out"),
     )
 
+    config.samples = ml_collections.ConfigDict(
+        {"num_images": 96, "columns": 12, "num_steps": 50, "guidance_scale": 1.5}
+    )
     config.scheduler = ml_collections.ConfigDict(
         {
             "num_train_timesteps": 1000,

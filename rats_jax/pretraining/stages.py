@@ -12,13 +12,16 @@ from absl import logging
 from rats_jax.models import stable_diffusion as sd
 from rats_jax.models.convert import load_safetensors
 from rats_jax.models.folder import CLIP_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS, write_model, write_model_index
-from rats_jax.models.pipeline import load_tokenizer, read_json, tokenize
+from rats_jax.models.pipeline import load_pipeline, load_tokenizer, read_json, tokenize
 from rats_jax.pretraining.corrupt import CORRUPTIONS, latent_noise
 from rats_jax.pretraining.dataset import Emoji, load_emoji
 from rats_jax.pretraining.dual_encoder import train_dual_encoder
+from rats_jax.pretraining.sheet import draw_samples
 from rats_jax.pretraining.text_to_image import shifted_latents, train_text_to_image
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.pretraining.vae import train_vae
+from rats_jax.runtime.figures import save_picture
+from rats_jax.runtime.prompts import read_prompts
 from rats_jax.types import Params
 
 
@@ -82,12 +85,20 @@ def prompts_stage(config: Any, workdir: Path) -> None:
     )
 
 
+def samples_stage(config: Any, workdir: Path) -> None:
+    """Draw what the pipeline makes of some prompts: samples.png."""
+    pipeline = load_pipeline(workdir / "pipeline")
+    prompts = read_prompts(workdir / "prompts.txt")
+    save_picture(draw_samples(pipeline, prompts, config.samples, seed=config.seed), workdir / "samples.png")
+
+
 STAGES: Mapping[str, Callable[[Any, Path], None]] = {
     "vae": vae_stage,
     "pipeline": pipeline_stage,
     "reward": reward_stage,
     "heldout_reward": heldout_reward_stage,
     "prompts": prompts_stage,
+    "samples": samples_stage,
 }
 
 

@@ -36,7 +36,7 @@ def draw_sheet(
     sheet = Image.new("RGB", (_MARGIN + len(titles) * (_TILE + 4), height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
-        draw.text((_MARGIN + column * (_TILE + 4), 8), _fit(title, font), "black", font)
+        draw.text((_MARGIN + column * (_TILE + 4), 8), _fit(title, font, _TILE), "black", font)
     for row, (name, images) in enumerate(rows.items()):
         top = _CAPTION + row * (_TILE + _CAPTION)
         draw.text((6, top + _TILE // 2 - 6), name, "black", font)
@@ -47,9 +47,32 @@ def draw_sheet(
     return sheet
 
 
-def _fit(text: str, font: Any) -> str:
-    """Cut a text to the width of a tile."""
-    while font.getlength(text) > _TILE and len(text) > 2:
+def draw_grid(images: np.ndarray, titles: Sequence[str], *, columns: int, tile: int = 72) -> Image.Image:
+    """Draw pictures in rows, each above its title.
+
+    Args:
+        images: [N, H, W, 3] float in [0, 1].
+        titles: N short texts.
+        columns: pictures in a row.
+        tile: side of a picture in pixels.
+
+    Returns:
+        The sheet.
+    """
+    font = ImageFont.load_default(size=9)
+    width, height = tile + 6, tile + 18
+    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
+        left, top = i % columns * width + 3, i // columns * height + 3
+        sheet.paste(to_picture(image, tile), (left, top))
+        draw.text((left, top + tile + 1), _fit(title, font, tile), "black", font)
+    return sheet
+
+
+def _fit(text: str, font: Any, width: int) -> str:
+    """Cut a text to a width in pixels."""
+    while font.getlength(text) > width and len(text) > 2:
         text = text[:-2].rstrip() + "\u2026" if not text.endswith("\u2026") else text[:-2].rstrip() + "\u2026"
     return text
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from rats_jax.evaluate import load_reference
 from rats_jax.models.pipeline import load_pipeline
@@ -28,6 +29,7 @@ def small_config(data_dir):
     config.data_dir = str(data_dir)
     config.subcategories, config.exclude = ("food-fruit",), ("red apple",)
     config.tokenizer.vocab_size = 600
+    config.samples.update({"num_images": 3, "columns": 2, "num_steps": 2})
     config.vae.update({"num_updates": 1, "batch_size": 2})
     config.unet.update({"num_updates": 1, "batch_size": 2})
     written = ("_class_name", "scaling_factor")  # by the stages themselves
@@ -45,7 +47,7 @@ def small_config(data_dir):
 
 def test_the_real_config_names_what_exists():
     config = load_config(CONFIG)
-    assert list(STAGES) == ["vae", "pipeline", "reward", "heldout_reward", "prompts"]
+    assert list(STAGES) == ["vae", "pipeline", "reward", "heldout_reward", "prompts", "samples"]
     assert set(config.reward.corruptions) | set(config.heldout_reward.corruptions) == set(CORRUPTIONS)
     judge, reward = config.heldout_reward, config.reward
     assert judge.vision_config.hidden_size != reward.vision_config.hidden_size
@@ -84,6 +86,10 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(data_dir
         scores[name] = jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(prompts[:2]))
         assert np.all(np.isfinite(scores[name]))
     assert np.all(scores["reward"] != scores["heldout_reward"])
+
+    with Image.open(tmp_path / "samples.png") as sheet:
+        assert sheet.width == 2 * 78 and sheet.height == 2 * 90  # two columns and rows for three pictures
+        assert len(sheet.getcolors(maxcolors=1 << 16)) > 100
 
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
     assert len(times) == 5 and not list(tmp_path.rglob("*.partial"))
