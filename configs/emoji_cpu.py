@@ -31,5 +31,6 @@ def get_config() -> ConfigDict:
     config.teacher.ema_decay = 1.0
     config.gate.relative = True
     config.gate.temperature = 1.0
-    config.optimizer.learning_rate = 3e-4
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.decay_updates = 250
     return config
