@@ -170,7 +170,7 @@ def get_config() -> ml_collections.ConfigDict:
             "beta_end": 0.012,
             "prediction_type": "v_prediction",
             "timestep_spacing": "trailing",
-            "steps_offset": 0,
+            "steps_offset": 1,
             "set_alpha_to_one": True,
             "clip_sample": False,
             "rescale_betas_zero_snr": False,
