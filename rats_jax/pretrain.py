@@ -10,7 +10,7 @@ from ml_collections import config_flags
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Pretraining configuration.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the finished folders go; what is there is kept.")
 _STAGES = flags.DEFINE_list(
-    "stages", ["vae", "pipeline", "reward", "heldout_reward", "prompts", "samples"], "Stages to run."
+    "stages", ["vae", "pipeline", "reward", "heldout_reward", "prompts", "samples", "check"], "Stages to run."
 )
 
 

@@ -125,6 +125,16 @@ def cut_out(key: Key, images: Array, severity: Array) -> Array:
     return jnp.where(inside[..., None], jax.random.uniform(key_colour, (batch, 1, 1, 3)), images)
 
 
+def autoencode(vae: Any, params: Params) -> Corruption:
+    """Make the damage that every picture of the model has, whatever the severity: the autoencoder's."""
+
+    def corrupt(key: Key, images: Array, severity: Array) -> Array:
+        del key, severity
+        return _unit(sd.decode_raw(vae, params, sd.encode_moments(vae, params, images)[0]))
+
+    return corrupt
+
+
 def latent_noise(vae: Any, params: Params) -> Corruption:
     """Make the corruption that shakes a picture's latents: what a sampler of too few steps leaves behind."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from rats_jax.models.pipeline import Pipeline
 from rats_jax.runtime.figures import draw_grid
 
 
-def draw_samples(pipeline: Pipeline, prompts: Sequence[str], settings: Any, *, seed: int) -> Image.Image:
+def draw_samples(pipeline: Pipeline, prompts: list[str], settings: Any, *, seed: int) -> Image.Image:
     """Draw one picture of each of the first prompts of a shuffled list.
 
     Args:

@@ -11,15 +11,24 @@ from absl import logging
 
 from rats_jax.models import stable_diffusion as sd
 from rats_jax.models.convert import load_safetensors
-from rats_jax.models.folder import CLIP_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS, write_model, write_model_index
+from rats_jax.models.folder import (
+    CLIP_WEIGHTS,
+    UNET_WEIGHTS,
+    VAE_WEIGHTS,
+    write_json,
+    write_model,
+    write_model_index,
+)
 from rats_jax.models.pipeline import load_pipeline, load_tokenizer, read_json, tokenize
-from rats_jax.pretraining.corrupt import CORRUPTIONS, latent_noise
+from rats_jax.pretraining.check import score_spoilt
+from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
 from rats_jax.pretraining.dataset import Emoji, load_emoji
 from rats_jax.pretraining.dual_encoder import train_dual_encoder
 from rats_jax.pretraining.sheet import draw_samples
 from rats_jax.pretraining.text_to_image import shifted_latents, train_text_to_image
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.pretraining.vae import train_vae
+from rats_jax.rewards.clip import load_clip_reward
 from rats_jax.runtime.figures import save_picture
 from rats_jax.runtime.prompts import read_prompts
 from rats_jax.types import Params
@@ -92,6 +101,25 @@ def samples_stage(config: Any, workdir: Path) -> None:
     save_picture(draw_samples(pipeline, prompts, config.samples, seed=config.seed), workdir / "samples.png")
 
 
+def check_stage(config: Any, workdir: Path) -> None:
+    """Score real and spoilt pictures with both rewards: rewards.json."""
+    concepts = _concepts(config)
+    vae, vae_params, _ = _load_vae(workdir / "pipeline" / "vae")
+    corruptions = {"autoencoder": autoencode(vae, vae_params), "latent_noise": latent_noise(vae, vae_params)}
+    table = score_spoilt(
+        {name: load_clip_reward(workdir / name) for name in ("reward", "heldout_reward")},
+        concepts.images.astype(np.float32) / 255.0,
+        concepts.captions,
+        corruptions | dict(CORRUPTIONS),
+        attacked="reward",
+        severity=0.6,
+        seed=config.seed,
+    )
+    write_json(workdir / "rewards.json", table)
+    for condition, cosines in table.items():
+        print(f"{condition:<20}" + "".join(f"{name:>16} {value:6.3f}" for name, value in cosines.items()))
+
+
 STAGES: Mapping[str, Callable[[Any, Path], None]] = {
     "vae": vae_stage,
     "pipeline": pipeline_stage,
@@ -99,6 +127,7 @@ STAGES: Mapping[str, Callable[[Any, Path], None]] = {
     "heldout_reward": heldout_reward_stage,
     "prompts": prompts_stage,
     "samples": samples_stage,
+    "check": check_stage,
 }
 
 

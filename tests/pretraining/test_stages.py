@@ -1,5 +1,6 @@
 """All stages of pretraining, one update each, on networks of the smallest size: folders that load."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -47,7 +48,7 @@ def small_config(data_dir):
 
 def test_the_real_config_names_what_exists():
     config = load_config(CONFIG)
-    assert list(STAGES) == ["vae", "pipeline", "reward", "heldout_reward", "prompts", "samples"]
+    assert list(STAGES) == ["vae", "pipeline", "reward", "heldout_reward", "prompts", "samples", "check"]
     assert set(config.reward.corruptions) | set(config.heldout_reward.corruptions) == set(CORRUPTIONS)
     judge, reward = config.heldout_reward, config.reward
     assert judge.vision_config.hidden_size != reward.vision_config.hidden_size
@@ -90,6 +91,11 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(data_dir
     with Image.open(tmp_path / "samples.png") as sheet:
         assert sheet.width == 2 * 78 and sheet.height == 2 * 90  # two columns and rows for three pictures
         assert len(sheet.getcolors(maxcolors=1 << 16)) > 100
+
+    table = json.loads((tmp_path / "rewards.json").read_text())
+    assert list(table)[:3] == ["clean", "caption of another", "autoencoder"] and "cut_out" in table
+    assert all(-1 <= cosine <= 1 for row in table.values() for cosine in row.values())
+    assert all(set(row) == {"reward", "heldout_reward"} for row in table.values())
 
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
     assert len(times) == 5 and not list(tmp_path.rglob("*.partial"))
