@@ -65,10 +65,12 @@ def get_config() -> ConfigDict:
     config.gate.kind = "sigmoid"
     # tau of the sigmoid, > 0, in units of the reward, or of the gap's standard deviation if gate.relative.
     config.gate.temperature = 0.05
+    # The reward whose gap moves the gate, by its name in `rewards`; '' for the sum of all.
+    config.gate.reward = ""
     # Measure the temperature in running standard deviations of the gap R_T - R_S, those of this update (with
     # accumulation: of this part of it) included.
     config.gate.relative = False
-    # Decay per update of the gap's running moments, 0 .. below 1.
+    # Decay per update of the running moments of the gap, and of normalised rewards, 0 .. below 1.
     config.gate.std_decay = 0.99
     # The gate of kind 'constant', 0 .. 1.
     config.gate.value = 1.0
@@ -85,8 +87,17 @@ def get_config() -> ConfigDict:
 
     # The rewards whose weighted sum is trained, by name: ConfigDict(kind='clip', path=folder, weight=1.0).
     config.rewards = ConfigDict()
-    # Folder of a 'clip' reward that is only measured, never trained on; '' for none.
+    # Add the rewards in units of their running standard deviations, so that weights compare like with like.
+    config.normalise_rewards = False
+    # The rewards that are measured on samples and in the table and never trained on; as `rewards`, no weight.
+    config.monitor = ConfigDict()
+    # The name of the monitored reward that judges the table, '' for none.
     config.heldout_reward = ""
+    # Sheets of samples in a row in which the training reward rises while a monitored reward falls or a guard
+    # leaves the teacher's: after so many a warning is printed, >= 1.
+    config.hacking_patience = 3
+    # End the run at that warning, with the best checkpoint named.
+    config.stop_on_hacking = False
     # npz of the prompts' real pictures, for distances; '' for none.
     config.reference = ""
 

@@ -22,7 +22,8 @@ def get_config() -> ConfigDict:
     config.rewards.pickscore_emoji = ConfigDict(
         {"kind": "clip", "path": "assets/emoji/reward", "weight": 0.1}
     )
-    config.heldout_reward = "assets/emoji/heldout_reward"
+    config.monitor.heldout = ConfigDict({"kind": "clip", "path": "assets/emoji/heldout_reward"})
+    config.heldout_reward = "heldout"
 
     config.student.num_steps = 4
     config.student.guidance_scale = 1.0

@@ -5,5 +5,9 @@ class ConfigError(ValueError):
     """The input is wrong and its author can mend it: names the field, the value and what was expected."""
 
 
+class HackingError(RuntimeError):
+    """The student climbs its reward at the cost of what it is not trained on."""
+
+
 class DivergedError(RuntimeError):
     """Training produced numbers that are not finite; says where, and what is kept."""

@@ -21,11 +21,17 @@ CONTESTANTS = ("teacher", "untrained", "untrained_cfg", "student")
 
 
 class Pictures(NamedTuple):
-    """What a contestant made of N prompts: images [N, H, W, 3] in [0, 1], and a score [N] by reward name."""
+    """What a contestant made of N prompts: NumPy arrays, or traced ones inside a program.
 
-    images: np.ndarray
-    reward: np.ndarray
-    heldout: np.ndarray | None
+    Attributes:
+        images: [N, H, W, 3] float32 in [0, 1].
+        latents: [N, h, w, C] float32.
+        scores: [N] float32 by name, of every trained and every monitored reward.
+    """
+
+    images: Any
+    latents: Any
+    scores: dict[str, Any]
 
 
 class Reference(NamedTuple):
@@ -68,7 +74,7 @@ def make_evaluation_set(experiment: Experiment, prompts: list[str], settings: An
     return EvaluationSet(chosen, noise, settings.batch_size)
 
 
-def make_render_fn(experiment: Experiment, rollout_fn: RolloutFn) -> Callable[..., dict[str, Array]]:
+def make_render_fn(experiment: Experiment, rollout_fn: RolloutFn) -> Callable[..., Pictures]:
     """Compose sampling, decoding and scoring; jit the result.
 
     Args:
@@ -76,33 +82,30 @@ def make_render_fn(experiment: Experiment, rollout_fn: RolloutFn) -> Callable[..
         rollout_fn: which steps and guidance.
 
     Returns:
-        render(params, frozen, heldout params or None, batch, heldout prompt inputs or None, noise) ->
-        {"images": [B, H, W, 3] in [0, 1], "reward": [B], and "heldout": [B] if there is one}.
+        render(params, frozen, monitors' params, batch, monitors' prompt inputs, noise) -> Pictures of arrays.
     """
 
     def render(
         params: Params,
         frozen: FrozenParams,
-        heldout_params: Params,
+        monitor_params: Mapping[str, Params],
         batch: Batch,
-        heldout_prompt: PromptInputs,
+        monitor_prompt: Mapping[str, PromptInputs],
         noise: Array,
-    ) -> dict[str, Array]:
+    ) -> Pictures:
         embeds = experiment.pipeline.encode_fn(frozen.text_encoder, batch.prompt)
         latents = rollout_fn(params, noise, embeds).latents
         images = jnp.clip(experiment.pipeline.decode_fn(frozen.decoder, latents), 0.0, 1.0)
-        reward, _ = experiment.total_reward_fn(frozen.rewards, images, batch.reward)
-        result = {"images": images, "reward": reward}
-        if experiment.heldout is not None:
-            result["heldout"] = experiment.heldout.reward_fn(heldout_params, images, heldout_prompt)
-        return result
+        scores = experiment.score_fn(frozen.rewards, images, batch.reward)
+        scores |= experiment.monitor_fn(monitor_params, images, monitor_prompt)
+        return Pictures(images, latents, scores)
 
     return render
 
 
 def render_set(
     experiment: Experiment,
-    render_fn: Callable[..., dict[str, Array]],
+    render_fn: Callable[..., Any],
     params: Params,
     evaluation_set: EvaluationSet,
     *,
@@ -112,7 +115,7 @@ def render_set(
 
     Args:
         experiment: for the tokenizers.
-        render_fn: (params, batch, heldout prompt inputs, noise) -> as `make_render_fn`, frozen weights bound.
+        render_fn: (params, batch, monitors' prompt inputs, noise) -> Pictures, frozen weights bound.
         params: of the contestant.
         evaluation_set: prompts and noise.
         num_batches: only so many batches from the start; None is all.
@@ -125,12 +128,11 @@ def render_set(
     for start in list(range(0, total, size))[:num_batches]:
         rows = np.arange(start, start + size) % total
         prompts = [evaluation_set.prompts[i] for i in rows]
-        heldout_prompt = experiment.heldout.prepare(prompts) if experiment.heldout is not None else None
-        result = render_fn(params, experiment.make_batch(prompts), heldout_prompt, evaluation_set.noise[rows])
-        kept = min(size, total - start)
-        parts.append({name: np.asarray(value)[:kept] for name, value in result.items()})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Pictures(joined["images"], joined["reward"], joined.get("heldout"))
+        inputs = experiment.make_batch(prompts), experiment.make_monitor_inputs(prompts)
+        result = render_fn(params, *inputs, evaluation_set.noise[rows])
+        kept = slice(min(size, total - start))
+        parts.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[kept], result))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def load_reference(path: Any, prompts: list[str], image_shape: tuple[int, ...]) -> Reference:
@@ -187,19 +189,27 @@ def reference_distance(
 
 
 def summarise(
-    pictures: Mapping[str, Pictures], prompts: list[str], reference: Reference | None
-) -> dict[str, dict[str, float | None]]:
+    pictures: Mapping[str, Pictures],
+    prompts: list[str],
+    combine_fn: Callable[[Mapping[str, Any]], Any],
+    *,
+    heldout: str,
+    reference: Reference | None,
+) -> dict[str, Any]:
     """Average every score over the prompts, for each contestant.
 
     Args:
         pictures: by contestant.
         prompts: N texts.
+        combine_fn: scores by name -> the trained reward [N].
+        heldout: the name of the reward that judges, or empty.
         reference: the real pictures, or None.
 
     Returns:
         {"reward", "heldout_reward", "reference_distance", "nearest_reference_distance", "heldout_win_rate"}
-        by contestant; None where there is nothing to measure against. The win rate is the share of prompts on
-        which the contestant's held-out reward is above the teacher's.
+        by contestant, None where there is nothing to measure against, and "rewards": every single reward by
+        contestant, by name. The win rate is the share of prompts on which the contestant's held-out reward is
+        above the teacher's.
     """
 
     def table(score: Callable[[Pictures], np.ndarray | None]) -> dict[str, float | None]:
@@ -211,15 +221,14 @@ def summarise(
         for name, p in pictures.items()
     }
     by_images = {id(p): distances[name] for name, p in pictures.items()}
-    judge = pictures["teacher"].heldout
+    judge = pictures["teacher"].scores.get(heldout)
     return {
-        "reward": table(lambda p: p.reward),
-        "heldout_reward": table(lambda p: p.heldout),
+        "reward": table(lambda p: np.asarray(combine_fn(p.scores))),
+        "heldout_reward": table(lambda p: p.scores.get(heldout)),
         "reference_distance": table(lambda p: by_images[id(p)][0]),
         "nearest_reference_distance": table(lambda p: by_images[id(p)][1]),
-        "heldout_win_rate": table(
-            lambda p: None if p.heldout is None or judge is None else p.heldout > judge
-        ),
+        "heldout_win_rate": table(lambda p: None if judge is None else p.scores[heldout] > judge),
+        "rewards": {name: table(lambda p, name=name: p.scores[name]) for name in pictures["teacher"].scores},
     }
 
 

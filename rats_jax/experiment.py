@@ -18,20 +18,30 @@ from rats_jax.diffusion.sampler import ddim_step, euler_step
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
 from rats_jax.models.pipeline import Pipeline, load_pipeline
+from rats_jax.objective.combine import CombineFn, normalised_sum, weighted_sum
 from rats_jax.objective.gate import (
     GateFn,
     constant_gate,
     hard_gate,
-    init_gap_statistics,
     make_gate_fn,
     sigmoid_gate,
 )
 from rats_jax.objective.horizon import interpolation_matrix, normalise_weights
 from rats_jax.objective.loss import hinge_reward, negative_reward
-from rats_jax.rewards import REWARDS, make_total_reward_fn
+from rats_jax.objective.moments import init_moments
+from rats_jax.rewards import REWARDS, make_score_fn
 from rats_jax.runtime.config import resolve_path, validate_reward_kinds
 from rats_jax.runtime.optimizer import make_optimizer
-from rats_jax.types import Batch, FrozenParams, Grid, Params, RewardModel, TrainState
+from rats_jax.types import (
+    Batch,
+    FrozenParams,
+    Grid,
+    Params,
+    PromptInputs,
+    RewardModel,
+    ScoreFn,
+    TrainState,
+)
 from rats_jax.update import RolloutFn, UpdateFn, make_update_fn
 
 
@@ -47,8 +57,11 @@ class Experiment:
         student_rollout_fn, teacher_rollout_fn: as in the update.
         untrained_cfg_rollout_fn: the student's steps with the teacher's guidance.
         rewards: by name, the trained ones.
-        heldout: the held-out reward, or None.
-        total_reward_fn: the weighted sum of `rewards`.
+        monitors: by name, those that are measured and never trained on.
+        score_fn, monitor_fn: all of `rewards`, all of `monitors`.
+        combine_fn: the sum of `rewards`.
+        gate_reward: the name of the reward that moves the gate, or empty for the sum.
+        normalised: whether that sum needs their running moments.
         nfe, teacher_nfe: network evaluations per picture; guidance counts twice.
     """
 
@@ -60,8 +73,12 @@ class Experiment:
     teacher_rollout_fn: RolloutFn
     untrained_cfg_rollout_fn: RolloutFn
     rewards: Mapping[str, RewardModel]
-    heldout: RewardModel | None
-    total_reward_fn: Any
+    monitors: Mapping[str, RewardModel]
+    score_fn: ScoreFn
+    monitor_fn: ScoreFn
+    combine_fn: CombineFn
+    gate_reward: str
+    normalised: bool
     nfe: int
     teacher_nfe: int
 
@@ -72,7 +89,8 @@ class Experiment:
             student=student,
             teacher=jax.tree.map(jnp.copy, student),
             opt_state=self.optimizer.init(student),
-            gap=init_gap_statistics(),
+            gap=init_moments(),
+            rewards={name: init_moments() for name in self.rewards} if self.normalised else {},
         )
 
     def image_shape(self) -> tuple[int, ...]:
@@ -87,8 +105,15 @@ class Experiment:
 
     def make_batch(self, prompts: list[str]) -> Batch:
         """Tokenise B prompts for the text encoder and for every reward: NumPy arrays [B, ...]."""
-        rewards = {name: reward.prepare(prompts) for name, reward in self.rewards.items()}
-        return Batch(self.pipeline.tokenize(prompts), rewards)
+        return Batch(self.pipeline.tokenize(prompts), _prepare(self.rewards, prompts))
+
+    def make_monitor_inputs(self, prompts: list[str]) -> dict[str, PromptInputs]:
+        """Do the same for every monitored reward."""
+        return _prepare(self.monitors, prompts)
+
+
+def _prepare(rewards: Mapping[str, RewardModel], prompts: list[str]) -> dict[str, PromptInputs]:
+    return {name: reward.prepare(prompts) for name, reward in rewards.items()}
 
 
 def make_experiment(config: Any) -> Experiment:
@@ -106,12 +131,12 @@ def make_experiment(config: Any) -> Experiment:
     validate_reward_kinds(config, REWARDS)
     dtype = jnp.dtype(config.compute_dtype)
     pipeline = load_pipeline(resolve_path(config.pretrained), dtype=dtype)
-    rewards = {
-        name: REWARDS[reward.kind](resolve_path(reward.path), dtype=dtype)
-        for name, reward in sorted(config.rewards.items())
-    }
-    heldout = (
-        REWARDS["clip"](resolve_path(config.heldout_reward), dtype=dtype) if config.heldout_reward else None
+    rewards, monitors = (
+        {
+            name: REWARDS[reward.kind](resolve_path(reward.path), dtype=dtype)
+            for name, reward in sorted(section.items())
+        }
+        for section in (config.rewards, config.monitor)
     )
 
     student_grid = _grid(pipeline, config.student, "student")
@@ -145,9 +170,13 @@ def make_experiment(config: Any) -> Experiment:
         unroll=unroll,
     )
     teacher_rollout_fn = rollout_fn(teacher_grid, config.teacher.guidance_scale)
-    total_reward_fn = make_total_reward_fn(
-        {name: reward.reward_fn for name, reward in rewards.items()},
-        {name: reward.weight for name, reward in config.rewards.items()},
+    score_fn, monitor_fn = (
+        make_score_fn({name: reward.reward_fn for name, reward in models.items()})
+        for models in (rewards, monitors)
+    )
+    combine_fn = functools.partial(
+        normalised_sum if config.normalise_rewards else weighted_sum,
+        weights={name: config.rewards[name].weight for name in rewards},
     )
     optimizer = make_optimizer(
         learning_rate=config.optimizer.learning_rate,
@@ -173,14 +202,16 @@ def make_experiment(config: Any) -> Experiment:
         student_rollout_fn,
         pipeline.encode_fn,
         pipeline.decode_fn,
-        total_reward_fn,
+        score_fn,
+        combine_fn,
         gate_fn,
         reward_loss_fn,
         optimizer,
         latent_shape=pipeline.latent_shape,
         horizon_matrix=horizon_matrix,
         horizon_weights=horizon_weights,
-        gap_decay=config.gate.std_decay,
+        gate_reward=config.gate.reward,
+        moments_decay=config.gate.std_decay,
         reward_weight=config.reward_weight,
         shaping_weight=config.shaping_weight,
         ema_decay=config.teacher.ema_decay,
@@ -195,8 +226,12 @@ def make_experiment(config: Any) -> Experiment:
         teacher_rollout_fn=teacher_rollout_fn,
         untrained_cfg_rollout_fn=rollout_fn(student_grid, config.teacher.guidance_scale),
         rewards=rewards,
-        heldout=heldout,
-        total_reward_fn=total_reward_fn,
+        monitors=monitors,
+        score_fn=score_fn,
+        monitor_fn=monitor_fn,
+        combine_fn=combine_fn,
+        gate_reward=config.gate.reward,
+        normalised=config.normalise_rewards,
         nfe=_nfe(config.student),
         teacher_nfe=_nfe(config.teacher),
     )

@@ -3,7 +3,7 @@
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rats_jax.errors import ConfigError, DivergedError
+from rats_jax.errors import ConfigError, DivergedError, HackingError
 from rats_jax.runtime.config import validate, validate_paths
 from rats_jax.runtime.flags import fail, parse_flags
 
@@ -28,7 +28,7 @@ def main(_: list[str]) -> None:
         from rats_jax.train import train_and_evaluate
 
         train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    except (ConfigError, DivergedError) as error:
+    except (ConfigError, DivergedError, HackingError) as error:
         fail(error)
 
 

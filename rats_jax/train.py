@@ -15,12 +15,13 @@ import numpy as np
 from tqdm import tqdm
 
 from rats_jax import evaluate, report
-from rats_jax.errors import ConfigError, DivergedError
+from rats_jax.errors import ConfigError, DivergedError, HackingError
+from rats_jax.evaluate import Pictures
 from rats_jax.experiment import Experiment, make_experiment
 from rats_jax.report import RenderFn
-from rats_jax.runtime import checkpoint, figures, saved_config, sharding
+from rats_jax.runtime import checkpoint, figures, hacking, saved_config, sharding
 from rats_jax.runtime.config import resolve_path, validate
-from rats_jax.runtime.metrics import MetricsWriter, read_metrics
+from rats_jax.runtime.metrics import SAMPLES_FILE, MetricsWriter, read_metrics
 from rats_jax.runtime.prompts import make_prompt_iterator, read_prompts
 from rats_jax.types import Params, TrainState
 
@@ -39,6 +40,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: bad input, before anything is compiled.
         DivergedError: the loss is no longer finite; the last checkpoint stays.
+        HackingError: the student climbs its reward only, and the config asks to stop there.
     """
     start = time.perf_counter()
     workdir = Path(workdir).expanduser()
@@ -117,13 +119,36 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
                     elapsed = elapsed_before + time.perf_counter() - start
                     writer.write(step, values | {"time/elapsed": elapsed})
 
-            def draw(state: TrainState) -> None:
+            moves = config.teacher.ema_decay < 1
+            fixed = report.fixed_rows(experiment, render_fns, pretrained, evaluation_set, teacher_moves=moves)
+
+            def draw(state: TrainState) -> dict[str, float]:
                 step = int(state.step)
-                sheet = report.draw_samples(
-                    experiment, render_fns, state, pretrained, evaluation_set, config.samples.num
+                sheet, record = report.draw_samples(
+                    experiment, render_fns, state, fixed, evaluation_set, config.samples.num
+                )
+                record["guard/diversity/student"] = report.measure_diversity(
+                    experiment, render_fns, state, evaluation_set.prompts, evaluation_set.batch_size
                 )
                 figures.save_picture(sheet, workdir / "samples" / f"step_{step:06d}.png")
                 writer.write_image(step, "samples", np.asarray(sheet))
+                writer.write_samples(step, record)
+                return record
+
+            def watch(step: int) -> None:
+                """Warn of a student that climbs its reward only, or end its run."""
+                records = read_metrics(workdir / SAMPLES_FILE)
+                fallen = hacking.find_hacking(records, patience=config.hacking_patience)
+                if not fallen:
+                    return
+                line = (
+                    f"update {step}: over the last {config.hacking_patience} sheets of samples the reward "
+                    f"rose while {', '.join(fallen)} fell; the best checkpoint in "
+                    f"{str(workdir / 'checkpoints')!r} is of update {checkpoint.best_step(manager)}"
+                )
+                if config.stop_on_hacking:
+                    raise HackingError(line)
+                _say(f"warning: {line}")
 
             if step == 0:
                 draw(state)
@@ -140,12 +165,23 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
                 if last or step % config.checkpoint.every == 0 or step % config.samples.every == 0:
                     log(*pending)  # raises before anything that is not finite is saved
                     pending = None
-                    checkpoint.save(manager, step, state, batches.get_state())
                     if last or step % config.samples.every == 0:
-                        draw(state)
+                        rank = hacking.rank(draw(state), judge=config.heldout_reward)
+                        checkpoint.save_ranked(manager, step, state, batches.get_state(), rank)
+                        watch(step)
+                    else:
+                        checkpoint.save(manager, step, state, batches.get_state())
             checkpoint.save_now(manager, step, state, batches.get_state())
 
-        summary = report.score(experiment, render_fns, state, pretrained, evaluation_set, reference)
+        summary = report.score(
+            experiment,
+            render_fns,
+            state,
+            pretrained,
+            evaluation_set,
+            heldout=config.heldout_reward,
+            reference=reference,
+        )
         summary |= report.curves(workdir)
         summary |= {
             "updates": step,
@@ -192,15 +228,15 @@ def _abstract(tree: Any, shardings: Any) -> Any:
 
 
 def _make_render_fns(experiment: Experiment, frozen: Any, mesh: Any) -> dict[str, RenderFn]:
-    """Jit the three samplers of the table: (params, batch, held-out inputs, noise) -> pictures and scores."""
-    heldout = experiment.heldout.params if experiment.heldout is not None else None
-    heldout = jax.device_put(heldout, sharding.replicated(mesh))
+    """Jit the three samplers of the table: (params, batch, monitors' inputs, noise) -> Pictures."""
+    monitors = {name: reward.params for name, reward in experiment.monitors.items()}
+    monitors = jax.device_put(monitors, sharding.replicated(mesh))
 
     def bind(rollout_fn: Any) -> RenderFn:
         render = jax.jit(evaluate.make_render_fn(experiment, rollout_fn))
 
-        def bound(params: Params, *inputs: Any) -> dict[str, jax.Array]:
-            return render(params, frozen, heldout, *jax.device_put(inputs, sharding.batch_sharding(mesh)))
+        def bound(params: Params, *inputs: Any) -> Pictures:
+            return render(params, frozen, monitors, *jax.device_put(inputs, sharding.batch_sharding(mesh)))
 
         return bound
 

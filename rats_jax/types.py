@@ -7,7 +7,7 @@ S sampling steps, K student steps, L tokens, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import flax.struct
@@ -71,8 +71,8 @@ class Batch(NamedTuple):
     reward: dict[str, PromptInputs]
 
 
-class GapStatistics(NamedTuple):
-    """Bias-corrected running moments of the reward gap R_T - R_S, float32 scalars."""
+class Moments(NamedTuple):
+    """Running moments of a reward, or of the gap between two, float32 scalars; divide by `weight`."""
 
     mean: Array
     mean_square: Array
@@ -96,7 +96,10 @@ class TrainState:
     student: Params
     teacher: Params
     opt_state: Any
-    gap: GapStatistics
+    gap: Moments
+    """Of the gap R_T - R_S that the gate reads."""
+    rewards: dict[str, Moments]
+    """Of each trained reward, teacher's and student's, by name; empty if they are not normalised."""
 
 
 class DenoiseFn(Protocol):
@@ -123,12 +126,12 @@ class RewardFn(Protocol):
     def __call__(self, params: Params, images: Array, prompt: PromptInputs, /) -> Array: ...
 
 
-class TotalRewardFn(Protocol):
-    """(params by name, images, prompt inputs by name) -> (weighted sum [B], each reward [B] by name)."""
+class ScoreFn(Protocol):
+    """(params by name, images, prompt inputs by name) -> each reward [B] float32 by name."""
 
     def __call__(
-        self, params: dict[str, Params], images: Array, prompt: dict[str, PromptInputs], /
-    ) -> tuple[Array, dict[str, Array]]: ...
+        self, params: Mapping[str, Params], images: Array, prompt: Mapping[str, PromptInputs], /
+    ) -> dict[str, Array]: ...
 
 
 class RewardModel(NamedTuple):

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rats_jax.objective.gate import GateFn, update_gap_statistics
+from rats_jax.objective.combine import CombineFn
+from rats_jax.objective.gate import GateFn
 from rats_jax.objective.horizon import match_horizons, shaping_loss
 from rats_jax.objective.loss import rats_loss
+from rats_jax.objective.moments import update_moments
 from rats_jax.types import (
     Array,
     Batch,
@@ -24,9 +26,10 @@ from rats_jax.types import (
     EncodeFn,
     FrozenParams,
     Key,
+    Moments,
     Params,
     PromptEmbeds,
-    TotalRewardFn,
+    ScoreFn,
     TrainState,
     Trajectory,
 )
@@ -46,7 +49,8 @@ def make_update_fn(
     student_rollout_fn: RolloutFn,
     encode_fn: EncodeFn,
     decode_fn: DecodeFn,
-    reward_fn: TotalRewardFn,
+    score_fn: ScoreFn,
+    combine_fn: CombineFn,
     gate_fn: GateFn,
     reward_loss_fn: Callable[[Array], Array],
     optimizer: optax.GradientTransformation,
@@ -54,7 +58,8 @@ def make_update_fn(
     latent_shape: tuple[int, int, int],
     horizon_matrix: np.ndarray,
     horizon_weights: np.ndarray,
-    gap_decay: float,
+    gate_reward: str,
+    moments_decay: float,
     reward_weight: float,
     shaping_weight: float,
     ema_decay: float,
@@ -66,14 +71,16 @@ def make_update_fn(
         teacher_rollout_fn: many steps with the teacher's guidance.
         student_rollout_fn: K steps with the student's.
         encode_fn, decode_fn: the frozen text encoder and decoder.
-        reward_fn: the weighted sum of all rewards, and each by name.
+        score_fn: all rewards, each by name.
+        combine_fn: their sum, the reward that is trained.
         gate_fn: from `make_gate_fn`.
         reward_loss_fn: one of `objective.loss`, [B] -> [B].
         optimizer: of the student.
         latent_shape: (H, W, C) of one sample.
         horizon_matrix: [K, S] from `interpolation_matrix`.
         horizon_weights: [K], sum 1.
-        gap_decay: of the running moments of the gap.
+        gate_reward: the name of the reward whose gap moves the gate; empty for the sum.
+        moments_decay: of the running moments of the gap and of the rewards.
         reward_weight: of the reward loss.
         shaping_weight: alpha.
         ema_decay: m in theta_T <- m theta_T + (1 - m) theta_S; 1 freezes the teacher.
@@ -86,6 +93,13 @@ def make_update_fn(
     Source: Li et al., arXiv 2604.14910, section 3 and figure 2; the gate's sign is its abstract's.
     """
 
+    def reward_moments(
+        old: dict[str, Moments], teacher: dict[str, Array], student: dict[str, Array]
+    ) -> dict[str, Moments]:
+        """Follow each reward that is normalised, over both contestants."""
+        both = {name: jnp.concatenate([teacher[name], student[name]]) for name in old}
+        return {name: update_moments(old[name], both[name], decay=moments_decay) for name in old}
+
     def make_loss_fn(state: TrainState, frozen: FrozenParams) -> _LossFn:
         # The loss is a function of the student alone: nothing else may learn from it.
         teacher_params, frozen = jax.lax.stop_gradient((state.teacher, frozen))
@@ -93,10 +107,10 @@ def make_update_fn(
         def loss_fn(student: Params, batch: Batch, noise: Array) -> tuple[Array, Metrics]:
             embeds = encode_fn(frozen.text_encoder, batch.prompt)
 
-            def reward_of(latents: Array) -> tuple[Array, dict[str, Array]]:
+            def scores_of(latents: Array) -> dict[str, Array]:
                 # Rewards are defined on pictures; what clips earns nothing and has no gradient.
                 images = jnp.clip(decode_fn(frozen.decoder, latents), 0.0, 1.0)
-                return reward_fn(frozen.rewards, images, batch.reward)
+                return score_fn(frozen.rewards, images, batch.reward)
 
             # 1-2. Teacher and student from the same noise and prompts.
             teacher = teacher_rollout_fn(teacher_params, noise, embeds)
@@ -105,12 +119,16 @@ def make_update_fn(
             teacher_denoised = match_horizons(horizon_matrix, teacher.denoised)
             shaping = shaping_loss(student_path.denoised, teacher_denoised, horizon_weights)
             # 4. Both results scored.
-            teacher_reward, _ = reward_of(teacher.latents)
-            student_reward, by_name = reward_of(student_path.latents)
+            teacher_scores, student_scores = scores_of(teacher.latents), scores_of(student_path.latents)
+            moments = reward_moments(state.rewards, teacher_scores, student_scores)
+            teacher_reward = combine_fn(teacher_scores, moments)
+            student_reward = combine_fn(student_scores, moments)
             # 5. The gate: strong while the teacher is better, released once the student is.
-            gap = teacher_reward - student_reward
-            statistics = update_gap_statistics(state.gap, gap, decay=gap_decay)
-            gate, temperature = gate_fn(teacher_reward, student_reward, statistics)
+            judged = teacher_reward, student_reward
+            if gate_reward:
+                judged = teacher_scores[gate_reward], student_scores[gate_reward]
+            gate_gap = judged[0] - judged[1]
+            gate, temperature = gate_fn(*judged, update_moments(state.gap, gate_gap, decay=moments_decay))
             # 6. The loss.
             reward_loss = reward_loss_fn(student_reward)
             loss = rats_loss(
@@ -119,9 +137,11 @@ def make_update_fn(
             metrics = {
                 "reward/student": student_reward,
                 "reward/teacher": teacher_reward,
-                "reward/gap": gap,
-                **{f"reward/student/{name}": value for name, value in by_name.items()},
+                "reward/gap": teacher_reward - student_reward,
+                **{f"reward/student/{name}": value for name, value in student_scores.items()},
+                **{f"reward/teacher/{name}": value for name, value in teacher_scores.items()},
                 "gate/mean": gate,
+                "gate/gap": gate_gap,
                 "gate/temperature": temperature,
                 "loss/reward": reward_loss,
                 "loss/shape": shaping,
@@ -143,10 +163,15 @@ def make_update_fn(
         teacher = state.teacher
         if ema_decay < 1.0:
             teacher = optax.incremental_update(student, teacher, 1.0 - ema_decay)
-        gap = update_gap_statistics(state.gap, samples["reward/gap"].reshape(-1), decay=gap_decay)
+        gap = update_moments(state.gap, samples["gate/gap"].reshape(-1), decay=moments_decay)
+        by_name = {
+            who: {name: samples[f"reward/{who}/{name}"].reshape(-1) for name in state.rewards}
+            for who in ("teacher", "student")
+        }
+        moments = reward_moments(state.rewards, by_name["teacher"], by_name["student"])
         metrics = {name: jnp.mean(value, dtype=jnp.float32) for name, value in samples.items()}
         metrics["grad/norm"] = optax.global_norm(grads)
-        return TrainState(state.step + 1, student, teacher, opt_state, gap), metrics
+        return TrainState(state.step + 1, student, teacher, opt_state, gap, moments), metrics
 
     return update
 

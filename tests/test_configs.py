@@ -75,7 +75,10 @@ def test_bad_input_of_the_main_job_is_one_line_and_status_1(case, tmp_path):
         arguments = [text for flag, text in needed.items() if flag not in given] + arguments
     if case == "missing_prompts":
         arguments.append(f"--config.pretrained={tmp_path}")
-        arguments += [f"--config.rewards.pickscore_emoji.path={tmp_path}", "--config.heldout_reward="]
+        arguments += [
+            f"--config.rewards.pickscore_emoji.path={tmp_path}",
+            f"--config.monitor.heldout.path={tmp_path}",
+        ]
     result = subprocess.run(
         [sys.executable, "-m", "rats_jax.main", *arguments],
         cwd=ROOT,

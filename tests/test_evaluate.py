@@ -50,6 +50,8 @@ def test_distances_match_a_slow_loop(reference):
 def toy_experiment(heldout=True):
     """Rewards that read the prompt: its length (trained) and its negative (held out)."""
 
+    monitored = ["heldout"] if heldout else []
+
     def prepare(prompts):
         return np.array([len(p) for p in prompts], np.float32)
 
@@ -60,10 +62,9 @@ def toy_experiment(heldout=True):
             decode_fn=lambda params, latents: params * latents,
         ),
         make_batch=lambda prompts: SimpleNamespace(prompt=prepare(prompts), reward=prepare(prompts)),
-        total_reward_fn=lambda params, pictures, prompt: (prompt + jnp.mean(pictures, axis=(1, 2, 3)), {}),
-        heldout=SimpleNamespace(prepare=prepare, reward_fn=lambda params, pictures, prompt: params * prompt)
-        if heldout
-        else None,
+        score_fn=lambda params, pictures, prompt: {"first": prompt + jnp.mean(pictures, axis=(1, 2, 3))},
+        monitor_fn=lambda params, pictures, prompt: {name: params[name] * prompt[name] for name in monitored},
+        make_monitor_inputs=lambda prompts: {name: prepare(prompts) for name in monitored},
     )
 
 
@@ -94,7 +95,7 @@ def test_a_set_is_rendered_in_whole_batches_and_cut(heldout):
 
     def bound(params, batch, heldout_prompt, noise):
         sizes.append(len(noise))
-        return render(params, frozen, jnp.float32(-1), batch, heldout_prompt, noise)
+        return render(params, frozen, {"heldout": jnp.float32(-1)}, batch, heldout_prompt, noise)
 
     evaluation_set = make_evaluation_set(experiment, CAPTIONS, settings())
     pictures = render_set(experiment, bound, jnp.float32(4), evaluation_set)
@@ -102,11 +103,12 @@ def test_a_set_is_rendered_in_whole_batches_and_cut(heldout):
     expected = np.clip(0.5 * 4 * evaluation_set.noise, 0, 1)
     lengths = np.array([len(p) for p in evaluation_set.prompts])
     np.testing.assert_allclose(pictures.images, expected, rtol=1e-6)
-    np.testing.assert_allclose(pictures.reward, lengths + expected.mean(axis=(1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(pictures.latents, 4 * evaluation_set.noise, rtol=1e-6)
+    np.testing.assert_allclose(pictures.scores["first"], lengths + expected.mean(axis=(1, 2, 3)), rtol=1e-5)
     if heldout:
-        np.testing.assert_array_equal(pictures.heldout, -lengths)
+        np.testing.assert_array_equal(pictures.scores["heldout"], -lengths)
     else:
-        assert pictures.heldout is None
+        assert set(pictures.scores) == {"first"}
     assert len(render_set(experiment, bound, jnp.float32(4), evaluation_set, num_batches=1).images) == 3
 
 
@@ -114,15 +116,16 @@ def test_a_set_smaller_than_its_batch_is_rendered():
     experiment = toy_experiment()
     evaluation_set = EvaluationSet(["cat", "dog"], np.zeros((2, 4, 4, 3), np.float32), 5)
     result = render_set(
-        experiment, lambda p, b, h, noise: {"images": noise, "reward": b.reward}, None, evaluation_set
+        experiment, lambda p, b, h, noise: Pictures(noise, noise, {"r": b.reward}), None, evaluation_set
     )
-    assert result.images.shape == (2, 4, 4, 3) and result.reward.tolist() == [3, 3]
+    assert result.images.shape == (2, 4, 4, 3) and result.scores["r"].tolist() == [3, 3]
 
 
 def contestants(heldout=True):
     def pictures(shift, scores):
-        judged = np.array(scores, np.float32) if heldout else None
-        return Pictures(np.clip(images(3) + shift, 0, None), np.array([0.0, 1.0, 2.0]) + shift, judged)
+        judged = {"judge": np.array(scores, np.float32)} if heldout else {}
+        pixels = np.clip(images(3) + shift, 0, None)
+        return Pictures(pixels, pixels, {"half": np.array([0.0, 0.5, 1.0]) + shift / 2} | judged)
 
     return {
         "teacher": pictures(0.0, [1, 1, 1]),
@@ -132,8 +135,13 @@ def contestants(heldout=True):
     }
 
 
+def summary_of(pictures, reference):
+    heldout = "judge" if "judge" in pictures["student"].scores else ""
+    return summarise(pictures, CAPTIONS, lambda s: 2 * s["half"], heldout=heldout, reference=reference)
+
+
 def test_the_summary_by_hand(reference):
-    summary = summarise(contestants(), CAPTIONS, reference)
+    summary = summary_of(contestants(), reference)
     order = ["teacher", "untrained", "untrained_cfg", "student"]
     expected = {
         "reward": [1.0, 1.5, 1.2, 1.1],
@@ -145,12 +153,14 @@ def test_the_summary_by_hand(reference):
         assert list(summary[score]) == order
         assert list(summary[score].values()) == pytest.approx(values, abs=1e-6)
         assert all(type(value) is float for value in summary[score].values())
+    assert summary["rewards"]["judge"] == summary["heldout_reward"]
+    assert list(summary["rewards"]["half"].values()) == pytest.approx([0.5, 0.75, 0.6, 0.55])
     nearest, own = summary["nearest_reference_distance"], summary["reference_distance"]
     assert all(nearest[name] <= own[name] for name in order)
 
 
 def test_what_cannot_be_measured_is_none_and_leaves_the_table():
-    summary = summarise(contestants(heldout=False), CAPTIONS, None)
+    summary = summary_of(contestants(heldout=False), None)
     for score in ("heldout_reward", "heldout_win_rate", "reference_distance", "nearest_reference_distance"):
         assert set(summary[score].values()) == {None}
     table = format_table(summary | {"nfe": 4, "teacher_nfe": 100, "student_num_steps": 4})
@@ -159,7 +169,7 @@ def test_what_cannot_be_measured_is_none_and_leaves_the_table():
 
 def test_the_table_by_hand(reference):
     numbers = {"nfe": 4, "teacher_nfe": 100, "student_num_steps": 4}
-    lines = format_table(summarise(contestants(), CAPTIONS, reference) | numbers).splitlines()
+    lines = format_table(summary_of(contestants(), reference) | numbers).splitlines()
     assert lines[0].split("  ")[-1] == "to nearest" and len({len(line) for line in lines}) == 1
     rows = {line.rsplit(maxsplit=5)[0].strip(): line.split()[-5:] for line in lines[1:]}
     assert list(rows) == [

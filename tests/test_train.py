@@ -12,13 +12,17 @@ import chex
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
-from rats_jax.errors import ConfigError, DivergedError
-from rats_jax.runtime.checkpoint import open_manager
+from rats_jax import experiment, guards
+from rats_jax.errors import ConfigError, DivergedError, HackingError
+from rats_jax.rewards import REWARDS
+from rats_jax.runtime.checkpoint import best_step, open_manager
 from rats_jax.runtime.flags import load_config
 from rats_jax.runtime.metrics import read_metrics
 from rats_jax.train import train_and_evaluate
+from rats_jax.types import RewardModel
 from tests.tiny import PROMPTS, write_tiny_pipeline, write_tiny_reward
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +49,6 @@ def make_config(models, **overrides):
             "pretrained": str(models / "pipeline"),
             "prompts": str(models / "prompts.txt"),
             "reference": str(models / "reference.npz"),
-            "heldout_reward": str(models / "heldout"),
             "num_updates": 4,
             "batch_size": 8,
             "student.num_steps": 2,
@@ -60,6 +63,7 @@ def make_config(models, **overrides):
     )
     for reward in config.rewards.values():
         reward.path = str(models / "reward")
+    config.monitor.heldout.path = str(models / "heldout")
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
     return config
 
@@ -111,12 +115,22 @@ def test_a_run_leaves_what_the_readme_says(finished):
         assert set(summary[table]) == {"teacher", "untrained", "untrained_cfg", "student"}
         assert all(np.isfinite(value) for value in summary[table].values())
     assert summary["reward"]["student"] != summary["reward"]["untrained"]
+    assert set(summary["rewards"]) == {"pickscore_emoji", "heldout"}
+    assert summary["rewards"]["heldout"] == summary["heldout_reward"]
     assert "first_update_student_leads" in summary
 
     records = read_metrics(workdir)
     assert [r["step"] for r in records] == [1, 2, 3, 4]
     expected = {"reward/student", "reward/teacher", "reward/gap", "gate/mean", "loss/shape", "loss/total"}
     assert all(expected | {"grad/norm"} <= set(r) for r in records)
+    samples = read_metrics(workdir / "samples.jsonl")
+    assert [r["step"] for r in samples] == [0, 4]
+    guards = ("saturation", "colourfulness", "edge_density", "latent_std", "latent_mean_square")
+    expected = {f"guard/{g}/{who}" for g in guards for who in ("student", "teacher")}
+    expected |= {"reward/student", "monitor/heldout/student", "guard/diversity/student"}
+    assert all(expected <= set(r) and all(np.isfinite(list(r.values()))) for r in samples)
+    assert samples[0]["reward/student"] == samples[0]["reward/untrained"] == samples[1]["reward/untrained"]
+    assert samples[1]["reward/student"] != samples[1]["reward/untrained"]
     for name in ("samples/step_000000.png", "samples/step_000004.png", "curves.png"):
         assert Image.open(workdir / name).width > 300
     assert (workdir / "config.json").is_file()
@@ -134,7 +148,7 @@ def test_the_update_is_compiled_once_in_a_run(finished):
 def test_checkpoints_hold_all_that_training_changes_and_nothing_else(finished):
     workdir, _, _ = finished
     state, position = load_state(workdir, 4)
-    assert set(state) == {"step", "student", "teacher", "opt_state", "gap"}
+    assert set(state) == {"step", "student", "teacher", "opt_state", "gap", "rewards"}
     assert set(position) == {"iterator", "prompts"}
     differs = jax.tree.map(lambda a, b: bool(np.any(a != b)), state["student"], state["teacher"])
     assert any(jax.tree.leaves(differs)), "the frozen teacher did not stay behind"
@@ -153,6 +167,69 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(finished, models, tmp_
     assert timeless[0] == timeless[1]
     for table in ("reward", "heldout_reward", "reference_distance"):
         assert resumed[table] == summary[table]
+
+
+def load_saturation(path, *, dtype):
+    """A reward that nobody should train on."""
+    del path, dtype
+    return RewardModel(
+        lambda params, images, prompt: params * guards.saturation(images) + 0 * prompt,
+        np.float32(1.0),
+        lambda prompts: np.zeros(len(prompts), np.float32),
+    )
+
+
+@pytest.mark.slow
+def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
+    models, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(experiment, "REWARDS", REWARDS | {"saturation": load_saturation})
+    config = make_config(
+        models,
+        num_updates=8,
+        samples__every=1,
+        hacking_patience=2,
+        stop_on_hacking=True,
+        gate__kind="constant",
+        gate__value=0.0,
+        optimizer__learning_rate=3e-3,
+        optimizer__warmup_updates=0,
+    )
+    config.rewards = ConfigDict({"saturated": {"kind": "saturation", "path": "", "weight": 1.0}})
+    with pytest.raises(HackingError, match="reward rose while monitor/heldout fell; the best .* of update 1"):
+        train_and_evaluate(config, tmp_path / "run")
+    records = read_metrics(tmp_path / "run" / "samples.jsonl")
+    step = records[-1]["step"]
+    assert 2 <= step < 8 and records[-1]["reward/student"] > records[-3]["reward/student"]
+    with open_manager(tmp_path / "run" / "checkpoints", keep=2, every=1) as manager:
+        assert manager.latest_step() == step
+        best = best_step(manager)
+        assert best in manager.all_steps() and best < step
+
+    config.update({"stop_on_hacking": False, "hacking_patience": 1})
+    capsys.readouterr()
+    train_and_evaluate(config, tmp_path / "run")
+    assert re.search(r"warning: update \d: over the last 1 sheets of samples", capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_two_rewards_in_their_own_deviations_and_a_gate_on_one(models, tmp_path):
+    config = make_config(models, num_updates=2, normalise_rewards=True, gate__reward="second")
+    config.rewards.second = ConfigDict({"kind": "clip", "path": str(models / "heldout"), "weight": 2.0})
+    summary = train_and_evaluate(config, tmp_path / "run")
+    assert set(summary["rewards"]) == {"pickscore_emoji", "second", "heldout"}
+    state, _ = load_state(tmp_path / "run", 2)
+    deviations = {}
+    for name, moments in state["rewards"].items():
+        mean, mean_square, weight = (float(moments[key]) for key in ("mean", "mean_square", "weight"))
+        deviations[name] = np.sqrt(mean_square / weight - (mean / weight) ** 2)
+    rewards = {name: summary["rewards"][name]["student"] for name in deviations}
+    weights = {"pickscore_emoji": config.rewards.pickscore_emoji.weight, "second": 2.0}
+    expected = sum(weights[name] * rewards[name] / deviations[name] for name in weights)
+    assert summary["reward"]["student"] == pytest.approx(expected, rel=1e-3)
+    record = read_metrics(tmp_path / "run")[-1]
+    gap = record["reward/teacher/second"] - record["reward/student/second"]
+    assert record["gate/gap"] == pytest.approx(gap, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -182,7 +259,9 @@ def test_a_workdir_with_another_config_is_refused_and_left_alone(models, tmp_pat
         ({"pretrained": "nowhere"}, "nowhere/model_index.json"),
         ({"mesh__data": 4}, r"mesh\.data=4.*number of devices, 8"),
         ({"batch_size": 12}, "batch_size=12: expected a multiple of 8"),
-        ({"heldout_reward": "nowhere"}, "nowhere/config.json"),
+        ({"heldout_reward": "nobody"}, "heldout_reward='nobody': expected .* \\('heldout'\\)"),
+        ({"monitor__heldout__path": "nowhere"}, "nowhere/config.json"),
+        ({"gate__reward": "beauty"}, r"gate\.reward='beauty': expected"),
         ({"student__num_steps": 0}, r"student\.num_steps=0"),
     ],
 )

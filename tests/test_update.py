@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rats_jax.objective.combine import normalised_sum
 from rats_jax.objective.gate import constant_gate, hard_gate, make_gate_fn, sigmoid_gate
 from rats_jax.objective.loss import hinge_reward
 from rats_jax.runtime.sharding import batch_sharding, make_mesh, param_sharding
@@ -82,9 +83,10 @@ def slow_samples(student, teacher, frozen, batch, noise):
             s, t = estimates_s[k].ravel(), slow_interpolate(estimates_t, angle).ravel()
             cosine = s @ t / np.sqrt((s @ s) * (t @ t))
             shape += float(HORIZON_WEIGHTS[k]) * (1 - cosine + np.mean((s - t) ** 2))
-        reward_t, _, _ = slow_rewards(frozen, batch, b, final_t)
+        reward_t, by_name_t, _ = slow_rewards(frozen, batch, b, final_t)
         reward_s, by_name, image = slow_rewards(frozen, batch, b, final_s)
         rows.append({"teacher": reward_t, "student": reward_s, "shape": shape, "image": image} | by_name)
+        rows[-1] |= {f"teacher {name}": value for name, value in by_name_t.items()}
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -171,7 +173,10 @@ def test_the_whole_update_is_the_slow_loop(method, jit):
         "reward/gap": gap.mean(),
         "reward/student/first": slow["first"].mean(),
         "reward/student/second": slow["second"].mean(),
+        "reward/teacher/first": slow["teacher first"].mean(),
+        "reward/teacher/second": slow["teacher second"].mean(),
         "gate/mean": gate.mean(),
+        "gate/gap": gap.mean(),
         "gate/temperature": temperature,
         "loss/reward": reward_loss.mean(),
         "loss/shape": slow["shape"].mean(),
@@ -188,6 +193,51 @@ def test_the_whole_update_is_the_slow_loop(method, jit):
     # The example is one where every part matters: pictures that clip in places, and gaps of both signs.
     clipped = np.mean((slow["image"] == 0) | (slow["image"] == 1))
     assert 0.05 < clipped < 0.95 and gap.min() < 0 < gap.max()
+
+
+MOMENTS = {"first": (-0.05, 0.01, 0.4), "second": (-2.0, 9.0, 0.4)}
+
+
+def slow_moments(name, slow):
+    """The moments of a reward after this update, over teacher and student, and their deviation."""
+    values = np.concatenate([slow[f"teacher {name}"], slow[name]])
+    observed = (np.mean(values), np.mean(values**2), 1.0)
+    moments = [0.9 * old + 0.1 * new for old, new in zip(MOMENTS[name], observed, strict=True)]
+    return moments, np.sqrt(moments[1] / moments[2] - (moments[0] / moments[2]) ** 2)
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_rewards_can_be_measured_in_their_own_deviations(accumulation_steps):
+    combine_fn = functools.partial(normalised_sum, weights=REWARD_WEIGHTS)
+    update, state, frozen, batch = make_toy(
+        moments=MOMENTS, combine_fn=combine_fn, accumulation_steps=accumulation_steps
+    )
+    new, metrics = jax.jit(update)(state, frozen, batch, KEY)
+    noise = float64(jax.random.normal(KEY, (4, 2, 2, 3)))
+    slow = slow_samples(*float64((state.student, state.teacher, frozen, batch)), noise)
+    for name in REWARD_WEIGHTS:
+        np.testing.assert_allclose(new.rewards[name], slow_moments(name, slow)[0], rtol=2e-5)
+    if accumulation_steps == 1:  # else each part is measured with its own
+        for who, prefix in (("student", ""), ("teacher", "teacher ")):
+            expected = sum(
+                weight * slow[prefix + name].mean() / slow_moments(name, slow)[1]
+                for name, weight in REWARD_WEIGHTS.items()
+            )
+            assert float(metrics[f"reward/{who}"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_reward_alone_can_move_the_gate():
+    update, state, frozen, batch = make_toy(gate_reward="second")
+    new, metrics = jax.jit(update)(state, frozen, batch, KEY)
+    noise = float64(jax.random.normal(KEY, (4, 2, 2, 3)))
+    slow = slow_samples(*float64((state.student, state.teacher, frozen, batch)), noise)
+    gap = slow["teacher second"] - slow["second"]
+    assert float(metrics["gate/gap"]) == pytest.approx(gap.mean(), rel=1e-4)
+    assert float(metrics["gate/mean"]) == pytest.approx(
+        np.mean(1 / (1 + np.exp(-gap / TEMPERATURE))), rel=1e-4
+    )
+    assert float(metrics["reward/gap"]) == pytest.approx((slow["teacher"] - slow["student"]).mean(), rel=1e-4)
+    np.testing.assert_allclose(new.gap.mean, 0.9 * GAP[0] + 0.1 * gap.mean(), rtol=1e-4)
 
 
 def test_nothing_but_the_student_has_a_gradient():

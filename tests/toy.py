@@ -14,11 +14,12 @@ from rats_jax.diffusion.grid import sigmas
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
+from rats_jax.objective.combine import weighted_sum
 from rats_jax.objective.gate import make_gate_fn, sigmoid_gate
 from rats_jax.objective.horizon import interpolation_matrix
 from rats_jax.objective.loss import negative_reward
-from rats_jax.rewards import make_total_reward_fn
-from rats_jax.types import Batch, FrozenParams, GapStatistics, Grid, PromptEmbeds, TrainState
+from rats_jax.rewards import make_score_fn
+from rats_jax.types import Batch, FrozenParams, Grid, Moments, PromptEmbeds, TrainState
 from rats_jax.update import make_update_fn
 
 TEACHER_ANGLES, STUDENT_ANGLES = [1.5, 1.2, 0.9, 0.6, 0.3, 0.0], [1.5, 1.0, 0.45, 0.0]
@@ -54,9 +55,9 @@ def grid_of(angles):
     return Grid(timesteps, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
 
 
-def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), **changes):
+def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), moments=None, **changes):
     """Give an update, its state and its other arguments; `permutation` is of the noise that rollouts see."""
-    rng = np.random.default_rng(0)
+    rng, moments = np.random.default_rng(0), moments or {}
     channels = latent_shape[-1]
 
     def draw(*shape, scale=1.0):
@@ -93,12 +94,14 @@ def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), *
 
     optimizer = optax.sgd(LEARNING_RATE)
     settings = {
+        "combine_fn": functools.partial(weighted_sum, weights=REWARD_WEIGHTS),
         "gate_fn": make_gate_fn(sigmoid_gate, temperature=TEMPERATURE, relative=False),
         "reward_loss_fn": negative_reward,
         "latent_shape": latent_shape,
         "horizon_matrix": interpolation_matrix(*(sigmas(g)[:-1] for g in grids), interpolation="linear"),
         "horizon_weights": HORIZON_WEIGHTS,
-        "gap_decay": 0.9,
+        "gate_reward": "",
+        "moments_decay": 0.9,
         "reward_weight": 1.5,
         "shaping_weight": 0.8,
         "ema_decay": 1.0,
@@ -109,10 +112,11 @@ def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), *
         rollout_fn(grids[1], 1.0),
         encode_fn,
         decode_fn,
-        make_total_reward_fn(dict.fromkeys(REWARD_WEIGHTS, reward_fn), REWARD_WEIGHTS),
+        make_score_fn(dict.fromkeys(REWARD_WEIGHTS, reward_fn)),
         optimizer=optimizer,
         **(settings | changes),
     )
-    gap = GapStatistics(*(jnp.float32(x) for x in GAP))
-    state = TrainState(jnp.int32(3), student, teacher, optimizer.init(student), gap)
+    gap = Moments(*(jnp.float32(x) for x in GAP))
+    rewards = {name: Moments(*(jnp.float32(x) for x in row)) for name, row in moments.items()}
+    state = TrainState(jnp.int32(3), student, teacher, optimizer.init(student), gap, rewards)
     return update, state, frozen, batch

@@ -1,4 +1,4 @@
-"""Reward-aware gates: how strongly the teacher still shapes each sample, and the running scale of the gap.
+"""Reward-aware gates: how strongly the teacher still shapes each sample.
 
 Every gate has one signature, (teacher_reward, student_reward, temperature) -> gate, so that RATS, reward-only
 optimisation and static distillation differ in which one is passed.
@@ -12,10 +12,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rats_jax.types import Array, GapStatistics
+from rats_jax.objective.moments import std
+from rats_jax.types import Array, Moments
 
-GateFn = Callable[[Array, Array, GapStatistics], tuple[Array, Array]]
-"""(teacher reward [B], student reward [B], gap statistics) -> (gate [B] in [0, 1], temperature [])."""
+GateFn = Callable[[Array, Array, Moments], tuple[Array, Array]]
+"""(teacher reward [B], student reward [B], moments of the gap) -> (gate [B] in [0, 1], temperature [])."""
 
 
 def sigmoid_gate(teacher_reward: Array, student_reward: Array, temperature: Array | float) -> Array:
@@ -91,69 +92,6 @@ def constant_gate(
     return jnp.full(teacher_reward.shape, value, teacher_reward.dtype)
 
 
-def init_gap_statistics() -> GapStatistics:
-    """Start the running moments of the reward gap with nothing seen.
-
-    Returns:
-        GapStatistics of float32 scalars, all 0; each its own buffer, so that a state can be donated.
-    """
-    return GapStatistics(*(jnp.zeros((), jnp.float32) for _ in GapStatistics._fields))
-
-
-def update_gap_statistics(statistics: GapStatistics, gap: Array, *, decay: float) -> GapStatistics:
-    """Move the running moments of the reward gap towards those of one batch.
-
-    m <- decay * m + (1 - decay) * mean_b(gap), the same for gap^2 and for 1; dividing by the last corrects
-    the bias of starting at 0.
-
-    Args:
-        statistics: float32 scalars.
-        gap: R_T - R_S, [B] float32, the global batch.
-        decay: in [0, 1).
-
-    Returns:
-        GapStatistics of float32 scalars; no gradient flows into gap.
-
-    Raises:
-        ValueError: decay outside [0, 1).
-
-    Source: Kingma and Ba, Adam, arXiv 1412.6980, section 3 (bias correction).
-    """
-    chex.assert_rank(gap, 1)
-    chex.assert_type(gap, float)
-    if not 0.0 <= decay < 1.0:
-        raise ValueError(f"gap decay is {decay}, expected a number in [0, 1)")
-    # State, not loss: a temperature made of it must not reach the student either.
-    gap = jax.lax.stop_gradient(gap)
-    observed = GapStatistics(
-        mean=jnp.mean(gap), mean_square=jnp.mean(jnp.square(gap)), weight=jnp.ones((), jnp.float32)
-    )
-    return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, statistics, observed)
-
-
-def gap_std(statistics: GapStatistics, *, eps: float) -> Array:
-    """Read the running standard deviation of the reward gap, never below a floor.
-
-    max(sqrt(E[gap^2] - E[gap]^2), eps), both moments divided by the weight seen so far.
-
-    Args:
-        statistics: float32 scalars.
-        eps: the floor, positive, in units of reward; also the answer before the first update.
-
-    Returns:
-        float32 scalar, at least eps.
-
-    Raises:
-        ValueError: eps that is not positive.
-    """
-    chex.assert_rank(list(statistics), 0)
-    if not eps > 0.0:
-        raise ValueError(f"eps is {eps}, expected a positive number")
-    weight = jnp.where(statistics.weight > 0.0, statistics.weight, 1.0)
-    mean, mean_square = statistics.mean / weight, statistics.mean_square / weight
-    return jnp.sqrt(jnp.maximum(mean_square - jnp.square(mean), eps**2))
-
-
 # A running standard deviation below this is taken for it: a gap that never varies must not divide by zero.
 _MIN_GAP_STD = 1e-6
 
@@ -171,17 +109,15 @@ def make_gate_fn(
         relative: whether it is measured in standard deviations of the gap.
 
     Returns:
-        (teacher_reward [B], student_reward [B], statistics) -> (gate [B] in [0, 1], tau float32 scalar).
+        (teacher_reward [B], student_reward [B], gap) -> (gate [B] in [0, 1], tau float32 scalar).
 
     Source: this project's choice; Li et al., arXiv 2604.14910, do not publish tau.
     """
 
-    def gate_fn(
-        teacher_reward: Array, student_reward: Array, statistics: GapStatistics
-    ) -> tuple[Array, Array]:
+    def gate_fn(teacher_reward: Array, student_reward: Array, gap: Moments) -> tuple[Array, Array]:
         tau = jnp.float32(temperature)
         if relative:
-            tau = tau * gap_std(statistics, eps=_MIN_GAP_STD)
+            tau = tau * std(gap, eps=_MIN_GAP_STD)
         return gate(teacher_reward, student_reward, tau), tau
 
     return gate_fn

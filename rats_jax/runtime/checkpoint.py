@@ -10,21 +10,27 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
+# Below every rank: a checkpoint of which nothing was measured is the best of none.
+_UNRANKED = float("-inf")
+
 
 def open_manager(directory: str | Path, *, keep: int, every: int) -> ocp.CheckpointManager:
     """Open the checkpoints of a run, made if there are none; what an interrupted save left is removed.
 
     Args:
         directory: folder of the checkpoints.
-        keep: newest checkpoints that stay, >= 1.
+        keep: newest checkpoints that stay, >= 1; the one of the highest rank stays besides.
         every: `save` writes the steps that this divides, >= 1.
 
     Returns:
         The manager; use it in a `with`, or `close` it, so that the last save finishes.
     """
+    managers = ocp.checkpoint_managers
+    best = managers.BestN(get_metric_fn=_rank, n=1)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        save_decision_policy=ocp.checkpoint_managers.FixedIntervalPolicy(every),
+        best_fn=_rank,  # without it Orbax does not write metrics
+        preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+        save_decision_policy=managers.FixedIntervalPolicy(every),
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(Path(directory).absolute(), options=options)
@@ -42,14 +48,29 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any, prompt_state: di
     Returns:
         Whether the step is being saved.
     """
-    return manager.save(step, args=_arguments(state, prompt_state))
+    return _save(manager, step, state, prompt_state, rank=_UNRANKED, force=False)
+
+
+def save_ranked(
+    manager: ocp.CheckpointManager, step: int, state: Any, prompt_state: dict[str, Any], rank: float
+) -> None:
+    """Save the step, due or not, with the rank by which the best checkpoint is found; see `save`."""
+    _save(manager, step, state, prompt_state, rank=rank, force=True)
+
+
+def best_step(manager: ocp.CheckpointManager) -> int | None:
+    """Find the checkpoint of the highest rank, the newest of several; None if none has one."""
+    manager.wait_until_finished()
+    ranks = {step: _rank(manager.metrics(step)) for step in manager.all_steps()}
+    ranked = {step: rank for step, rank in ranks.items() if rank > _UNRANKED}
+    return max(ranked, key=lambda step: (ranked[step], step)) if ranked else None
 
 
 def save_now(manager: ocp.CheckpointManager, step: int, state: Any, prompt_state: dict[str, Any]) -> None:
     """Save the step, due or not, unless it is there already, and wait until it is on disk; see `save`."""
     manager.wait_until_finished()
     if step not in manager.all_steps():
-        manager.save(step, args=_arguments(state, prompt_state), force=True)
+        _save(manager, step, state, prompt_state, rank=_UNRANKED, force=True)
         manager.wait_until_finished()
 
 
@@ -73,5 +94,20 @@ def restore(manager: ocp.CheckpointManager, abstract_state: Any) -> tuple[Any, d
     return restored["state"], restored["prompts"]
 
 
-def _arguments(state: Any, prompt_state: dict[str, Any]) -> ocp.args.Composite:
-    return ocp.args.Composite(state=ocp.args.StandardSave(state), prompts=ocp.args.JsonSave(prompt_state))
+def _rank(metrics: Any) -> float:
+    return metrics["rank"] if metrics else _UNRANKED
+
+
+def _save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: Any,
+    prompt_state: dict[str, Any],
+    *,
+    rank: float,
+    force: bool,
+) -> bool:
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardSave(state), prompts=ocp.args.JsonSave(prompt_state)
+    )
+    return manager.save(step, args=arguments, metrics={"rank": rank}, force=force)

@@ -87,6 +87,7 @@ RULES: Mapping[str, Rule] = {
     "horizon.weights": _WEIGHTS,
     "gate.kind": _one_of("sigmoid", "hard", "constant"),
     "gate.temperature": _POSITIVE,
+    "gate.reward": _TEXT,
     "gate.relative": _FLAG,
     "gate.std_decay": _DECAY,
     "gate.value": _FRACTION,
@@ -94,7 +95,10 @@ RULES: Mapping[str, Rule] = {
     "shaping_weight": _NOT_NEGATIVE,
     "reward_loss.kind": _one_of("negative", "hinge"),
     "reward_loss.margin": _ANY_NUMBER,
+    "normalise_rewards": _FLAG,
     "heldout_reward": _TEXT,
+    "hacking_patience": _COUNT,
+    "stop_on_hacking": _FLAG,
     "reference": _TEXT,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.warmup_updates": _integer(0),
@@ -117,7 +121,10 @@ RULES: Mapping[str, Rule] = {
 }
 """The rule of every field but the rewards, by dotted name."""
 
-REWARD_RULES: Mapping[str, Rule] = {"kind": _NOT_EMPTY, "path": _NOT_EMPTY, "weight": _POSITIVE}
+MONITOR_RULES: Mapping[str, Rule] = {"kind": _NOT_EMPTY, "path": _TEXT}
+"""The rules of monitor.<name>.<field>; some kinds need no path."""
+
+REWARD_RULES: Mapping[str, Rule] = {**MONITOR_RULES, "weight": _POSITIVE}
 """The rules of rewards.<name>.<field>."""
 
 
@@ -156,15 +163,25 @@ def validate(config: Mapping[str, Any]) -> None:
     flat = flatten(config)
     rewards = flat.pop("rewards", None)
     expect(rewards is None, "rewards", rewards, "at least one reward, by name")
-    rules = dict(RULES)
-    names = dict.fromkeys(field.split(".")[1] for field in flat if field.startswith("rewards."))
-    rules.update({f"rewards.{name}.{field}": rule for name in names for field, rule in REWARD_RULES.items()})
+    flat.pop("monitor", None)  # an empty section: nothing is monitored
+    rules, names = dict(RULES), {}
+    for section, fields in (("rewards", REWARD_RULES), ("monitor", MONITOR_RULES)):
+        names[section] = list(dict.fromkeys(f.split(".")[1] for f in flat if f.startswith(f"{section}.")))
+        rules |= {f"{section}.{name}.{f}": rule for name in names[section] for f, rule in fields.items()}
     for field, value in flat.items():
         expect(field in rules, field, value, "no such field" + suggestion(field, rules))
     for field, rule in rules.items():
         expect(field in flat, field, None, rule.expected)
         expect(rule.holds(flat[field]), field, flat[field], rule.expected)
-    expect(bool(names), "rewards", {}, "at least one reward, by name")
+    expect(bool(names["rewards"]), "rewards", {}, "at least one reward, by name")
+    for section, field in (("rewards", "gate.reward"), ("monitor", "heldout_reward")):
+        known = ", ".join(map(repr, names[section])) or "there is none"
+        expected = f"'' or the name of a reward in `{section}` ({known})"
+        expect(flat[field] == "" or flat[field] in names[section], field, flat[field], expected)
+    for name in names["monitor"]:
+        expect(
+            name not in names["rewards"], f"monitor.{name}", name, "a name that no reward in `rewards` has"
+        )
     _validate_together(flat)
 
 
@@ -234,13 +251,14 @@ def validate_reward_kinds(config: Mapping[str, Any], kinds: Collection[str]) -> 
     Raises:
         ConfigError: names the first unknown kind, and the kinds that exist.
     """
-    for name, reward in config["rewards"].items():
-        expect(
-            reward["kind"] in kinds,
-            f"rewards.{name}.kind",
-            reward["kind"],
-            f"one of {', '.join(sorted(kinds))}",
-        )
+    for field, reward in _all_rewards(config).items():
+        known = f"one of {', '.join(sorted(kinds))}"
+        expect(reward["kind"] in kinds, f"{field}.kind", reward["kind"], known)
+
+
+def _all_rewards(config: Mapping[str, Any]) -> dict[str, Any]:
+    """List trained and monitored rewards by dotted field name."""
+    return {f"{section}.{n}": r for section in ("rewards", "monitor") for n, r in config[section].items()}
 
 
 def resolve_path(path: str) -> Path:
@@ -257,12 +275,8 @@ def validate_paths(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: names the field and the path that is missing.
     """
-    rewards = {f"rewards.{name}.path": reward["path"] for name, reward in config["rewards"].items()}
-    for field, path in {
-        "pretrained": config["pretrained"],
-        **rewards,
-        "heldout_reward": config["heldout_reward"],
-    }.items():
+    rewards = {f"{field}.path": reward["path"] for field, reward in _all_rewards(config).items()}
+    for field, path in {"pretrained": config["pretrained"], **rewards}.items():
         expect(path == "" or resolve_path(path).is_dir(), field, path, "an existing folder")
     for field in ("prompts", "reference"):
         path = config[field]

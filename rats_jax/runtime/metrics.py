@@ -6,16 +6,20 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import numpy as np
 from tensorboardX import SummaryWriter
 
-_FILE = "metrics.jsonl"
+_FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 
 
 class MetricsWriter:
-    """Appends one flat JSON object per logged update to metrics.jsonl, and the same to TensorBoard."""
+    """Appends one flat JSON object per logged update to metrics.jsonl.
+
+    And one per sheet of samples to samples.jsonl. The same numbers go to TensorBoard, those of samples under
+    "samples/".
+    """
 
     def __init__(self, workdir: str | Path, *, step: int):
         """Open the files of a run, made if there are none.
@@ -26,23 +30,26 @@ class MetricsWriter:
         """
         folder = Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / _FILE
-        kept = [record for record in read_metrics(path) if record["step"] <= step] if path.exists() else []
-        partial = path.with_suffix(".tmp")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        partial.replace(path)
-        self._lines = path.open("a", encoding="utf-8")
+        self._lines = _reopen(folder / _FILE, step)
+        self._sample_lines = _reopen(folder / SAMPLES_FILE, step)
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add the line {"step": step, name: number, ...}; a number that is not finite is null."""
+        self._append(self._lines, step, metrics, prefix="")
+
+    def write_samples(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add the same line about the samples after `step` updates."""
+        self._append(self._sample_lines, step, metrics, prefix="samples/")
+
+    def _append(self, lines: TextIO, step: int, metrics: Mapping[str, float], *, prefix: str) -> None:
         record: dict[str, Any] = {"step": int(step)}
         for name, value in metrics.items():
             number = float(value)
             record[name] = number if math.isfinite(number) else None
-            self._events.add_scalar(name, number, step)
-        self._lines.write(json.dumps(record) + "\n")
-        self._lines.flush()
+            self._events.add_scalar(prefix + name, number, step)
+        lines.write(json.dumps(record) + "\n")
+        lines.flush()
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Add a picture to TensorBoard: [H, W, 3], uint8 or float in [0, 1]."""
@@ -51,6 +58,7 @@ class MetricsWriter:
     def close(self) -> None:
         """Write out what is buffered and close the files."""
         self._lines.close()
+        self._sample_lines.close()
         self._events.close()
 
     def __enter__(self) -> Self:
@@ -60,8 +68,17 @@ class MetricsWriter:
         self.close()
 
 
+def _reopen(file: Path, step: int) -> TextIO:
+    """Drop the lines of updates after `step` and open the file to append."""
+    kept = [record for record in read_metrics(file) if record["step"] <= step] if file.exists() else []
+    partial = file.with_suffix(".tmp")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    partial.replace(file)
+    return file.open("a", encoding="utf-8")
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Read the records of a metrics.jsonl, in order; a last line that was cut off is left out.
+    """Read the records of one of the files, in order; a last line that was cut off is left out.
 
     Args:
         path: the file, or the run's folder.

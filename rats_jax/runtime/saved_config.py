@@ -9,7 +9,9 @@ from typing import Any
 from rats_jax.errors import ConfigError
 from rats_jax.runtime.config import flatten
 
-_MAY_CHANGE = ("num_updates", "log_every", "checkpoint.", "samples.")
+_MAY_CHANGE = (
+    *("num_updates", "log_every", "checkpoint.", "samples.", "hacking_patience", "stop_on_hacking"),
+)
 _SHOWN = 5
 
 

@@ -76,55 +76,11 @@ def test_no_gradient_flows_through_a_gate(name):
     chex.assert_trees_all_equal(gradients, jax.tree.map(jnp.zeros_like, arguments))
 
 
-def test_gap_statistics_match_a_slow_loop():
-    gaps = np.random.default_rng(1).normal(0.4, 0.7, size=(5, 8)).astype(np.float32)
-    decay = 0.9
-    statistics = gates.init_gap_statistics()
-    update = jax.jit(lambda s, g: gates.update_gap_statistics(s, g, decay=decay))
-    for gap in gaps:
-        statistics = update(statistics, jnp.asarray(gap))
-    # The bias-corrected average of an exponential window, written out as a weighted mean of all batches.
-    weights = np.array([decay ** (len(gaps) - 1 - i) for i in range(len(gaps))], np.float64)
-    mean = np.sum(weights * [gap.mean() for gap in gaps]) / weights.sum()
-    mean_square = np.sum(weights * [np.mean(gap.astype(np.float64) ** 2) for gap in gaps]) / weights.sum()
-    expected = np.float32(np.sqrt(mean_square - mean**2))
-    chex.assert_trees_all_close(gates.gap_std(statistics, eps=1e-6), expected, rtol=1e-5)
-    chex.assert_trees_all_close(statistics.mean / statistics.weight, np.float32(mean), rtol=1e-5)
-
-
-def test_one_batch_already_has_its_own_deviation():
-    gap = as_reward([1.0, 3.0, 5.0, 7.0])
-    statistics = gates.update_gap_statistics(gates.init_gap_statistics(), gap, decay=0.99)
-    chex.assert_trees_all_close(gates.gap_std(statistics, eps=1e-6), np.float32(np.sqrt(5)), rtol=1e-4)
-
-
-def test_gap_std_has_a_floor_and_is_the_floor_before_the_first_update():
-    start = gates.init_gap_statistics()
-    chex.assert_trees_all_close(gates.gap_std(start, eps=0.01), np.float32(0.01))
-    constant = gates.update_gap_statistics(start, jnp.full(4, 2.0), decay=0.5)
-    chex.assert_trees_all_close(gates.gap_std(constant, eps=0.01), np.float32(0.01))
-
-
-def test_statistics_carry_no_gradient_and_keep_their_structure():
-    start = gates.init_gap_statistics()
-    chex.assert_type(list(start), jnp.float32)
-    updated = gates.update_gap_statistics(start, as_reward([1.0, 2.0]), decay=0.9)
-    chex.assert_trees_all_equal_shapes_and_dtypes(start, updated)
-    gradient = jax.grad(
-        lambda gap: gates.gap_std(gates.update_gap_statistics(start, gap, decay=0.9), eps=1e-6)
-    )(as_reward([1.0, 2.0]))
-    chex.assert_trees_all_equal(gradient, jnp.zeros(2))
-
-
 def test_misuse_is_rejected():
-    reward, start = jnp.zeros(2), gates.init_gap_statistics()
+    reward = jnp.zeros(2)
     with pytest.raises(ValueError, match="gate_temperature is 0"):
         gates.sigmoid_gate(reward, reward, 0.0)
     with pytest.raises(ValueError, match="gate value is 1.5"):
         gates.constant_gate(reward, reward, 1.0, value=1.5)
-    with pytest.raises(ValueError, match="gap decay is 1.0"):
-        gates.update_gap_statistics(start, reward, decay=1.0)
-    with pytest.raises(ValueError, match="eps is 0"):
-        gates.gap_std(start, eps=0.0)
     with pytest.raises(AssertionError):
         gates.sigmoid_gate(reward, jnp.zeros(3), 1.0)

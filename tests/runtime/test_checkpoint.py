@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rats_jax.runtime.checkpoint import open_manager, restore, save, save_now
+from rats_jax.runtime.checkpoint import best_step, open_manager, restore, save, save_now, save_ranked
 from rats_jax.runtime.optimizer import make_optimizer
 from rats_jax.runtime.sharding import make_mesh, param_sharding
-from rats_jax.types import GapStatistics, TrainState
+from rats_jax.types import Moments, TrainState
 
 
 class Run(NamedTuple):
@@ -39,9 +39,9 @@ def run() -> Run:
             "kernel": jax.random.normal(key, (512, 256)),
             "bias": jnp.array([0.1, -0.0, 1e-40, jnp.inf]),
         }
-        gap = GapStatistics(jnp.float32(0.1), jnp.float32(0.2), jnp.float32(0.3))
+        gap = Moments(jnp.float32(0.1), jnp.float32(0.2), jnp.float32(0.3))
         teacher = jax.tree.map(lambda x: x / 3, student)
-        return TrainState(jnp.int32(0), student, teacher, optimizer.init(student), gap)
+        return TrainState(jnp.int32(0), student, teacher, optimizer.init(student), gap, {"first": gap})
 
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = param_sharding(make_mesh(data=2, fsdp=4), shapes)
@@ -57,6 +57,21 @@ def bits(tree):
     return jax.tree.map(lambda x: np.asarray(x).view(np.uint32), tree)
 
 
+def test_the_checkpoint_of_the_highest_rank_stays_besides_the_newest(run, tmp_path):
+    with open_manager(tmp_path, keep=2, every=2) as manager:
+        assert best_step(manager) is None
+        for step, rank in ((1, 3.0), (2, None), (3, 1.0), (4, None), (5, 2.0), (6, None)):
+            if rank is None:
+                assert save(manager, step, run.state, {})
+                assert step > 2 or best_step(manager) == 1
+            else:
+                save_ranked(manager, step, run.state, {}, rank)  # due or not
+        manager.wait_until_finished()
+        assert list(manager.all_steps()) == [1, 5, 6]
+    with open_manager(tmp_path, keep=2, every=2) as manager:
+        assert (best_step(manager), manager.latest_step()) == (1, 6)
+
+
 def test_restored_is_bit_for_bit_what_was_saved_and_lies_where_it_lay(run, tmp_path):
     position = {"iterator": {"next_index": 7}, "prompts": "abc"}
     with open_manager(tmp_path, keep=2, every=1) as manager:
@@ -65,7 +80,7 @@ def test_restored_is_bit_for_bit_what_was_saved_and_lies_where_it_lay(run, tmp_p
         restored = restore(manager, run.abstract)
     assert restored is not None
     state, prompt_state = restored
-    assert isinstance(state, TrainState) and isinstance(state.gap, GapStatistics) and prompt_state == position
+    assert isinstance(state, TrainState) and isinstance(state.gap, Moments) and prompt_state == position
     chex.assert_trees_all_equal_structs(state, run.state)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, run.state)
     chex.assert_trees_all_equal(bits(state), bits(run.state))

@@ -40,7 +40,7 @@ def message(config) -> str:
 
 
 def test_every_field_of_the_default_has_a_rule_and_every_rule_a_field():
-    assert flatten(load_config(DEFAULT)).keys() - {"rewards"} == RULES.keys()
+    assert flatten(load_config(DEFAULT)).keys() - {"rewards", "monitor"} == RULES.keys()
     assert set(REWARD_RULES) == {"kind", "path", "weight"}
 
 
@@ -88,7 +88,13 @@ BAD = [
     ("shaping_weight", float("inf"), ">= 0"),
     ("reward_loss.kind", "mse", "'negative', 'hinge'"),
     ("reward_loss.margin", float("nan"), "finite"),
+    ("normalise_rewards", 1, "True or False"),
+    ("gate.reward", 1, "a text"),
+    ("gate.reward", "second", "'' or the name of a reward in `rewards` ('first')"),
     ("heldout_reward", 3, "a text"),
+    ("heldout_reward", "first", "'' or the name of a reward in `monitor` (there is none)"),
+    ("hacking_patience", 0, ">= 1"),
+    ("stop_on_hacking", "no", "True or False"),
     ("reference", 3, "a text"),
     ("optimizer.learning_rate", 0.0, "> 0"),
     ("optimizer.warmup_updates", -1, ">= 0"),
@@ -111,7 +117,7 @@ BAD = [
     ("mesh.fsdp", -2, "or -1"),
     ("mesh.fsdp", -1, "what is left"),
     ("rewards.first.weight", 0.0, "> 0"),
-    ("rewards.first.path", "", "not empty"),
+    ("rewards.first.path", None, "a text"),
     ("rewards.first.kind", 7, "not empty"),
 ]
 
@@ -188,8 +194,22 @@ def test_no_reward_and_a_reward_without_a_path(config):
     assert message(nested) == "rewards={}: expected at least one reward, by name"
 
 
+def test_monitored_rewards_have_names_of_their_own_and_no_weight(config):
+    config.monitor.second = ConfigDict({"kind": "clip", "path": ""})
+    config.heldout_reward = "second"
+    validate(config)
+    config.monitor.second.weight = 2.0
+    assert message(config).startswith("monitor.second.weight=2.0: expected no such field")
+    config.monitor = ConfigDict({"first": {"kind": "clip", "path": "reward"}})
+    config.heldout_reward = ""
+    assert message(config) == "monitor.first='first': expected a name that no reward in `rewards` has"
+
+
 def test_unknown_kind_of_reward(config):
     validate_reward_kinds(config, {"clip"})
+    config.monitor.second = ConfigDict({"kind": "beauty", "path": ""})
+    with pytest.raises(ConfigError, match=r"^monitor.second.kind='beauty': expected one of clip$"):
+        validate_reward_kinds(config, {"clip"})
     with pytest.raises(ConfigError, match=r"^rewards.first.kind='clip': expected one of aesthetic, hps$"):
         validate_reward_kinds(config, {"hps", "aesthetic"})
 
@@ -200,11 +220,11 @@ def test_paths(config, tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
     (tmp_path / "prompts.txt").write_text("cat\n")
     validate_paths(config)
-    config.heldout_reward = str(tmp_path / "heldout")
+    config.monitor.judge = ConfigDict({"kind": "clip", "path": str(tmp_path / "heldout")})
+    validate_paths(config)
     validate_paths(config)
     bad = {
         "pretrained": "owner/name",
-        "heldout_reward": "assets/missing",
         "prompts": "model",
         "reference": "x.npz",
     }
@@ -213,6 +233,11 @@ def test_paths(config, tmp_path, monkeypatch):
         broken[field] = value
         with pytest.raises(ConfigError, match=f"^{field}='{value}': expected an existing f"):
             validate_paths(broken)
+    config.monitor.judge.path = "assets/missing"
+    with pytest.raises(
+        ConfigError, match=r"^monitor.judge.path='assets/missing': expected an existing folder"
+    ):
+        validate_paths(config)
     config.rewards.first.path = "/missing"
     with pytest.raises(ConfigError, match=r"^rewards.first.path='/missing': expected an existing folder"):
         validate_paths(config)
@@ -239,7 +264,7 @@ def test_any_value_is_accepted_or_refused_in_one_line(field, value):
         section = nested
         for key in sections:
             section = section.setdefault(key, {})
-        if name != "rewards":
+        if name not in ("rewards", "monitor"):
             section[last] = item
     try:
         validate(nested)
