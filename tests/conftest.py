@@ -25,3 +25,13 @@ def strict_ranks():
     """Make jax refuse to broadcast arrays of different rank, in the test that asks for it."""
     with jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """The folders that runs of `tests.tiny.tiny_config` read."""
+    from tests.tiny import write_tiny_models
+
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_models(folder)
+    return folder

@@ -10,7 +10,9 @@ from rats_jax.models import stable_diffusion as sd
 from rats_jax.models.folder import CLIP_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS, write_model, write_model_index
 from rats_jax.models.pipeline import load_tokenizer
 from rats_jax.pretraining.tokenizer import write_tokenizer
+from rats_jax.runtime.flags import load_config
 
+_ROOT = Path(__file__).parent.parent
 PROMPTS = ["red apple", "cat", "cat face", "green book", "blue heart", "taxi", "dog", "ice cream"]
 MAX_LENGTH = 8
 
@@ -115,3 +117,40 @@ def _write_tokenizer(folder):
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+def write_tiny_models(folder):
+    """Write the folders and files that a run of `tiny_config` reads."""
+    write_tiny_pipeline(folder / "pipeline")
+    write_tiny_reward(folder / "reward", seed=5)
+    write_tiny_reward(folder / "heldout", seed=6)
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    images = np.random.default_rng(0).integers(0, 255, (len(PROMPTS), 32, 32, 3), np.uint8)
+    np.savez(folder / "reference.npz", images=images, captions=np.array(PROMPTS))
+
+
+def tiny_config(models, **overrides):
+    """Shrink the embedded default to four updates of a tiny network on eight fake devices."""
+    config = load_config(_ROOT / "configs" / "emoji_cpu.py")
+    config.update_from_flattened_dict(
+        {
+            "pretrained": str(models / "pipeline"),
+            "prompts": str(models / "prompts.txt"),
+            "reference": str(models / "reference.npz"),
+            "num_updates": 4,
+            "batch_size": 8,
+            "student.num_steps": 2,
+            "student.reward_gradient_steps": 2,
+            "teacher.num_steps": 3,
+            "samples.every": 4,
+            "samples.num": 3,
+            "checkpoint.every": 2,
+            "evaluation.num_prompts": 12,
+            "evaluation.batch_size": 8,
+        }
+    )
+    for reward in config.rewards.values():
+        reward.path = str(models / "reward")
+    config.monitor.heldout.path = str(models / "heldout")
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
+    return config

@@ -1,0 +1,77 @@
+"""Bad input that only loading tells: one line, before anything is compiled or written."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from rats_jax.errors import ConfigError
+from rats_jax.train import train_and_evaluate
+from tests.tiny import PROMPTS, tiny_config
+
+
+def test_a_workdir_with_another_config_is_refused_and_left_alone(models, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config(models).to_dict()))
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(ConfigError, match=r"another config .*gate\.temperature: .* -> 9"):
+        train_and_evaluate(tiny_config(models, gate__temperature=9.0), tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+    assert [f.name for f in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"student__num_steps": 5}, r"student\.num_steps=5: expected at most teacher\.num_steps=3"),
+        ({"teacher__timestep_spacing": "leading"}, "horizon outside the grid: student sigma"),
+        ({"prompts": "nowhere.txt"}, "prompts='nowhere.txt'"),
+        ({"pretrained": "nowhere"}, "nowhere/model_index.json"),
+        ({"mesh__data": 4}, r"mesh\.data=4.*number of devices, 8"),
+        ({"batch_size": 12}, "batch_size=12: expected a multiple of 8"),
+        ({"heldout_reward": "nobody"}, "heldout_reward='nobody': expected .* \\('heldout'\\)"),
+        ({"monitor__heldout__path": "nowhere"}, "nowhere/config.json"),
+        ({"gate__reward": "beauty"}, r"gate\.reward='beauty': expected"),
+        ({"student__num_steps": 0}, r"student\.num_steps=0"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_compiled_or_written(models, tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        train_and_evaluate(tiny_config(models, **overrides), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_reward_kind_is_refused(models, tmp_path):
+    config = tiny_config(models)
+    next(iter(config.rewards.values())).kind = "beauty"
+    with pytest.raises(ConfigError, match="kind='beauty': expected one of clip"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+def test_empty_prompts_are_refused(models, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(ConfigError, match="at least one prompt"):
+        train_and_evaluate(tiny_config(models, prompts=str(tmp_path / "empty.txt")), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prediction_type": "velocity"}, "prediction_type"),
+        ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "epsilon"),
+        ({"beta_schedule": "spiral"}, "beta_schedule"),
+    ],
+)
+def test_a_scheduler_that_does_not_fit_is_refused(models, tmp_path, change, message):
+    shutil.copytree(models / "pipeline", tmp_path / "pipeline")
+    file = tmp_path / "pipeline" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ConfigError, match=message):
+        train_and_evaluate(tiny_config(models, pretrained=str(tmp_path / "pipeline")), tmp_path / "run")
+
+
+def test_a_reference_without_a_prompts_picture_is_refused(models, tmp_path):
+    np.savez(tmp_path / "few.npz", images=np.zeros((1, 32, 32, 3), np.uint8), captions=np.array(PROMPTS[:1]))
+    with pytest.raises(ConfigError, match=f"no picture for {len(PROMPTS) - 1} prompts"):
+        train_and_evaluate(tiny_config(models, reference=str(tmp_path / "few.npz")), tmp_path / "run")
