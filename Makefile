@@ -4,8 +4,9 @@ PYTEST_ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+TEST_STAMP := .venv/.installed-test
 
-.PHONY: venv run test lint types clean
+.PHONY: venv test-venv run test lint types clean
 
 venv: $(STAMP)
 
@@ -16,17 +17,25 @@ $(STAMP): requirements.txt setup.py
 	$(PIP) install -e .
 	@touch $@
 
+test-venv: $(TEST_STAMP)
+
+# open_clip's networks work without torchvision, whose builds on PyPI are for CUDA and break beside a CPU torch.
+$(TEST_STAMP): $(STAMP) requirements-test.txt
+	$(PIP) install -r requirements-test.txt
+	$(PIP) install --no-deps open-clip-torch==3.3.0
+	@touch $@
+
 run: venv
 	$(BIN)/python -m rats_jax.main --config=configs/emoji_cpu.py --workdir=runs/emoji
 
 test: lint types
 	$(BIN)/python -m pytest -m "not network" $(PYTEST_ARGS)
 
-lint: venv
+lint: test-venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: venv
+types: test-venv
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 clean:

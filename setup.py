@@ -31,6 +31,8 @@ setup(
         # 0.39.0 is the last release with the Flax models and schedulers.
         "diffusers>=0.35,<0.40",
         "flax>=0.12.8,<0.13",
+        # CLIP's tokenizer mends texts with it, and reads some prompts differently without.
+        "ftfy>=6.1",
         "grain>=0.2.10",
         "huggingface_hub>=0.34,<1",
         # tensorflow-datasets imports it and does not ask for it.
@@ -38,6 +40,7 @@ setup(
         f"jax{JAX}",
         "matplotlib>=3.8",
         "ml_collections>=1.0",
+        "ml_dtypes>=0.5",
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.20,<0.13",
@@ -58,6 +61,9 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
+            # The originals that networks here are compared with.
+            "open-clip-torch>=3.3",
+            "torch>=2.13",
         ],
         "tpu": [f"jax[tpu]{JAX}"],
         "cuda": [f"jax[cuda12]{JAX}"],

@@ -85,7 +85,9 @@ def get_config() -> ConfigDict:
     # The reward above which the hinge is 0, in units of the reward.
     config.reward_loss.margin = 1.0
 
-    # The rewards whose weighted sum is trained, by name: ConfigDict(kind='clip', path=folder, weight=1.0).
+    # The rewards whose weighted sum is trained, by name: ConfigDict(kind=, path=, weight=).
+    # kind: one of rats_jax.rewards.REWARDS, e.g. 'hpsv2.1'; path: folder, file or hub id, '' for the weights
+    # that were published (or for none, if the kind has none).
     config.rewards = ConfigDict()
     # Add the rewards in units of their running standard deviations, so that weights compare like with like.
     config.normalise_rewards = False

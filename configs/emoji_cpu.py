@@ -20,9 +20,9 @@ def get_config() -> ConfigDict:
     config.prompts = "assets/emoji/prompts.txt"
     config.reference = "assets/emoji/reference.npz"
     config.rewards.pickscore_emoji = ConfigDict(
-        {"kind": "clip", "path": "assets/emoji/reward", "weight": 0.1}
+        {"kind": "pickscore", "path": "assets/emoji/reward", "weight": 0.1}
     )
-    config.monitor.heldout = ConfigDict({"kind": "clip", "path": "assets/emoji/heldout_reward"})
+    config.monitor.heldout = ConfigDict({"kind": "pickscore", "path": "assets/emoji/heldout_reward"})
     config.heldout_reward = "heldout"
 
     config.student.num_steps = 4

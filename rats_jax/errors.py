@@ -5,6 +5,10 @@ class ConfigError(ValueError):
     """The input is wrong and its author can mend it: names the field, the value and what was expected."""
 
 
+class WeightsError(ConfigError):
+    """Weights that are missing, left over, or of another shape or kind than the architecture asks for."""
+
+
 class HackingError(RuntimeError):
     """The student climbs its reward at the cost of what it is not trained on."""
 

@@ -16,7 +16,7 @@ from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step, euler_step
 from rats_jax.diffusion.schedule import get_prediction_type
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.models.pipeline import Pipeline, load_pipeline
 from rats_jax.objective.combine import CombineFn, normalised_sum, weighted_sum
 from rats_jax.objective.gate import (
@@ -29,8 +29,9 @@ from rats_jax.objective.gate import (
 from rats_jax.objective.horizon import interpolation_matrix, normalise_weights
 from rats_jax.objective.loss import hinge_reward, negative_reward
 from rats_jax.objective.moments import init_moments
+from rats_jax.paths import resolve_path
 from rats_jax.rewards import REWARDS, make_score_fn
-from rats_jax.runtime.config import resolve_path, validate_reward_kinds
+from rats_jax.runtime.config import validate_reward_kinds
 from rats_jax.runtime.optimizer import make_optimizer
 from rats_jax.types import (
     Batch,
@@ -104,7 +105,7 @@ class Experiment:
         return FrozenParams(self.pipeline.text_encoder, self.pipeline.decoder, rewards)
 
     def make_batch(self, prompts: list[str]) -> Batch:
-        """Tokenise B prompts for the text encoder and for every reward: NumPy arrays [B, ...]."""
+        """Prepare B prompts for the text encoder and for every reward: NumPy arrays [B, ...]."""
         return Batch(self.pipeline.tokenize(prompts), _prepare(self.rewards, prompts))
 
     def make_monitor_inputs(self, prompts: list[str]) -> dict[str, PromptInputs]:
@@ -131,13 +132,7 @@ def make_experiment(config: Any) -> Experiment:
     validate_reward_kinds(config, REWARDS)
     dtype = jnp.dtype(config.compute_dtype)
     pipeline = load_pipeline(resolve_path(config.pretrained), dtype=dtype)
-    rewards, monitors = (
-        {
-            name: REWARDS[reward.kind](resolve_path(reward.path), dtype=dtype)
-            for name, reward in sorted(section.items())
-        }
-        for section in (config.rewards, config.monitor)
-    )
+    rewards, monitors = (_load_rewards(config, section, dtype=dtype) for section in ("rewards", "monitor"))
 
     student_grid = _grid(pipeline, config.student, "student")
     teacher_grid = _grid(pipeline, config.teacher, "teacher")
@@ -235,6 +230,17 @@ def make_experiment(config: Any) -> Experiment:
         nfe=_nfe(config.student),
         teacher_nfe=_nfe(config.teacher),
     )
+
+
+def _load_rewards(config: Any, section: str, *, dtype: Any) -> dict[str, RewardModel]:
+    """Load all rewards of `rewards` or `monitor`, by name."""
+    loaded = {}
+    for name, reward in sorted(config[section].items()):
+        try:
+            loaded[name] = REWARDS[reward.kind](reward.path, dtype=dtype)
+        except WeightsError as error:
+            raise WeightsError(f"{section}.{name}: {error}") from None
+    return loaded
 
 
 def _grid(pipeline: Pipeline, sampling: Any, name: str) -> Grid:

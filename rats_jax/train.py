@@ -18,9 +18,10 @@ from rats_jax import evaluate, report
 from rats_jax.errors import ConfigError, DivergedError, HackingError
 from rats_jax.evaluate import Pictures
 from rats_jax.experiment import Experiment, make_experiment
+from rats_jax.paths import resolve_path
 from rats_jax.report import RenderFn
 from rats_jax.runtime import checkpoint, figures, hacking, saved_config, sharding
-from rats_jax.runtime.config import resolve_path, validate
+from rats_jax.runtime.config import validate
 from rats_jax.runtime.metrics import SAMPLES_FILE, MetricsWriter, read_metrics
 from rats_jax.runtime.prompts import make_prompt_iterator, read_prompts
 from rats_jax.types import Params, TrainState
@@ -57,6 +58,10 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         path = resolve_path(config.reference)
         reference = evaluate.load_reference(path, prompts, experiment.image_shape())
     evaluation_set = evaluate.make_evaluation_set(experiment, prompts, config.evaluation)
+    if len(prompts) <= config.num_updates * config.batch_size:
+        # All will be seen: what the rewards read of them is computed together, not batch by batch.
+        experiment.make_batch(prompts)
+        experiment.make_monitor_inputs(prompts)
     batches = make_prompt_iterator(
         prompts,
         batch_size=config.batch_size,
@@ -100,7 +105,8 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
             donate_argnums=0,
         )
         # Compiled ahead of the loop, once: a batch that would need a second compilation raises instead.
-        update = update.lower(state, frozen, experiment.make_batch([""] * config.batch_size), root).compile()
+        batch = experiment.make_batch(prompts[:1] * config.batch_size)
+        update = update.lower(state, frozen, batch, root).compile()
         compile_seconds = time.perf_counter() - compile_start
         _say(f"compiled the update in {compile_seconds:.1f} s")
 

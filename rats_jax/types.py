@@ -140,7 +140,8 @@ class RewardModel(NamedTuple):
     Attributes:
         reward_fn: the pure function.
         params: its weights, float32 NumPy tree.
-        prepare: list of B prompts -> its prompt inputs, pytree of NumPy arrays [B, ...].
+        prepare: list of B prompts -> its prompt inputs, pytree of NumPy arrays [B, ...]; slow work is done
+            once per prompt.
     """
 
     reward_fn: RewardFn

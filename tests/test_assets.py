@@ -9,7 +9,7 @@ import rats_jax
 from rats_jax.evaluate import load_reference
 from rats_jax.pretraining.check import score_spoilt
 from rats_jax.pretraining.corrupt import CORRUPTIONS
-from rats_jax.rewards.clip import load_clip_reward
+from rats_jax.rewards.pickscore import load_pickscore
 from rats_jax.runtime.prompts import read_prompts
 
 EMOJI = Path(rats_jax.__file__).parent / "assets" / "emoji"
@@ -30,7 +30,7 @@ def test_the_rewards_know_a_clean_match_from_the_rest():
     """A mismatch loses half of the score of a clean match at least, a corruption a tenth."""
     prompts = read_prompts(EMOJI / "prompts.txt")
     reference = load_reference(EMOJI / "reference.npz", prompts, (32, 32, 3))
-    rewards = {name: load_clip_reward(EMOJI / name) for name in ("reward", "heldout_reward")}
+    rewards = {name: load_pickscore(str(EMOJI / name)) for name in ("reward", "heldout_reward")}
     chosen = np.random.default_rng(0).permutation(len(reference.images))[:64]
     table = score_spoilt(
         rewards,

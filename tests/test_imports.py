@@ -16,11 +16,12 @@ FILES = {
 MAY_IMPORT = {
     "errors": set(),
     "types": set(),
+    "paths": set(),
     "diffusion": {"types"},
     "objective": {"types", "diffusion"},
     "rewards": {"types", "errors", "models"},
-    "models": {"types", "errors", "diffusion"},
-    "runtime": {"types", "errors"},
+    "models": {"types", "errors", "paths", "diffusion"},
+    "runtime": {"types", "errors", "paths"},
     "update": {"types", "diffusion", "objective"},
 }
 MATHEMATICS = {"diffusion": {"jax", "chex", "numpy"}, "objective": {"jax", "chex", "numpy"}}

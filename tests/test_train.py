@@ -170,7 +170,7 @@ def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
 @pytest.mark.slow
 def test_two_rewards_in_their_own_deviations_and_a_gate_on_one(models, tmp_path):
     config = tiny_config(models, num_updates=2, normalise_rewards=True, gate__reward="second")
-    config.rewards.second = ConfigDict({"kind": "clip", "path": str(models / "heldout"), "weight": 2.0})
+    config.rewards.second = ConfigDict({"kind": "pickscore", "path": str(models / "heldout"), "weight": 2.0})
     summary = train_and_evaluate(config, tmp_path / "run")
     assert set(summary["rewards"]) == {"pickscore_emoji", "second", "heldout"}
     state, _ = load_state(tmp_path / "run", 2)

@@ -7,8 +7,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.models import clip
 from rats_jax.models import stable_diffusion as sd
-from rats_jax.models.folder import CLIP_WEIGHTS, UNET_WEIGHTS, VAE_WEIGHTS, write_model, write_model_index
-from rats_jax.models.pipeline import load_tokenizer
+from rats_jax.models.folder import (
+    CLIP_WEIGHTS,
+    UNET_WEIGHTS,
+    VAE_WEIGHTS,
+    abstract_params,
+    write_model,
+    write_model_index,
+)
+from rats_jax.models.tokenizer import load_tokenizer
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.runtime.flags import load_config
 
@@ -70,9 +77,9 @@ def write_tiny_pipeline(folder: Path, *, seed: int = 0) -> Path:
     text = _TOWER | tokens | {"projection_dim": 32, "model_type": "clip_text_model"}
     text_encoder = sd.make_text_encoder(text)
     unet, vae = sd.make_unet(UNET), sd.make_vae(VAE)
-    unet_params = random_params(sd.abstract_params(sd.init_unet, unet), seed=seed)
-    vae_params = random_params(sd.abstract_params(sd.init_vae, vae), seed=seed + 1)
-    text_params = random_params(sd.abstract_params(sd.init_text_encoder, text_encoder), seed=seed + 2)
+    unet_params = random_params(abstract_params(sd.init_unet, unet), seed=seed)
+    vae_params = random_params(abstract_params(sd.init_vae, vae), seed=seed + 1)
+    text_params = random_params(abstract_params(sd.init_text_encoder, text_encoder), seed=seed + 2)
     write_model(folder / "unet", UNET, unet_params, UNET_WEIGHTS)
     write_model(folder / "vae", VAE, vae_params, VAE_WEIGHTS)
     write_model(folder / "text_encoder", text, text_params, CLIP_WEIGHTS)
@@ -89,7 +96,7 @@ def write_tiny_reward(folder: Path, *, seed: int = 0) -> Path:
         "text_config": _TOWER | tokens,
         "vision_config": _TOWER | {"image_size": 32, "patch_size": 8},
     }
-    params = random_params(sd.abstract_params(clip.init_clip, clip.make_clip(config)), seed=seed)
+    params = random_params(abstract_params(clip.init_clip, clip.make_clip(config)), seed=seed)
     write_model(folder, config, params | {"logit_scale": np.float32(np.log(10.0))}, CLIP_WEIGHTS)
     return folder
 

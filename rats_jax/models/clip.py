@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from transformers import CLIPConfig, FlaxCLIPModel
 
+from rats_jax.models.preprocess import PreprocessFn, crop_to_square, normalise
 from rats_jax.types import Array, Key, Params
 
-# Source: openai/CLIP and open_clip, the normalisation of every published CLIP.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGE_TOWER = ("vision_model", "visual_projection", "logit_scale")
+"""The top-level names of the weights that `embed_images` reads; the module asks for logit_scale always."""
+TEXT_TOWER = ("text_model", "text_projection", "logit_scale")
+"""The top-level names of the weights that `embed_text` reads."""
 
 
 def make_clip(config: dict[str, Any], *, dtype: Any = jnp.float32) -> Any:
@@ -28,36 +30,31 @@ def init_clip(module: Any, key: Key) -> Params:
     return module.init(key, ids, pixels, jnp.ones_like(ids), jnp.zeros_like(ids))["params"]
 
 
-def preprocess(images: Array, *, size: int) -> Array:
-    """Resize and normalise images as CLIP's own processor does, differentiably.
+def embed_images(
+    module: Any, params: Params, images: Array, *, preprocess: PreprocessFn = crop_to_square
+) -> Array:
+    """Embed images on the unit sphere.
 
     Args:
+        module: from `make_clip`.
+        params: weights, of which those of IMAGE_TOWER are read.
         images: [B, H, W, 3] in [0, 1].
-        size: side of the tower's input, pixels.
+        preprocess: makes them square.
 
     Returns:
-        [B, size, size, 3] float32.
+        [B, D] float32, of length 1; differentiable in images, also in those without any contrast.
     """
-    batch, height, width, _ = images.shape
-    if (height, width) != (size, size):
-        # Antialiased cubic is within 0.0011 of PIL's bicubic on photographs; without antialiasing 0.0245.
-        images = jax.image.resize(images, (batch, size, size, 3), "cubic", antialias=True)
-    return (images.astype(jnp.float32) - jnp.asarray(MEAN)) / jnp.asarray(STD)
-
-
-def embed_images(module: Any, params: Params, images: Array) -> Array:
-    """Embed images [B, H, W, 3] in [0, 1] on the unit sphere: [B, D] float32."""
-    pixels = preprocess(images, size=module.config.vision_config.image_size)
+    pixels = normalise(preprocess(images, module.config.vision_config.image_size))
 
     def apply(module: Any, pixels: Array) -> Array:
         pooled = module.vision_model(pixel_values=pixels, deterministic=True)[1]
         return module.visual_projection(pooled)
 
-    return _normalise(module.apply({"params": params}, pixels, method=apply))
+    return _to_unit_length(module.apply({"params": params}, pixels, method=apply))
 
 
 def embed_text(module: Any, params: Params, input_ids: Array) -> Array:
-    """Embed token ids [B, L] on the unit sphere: [B, D] float32."""
+    """Embed token ids [B, L] on the unit sphere: [B, D] float32; reads the weights of TEXT_TOWER."""
     positions = jnp.broadcast_to(jnp.arange(input_ids.shape[1]), input_ids.shape)
 
     def apply(module: Any, ids: Array, mask: Array, positions: Array) -> Array:
@@ -67,10 +64,10 @@ def embed_text(module: Any, params: Params, input_ids: Array) -> Array:
         return module.text_projection(pooled)
 
     mask = jnp.ones_like(input_ids)  # the causal mask already hides what follows the end token
-    return _normalise(module.apply({"params": params}, input_ids, mask, positions, method=apply))
+    return _to_unit_length(module.apply({"params": params}, input_ids, mask, positions, method=apply))
 
 
-def _normalise(x: Array) -> Array:
+def _to_unit_length(x: Array) -> Array:
     """Scale to unit length in float32; unlike jnp.linalg.norm, the gradient at zero is finite."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)

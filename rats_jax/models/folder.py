@@ -1,19 +1,39 @@
-"""Write model folders in the layout of diffusers and transformers."""
+"""Model folders in the layout of diffusers and transformers."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from rats_jax.errors import WeightsError
 from rats_jax.models.convert import save_safetensors
 from rats_jax.types import Params
 
 UNET_WEIGHTS = VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 CLIP_WEIGHTS = "model.safetensors"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read one of a model folder's JSON files.
+
+    Raises:
+        WeightsError: it is missing or no JSON object.
+    """
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"model folder lacks {str(file)!r}: expected a diffusers folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{str(file)!r} is no JSON file: {error}") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{str(file)!r} holds a {type(content).__name__}, expected a JSON object")
+    return content
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
@@ -62,3 +82,27 @@ def write_model_index(folder: Path, scheduler_config: dict[str, Any]) -> None:
             "vae": ["diffusers", "AutoencoderKL"],
         },
     )
+
+
+def abstract_params(init_fn: Any, module: Any) -> Params:
+    """Shapes and dtypes of a network's weights, without computing them."""
+    return jax.eval_shape(lambda: init_fn(module, jax.random.key(0)))
+
+
+def describe(source: str, make: Callable[[], Any], init: Any) -> tuple[Any, Params]:
+    """Build a network and the shapes of its weights.
+
+    Args:
+        source: of the config, for the message.
+        make: gives the linen module.
+        init: (module, key) -> weights.
+
+    Raises:
+        WeightsError: the libraries cannot build a network from this config.
+    """
+    try:
+        module = make()
+        return module, abstract_params(init, module)
+    except Exception as error:  # whatever a wrong field leads to, deep inside the libraries
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightsError(f"{source!r} describes no network known here: {reason}") from None

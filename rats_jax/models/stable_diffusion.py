@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
 from diffusers.models.vae_flax import FlaxAutoencoderKL
@@ -112,8 +111,3 @@ def make_decode_fn(vae: FlaxAutoencoderKL, *, scaling_factor: float) -> DecodeFn
         return decode_raw(vae, params, latents / scaling_factor)
 
     return decode_fn
-
-
-def abstract_params(init_fn: Any, module: Any) -> Params:
-    """Shapes and dtypes of a network's weights, without computing them."""
-    return jax.eval_shape(lambda: init_fn(module, jax.random.key(0)))

@@ -10,16 +10,19 @@ import numpy as np
 from absl import logging
 
 from rats_jax.models import stable_diffusion as sd
-from rats_jax.models.convert import load_safetensors
 from rats_jax.models.folder import (
     CLIP_WEIGHTS,
     UNET_WEIGHTS,
     VAE_WEIGHTS,
+    abstract_params,
+    read_json,
     write_json,
     write_model,
     write_model_index,
 )
-from rats_jax.models.pipeline import load_pipeline, load_tokenizer, read_json, tokenize
+from rats_jax.models.pipeline import load_pipeline
+from rats_jax.models.state_dict import load_safetensors
+from rats_jax.models.tokenizer import load_tokenizer, tokenize
 from rats_jax.pretraining.check import score_spoilt
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
 from rats_jax.pretraining.dataset import Emoji, load_emoji
@@ -28,7 +31,7 @@ from rats_jax.pretraining.sheet import draw_samples
 from rats_jax.pretraining.text_to_image import shifted_latents, train_text_to_image
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.pretraining.vae import train_vae
-from rats_jax.rewards.clip import load_clip_reward
+from rats_jax.rewards.pickscore import load_pickscore
 from rats_jax.runtime.figures import save_picture
 from rats_jax.runtime.prompts import read_prompts
 from rats_jax.types import Params
@@ -107,7 +110,7 @@ def check_stage(config: Any, workdir: Path) -> None:
     vae, vae_params, _ = _load_vae(workdir / "pipeline" / "vae")
     corruptions = {"autoencoder": autoencode(vae, vae_params), "latent_noise": latent_noise(vae, vae_params)}
     table = score_spoilt(
-        {name: load_clip_reward(workdir / name) for name in ("reward", "heldout_reward")},
+        {name: load_pickscore(str(workdir / name)) for name in ("reward", "heldout_reward")},
         concepts.images.astype(np.float32) / 255.0,
         concepts.captions,
         corruptions | dict(CORRUPTIONS),
@@ -165,7 +168,7 @@ def _is_done(file: Path) -> bool:
 def _load_vae(folder: Path) -> tuple[Any, Params, float]:
     vae_config = read_json(folder / "config.json")
     vae = sd.make_vae(vae_config)
-    params = load_safetensors(folder / VAE_WEIGHTS, sd.abstract_params(sd.init_vae, vae))
+    params = load_safetensors(folder / VAE_WEIGHTS, abstract_params(sd.init_vae, vae))
     return vae, params, vae_config["scaling_factor"]
 
 

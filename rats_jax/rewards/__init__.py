@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from rats_jax.rewards.clip import load_clip_reward
+from rats_jax.rewards.aesthetic import load_aesthetic
+from rats_jax.rewards.clipscore import load_clipscore
+from rats_jax.rewards.colour_target import load_colour_target
+from rats_jax.rewards.compressibility import load_compressibility_proxy
+from rats_jax.rewards.hpsv2 import load_hpsv2_0, load_hpsv2_1
+from rats_jax.rewards.pickscore import load_pickscore
 from rats_jax.types import Array, Params, PromptInputs, RewardFn, RewardModel, ScoreFn
 
 REWARDS: Mapping[str, Callable[..., RewardModel]] = {
-    "clip": load_clip_reward,
+    "aesthetic": load_aesthetic,
+    "clipscore": load_clipscore,
+    "colour_target": load_colour_target,
+    "compressibility_proxy": load_compressibility_proxy,
+    "hpsv2.0": load_hpsv2_0,
+    "hpsv2.1": load_hpsv2_1,
+    "pickscore": load_pickscore,
 }
-"""By the `kind` of a config: (folder, *, dtype) -> RewardModel."""
+"""By the `kind` of a config: (path or hub id, empty for the published weights; *, dtype) -> RewardModel."""
 
 
 def make_score_fn(reward_fns: Mapping[str, RewardFn]) -> ScoreFn:

@@ -1,15 +1,13 @@
-"""What a training config may hold: the rule of every field, the rules between fields, and the paths."""
+"""What a training config may hold: the rule of every field, the rules between fields, and its paths."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rats_jax.errors import ConfigError
-
-_ASSETS = Path(__file__).resolve().parent.parent
+from rats_jax.paths import is_hub_id, resolve_path
 
 
 class Rule(NamedTuple):
@@ -122,7 +120,7 @@ RULES: Mapping[str, Rule] = {
 """The rule of every field but the rewards, by dotted name."""
 
 MONITOR_RULES: Mapping[str, Rule] = {"kind": _NOT_EMPTY, "path": _TEXT}
-"""The rules of monitor.<name>.<field>; some kinds need no path."""
+"""The rules of monitor.<name>.<field>; without a path the published weights are meant, or none."""
 
 REWARD_RULES: Mapping[str, Rule] = {**MONITOR_RULES, "weight": _POSITIVE}
 """The rules of rewards.<name>.<field>."""
@@ -261,11 +259,6 @@ def _all_rewards(config: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{section}.{n}": r for section in ("rewards", "monitor") for n, r in config[section].items()}
 
 
-def resolve_path(path: str) -> Path:
-    """Turn a path of the config into one of the file system: `assets/...` lies in the package rats_jax."""
-    return _ASSETS / path if path.startswith("assets/") else Path(path).expanduser()
-
-
 def validate_paths(config: Mapping[str, Any]) -> None:
     """Check that the files and folders that a config names exist, before anything slow is imported.
 
@@ -275,9 +268,12 @@ def validate_paths(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: names the field and the path that is missing.
     """
-    rewards = {f"{field}.path": reward["path"] for field, reward in _all_rewards(config).items()}
-    for field, path in {"pretrained": config["pretrained"], **rewards}.items():
-        expect(path == "" or resolve_path(path).is_dir(), field, path, "an existing folder")
+    path = config["pretrained"]
+    expect(resolve_path(path).is_dir(), "pretrained", path, "an existing folder")
+    for field, reward in _all_rewards(config).items():
+        known = reward["path"] == "" or resolve_path(reward["path"]).exists() or is_hub_id(reward["path"])
+        expected = "an existing folder or file, a hub id 'owner/name', or '' for the published weights"
+        expect(known, f"{field}.path", reward["path"], expected)
     for field in ("prompts", "reference"):
         path = config[field]
         expect(path == "" or resolve_path(path).is_file(), field, path, "an existing file")

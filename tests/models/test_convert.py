@@ -7,13 +7,13 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
+from rats_jax.errors import WeightsError
 from rats_jax.models.convert import (
-    WeightsError,
-    load_safetensors,
     save_safetensors,
     to_torch_names,
     torch_name,
 )
+from rats_jax.models.state_dict import load_safetensors
 from tests.tiny import write_tiny_pipeline, write_tiny_reward
 
 # Flax path: name in the files of stable-diffusion-v1-5, clip-vit-large-patch14 and PickScore_v1.

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from transformers import CLIPTextConfig, FlaxCLIPTextModel
 
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.models import stable_diffusion as sd
-from rats_jax.models.convert import WeightsError, load_safetensors
+from rats_jax.models.folder import abstract_params
 from rats_jax.models.pipeline import load_pipeline
+from rats_jax.models.state_dict import load_safetensors
 from tests.tiny import MAX_LENGTH, PROMPTS, SCHEDULER, UNET, VAE, write_tiny_pipeline
 
 
@@ -72,7 +73,7 @@ def test_networks_may_compute_in_bfloat16_but_give_float32(folder, pipeline):
 def test_decoding_unscales_and_maps_to_unit_range(folder, pipeline):
     vae = sd.make_vae(VAE)
     weights = load_safetensors(
-        folder / "vae" / "diffusion_pytorch_model.safetensors", sd.abstract_params(sd.init_vae, vae)
+        folder / "vae" / "diffusion_pytorch_model.safetensors", abstract_params(sd.init_vae, vae)
     )
     latents = normal(2, 8, 8, 4)
 
@@ -91,7 +92,7 @@ def test_decoding_unscales_and_maps_to_unit_range(folder, pipeline):
 def test_encoding_maps_to_the_network_s_range(folder):
     vae = sd.make_vae(VAE)
     weights = load_safetensors(
-        folder / "vae" / "diffusion_pytorch_model.safetensors", sd.abstract_params(sd.init_vae, vae)
+        folder / "vae" / "diffusion_pytorch_model.safetensors", abstract_params(sd.init_vae, vae)
     )
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 32, 32, 3)), jnp.float32)
 
@@ -120,7 +121,7 @@ def test_texts_are_encoded_with_and_without_the_prompt(folder, pipeline):
 
 
 def test_tokens_are_marked_padded_and_cut(pipeline):
-    start, end = pipeline.tokenizer.bos_token_id, pipeline.tokenizer.eos_token_id
+    start, end = pipeline.tokenize([""])[0, :2]
     ids = pipeline.tokenize([*PROMPTS, "", "cat " * 20])
     assert ids.shape == (len(PROMPTS) + 2, MAX_LENGTH) and ids.dtype == np.int32
     assert (ids[:, 0] == start).all() and (ids[:, -1] == end).all()
@@ -154,7 +155,7 @@ DAMAGE = {
     "a list": (lambda f: (f / "model_index.json").write_text("[]"), "'.*' holds a list, expected a JSON obj"),
     "mis-shaped unet": (
         lambda f: rewrite(f / "unet" / "config.json", cross_attention_dim=48),
-        f"'.*unet/{WEIGHTS}' does not fit its config.json: .*attn2.to_k.weight has shape",
+        f"'.*unet/{WEIGHTS}' does not fit its architecture: .*attn2.to_k.weight has shape",
     ),
     "another text encoder": (
         lambda f: rewrite(f / "text_encoder" / "config.json", num_hidden_layers=2),
@@ -162,7 +163,7 @@ DAMAGE = {
     ),
     "a smaller vae": (
         lambda f: rewrite(f / "vae" / "config.json", layers_per_block=2),
-        f"'.*vae/{WEIGHTS}' does not fit its config.json: missing .*resnets",
+        f"'.*vae/{WEIGHTS}' does not fit its architecture: missing .*resnets",
     ),
     "another pipeline": (
         lambda f: rewrite(f / "model_index.json", _class_name="FluxPipeline"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rats_jax.models import stable_diffusion as sd
+from rats_jax.models.folder import abstract_params
 from rats_jax.pretraining.corrupt import CORRUPTIONS, latent_noise
 from tests.tiny import VAE, random_params
 
@@ -60,7 +61,7 @@ def test_each_picture_has_its_own_severity_and_the_key_decides_the_rest(name):
 
 def test_latent_noise_starts_at_the_reconstruction():
     vae = sd.make_vae(VAE)
-    params = random_params(sd.abstract_params(sd.init_vae, vae), seed=0)
+    params = random_params(abstract_params(sd.init_vae, vae), seed=0)
     images = pictures()[:4]
     corrupt = latent_noise(vae, params)
 

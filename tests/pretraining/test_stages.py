@@ -14,7 +14,7 @@ from rats_jax.evaluate import load_reference
 from rats_jax.models.pipeline import load_pipeline
 from rats_jax.pretraining.corrupt import CORRUPTIONS
 from rats_jax.pretraining.stages import STAGES
-from rats_jax.rewards.clip import load_clip_reward
+from rats_jax.rewards.pickscore import load_pickscore
 from rats_jax.runtime.flags import load_config
 from rats_jax.runtime.prompts import read_prompts
 from tests.tiny import UNET, VAE
@@ -83,7 +83,7 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(data_dir
     assert images.shape == (2, 32, 32, 3)
     scores = {}
     for name in ("reward", "heldout_reward"):
-        reward = load_clip_reward(tmp_path / name)
+        reward = load_pickscore(str(tmp_path / name))
         scores[name] = jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(prompts[:2]))
         assert np.all(np.isfinite(scores[name]))
     assert np.all(scores["reward"] != scores["heldout_reward"])

@@ -1,4 +1,4 @@
-"""The CLIP reward against transformers' own forward pass and PIL's resize; several rewards at once."""
+"""PickScore against transformers' own forward pass in Flax; several rewards at once."""
 
 import json
 import shutil
@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
-from transformers import CLIPConfig, FlaxCLIPModel
+from transformers import CLIPConfig, CLIPTokenizer, FlaxCLIPModel
 
-from rats_jax.models.clip import MEAN, STD, preprocess
-from rats_jax.models.convert import WeightsError
+from rats_jax.errors import WeightsError
+from rats_jax.models.preprocess import MEAN, STD
+from rats_jax.models.state_dict import read_safetensors
+from rats_jax.models.tokenizer import tokenize
 from rats_jax.rewards import REWARDS, make_score_fn
-from rats_jax.rewards.clip import load_clip_reward
+from rats_jax.rewards.pickscore import load_pickscore
 from tests.tiny import PROMPTS, write_tiny_reward
 
 
@@ -25,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reward(folder):
-    return REWARDS["clip"](folder)
+    return REWARDS["pickscore"](str(folder))
 
 
 def random_images(batch, size=32, seed=0):
@@ -33,43 +34,31 @@ def random_images(batch, size=32, seed=0):
 
 
 def test_it_is_the_score_of_transformers(folder, reward):
-    model = FlaxCLIPModel(CLIPConfig(**json.loads((folder / "config.json").read_text())), _do_init=False)
-    images, ids = random_images(len(PROMPTS)), reward.prepare(PROMPTS)
-    assert ids.dtype == np.int32 and len(ids) == len(PROMPTS)
+    config = CLIPConfig(**json.loads((folder / "config.json").read_text()))
+    model = FlaxCLIPModel.from_pretrained(folder, config=config, from_pt=True)
+    images, ids = random_images(len(PROMPTS)), tokenize(CLIPTokenizer.from_pretrained(str(folder)), PROMPTS)
     pixels = (images - np.array(MEAN)) / np.array(STD)  # the towers' size already: nothing to resize
 
     @jax.jit
     def direct(params, pixels):
         return model(ids, jnp.moveaxis(pixels, 3, 1), params=params).logits_per_image
 
-    expected = np.diagonal(direct(reward.params, jnp.float32(pixels)))
-    actual = jax.jit(reward.reward_fn)(reward.params, images, ids)
+    expected = np.diagonal(direct(model.to_fp32(model.params), jnp.float32(pixels)))
+    actual = jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(PROMPTS))
     chex.assert_shape(actual, (len(PROMPTS),))
     chex.assert_type(actual, jnp.float32)
     chex.assert_trees_all_close(actual, expected, atol=2e-4)  # of at most exp(logit_scale) = 10
     assert np.std(expected) > 0.05 and np.max(np.abs(expected)) < 10
 
 
-def photo(height, width):
-    """Smooth shading with a few sharp edges and some grain, as a photograph."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:height, :width] / height
-    waves = [np.sin(6 * x + 4 * y), np.cos(9 * x * y), np.sin(5 * y) * np.cos(7 * x)]
-    image = 0.5 + 0.3 * np.stack(waves, axis=-1)
-    image[height // 4 : height // 2, width // 3 : 2 * width // 3] = (0.9, 0.1, 0.2)
-    image[(x - 0.7) ** 2 + (y - 0.7) ** 2 < 0.02] = (0.0, 0.3, 1.0)
-    return np.uint8(255 * np.clip(image + 0.02 * rng.normal(size=image.shape), 0, 1))
-
-
-@pytest.mark.parametrize(("source", "size"), [(96, 40), (32, 56), (32, 32)])
-def test_resizing_is_that_of_pil(source, size):
-    pixels = photo(source, source)
-    expected = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)) / 255
-    normalised = preprocess(jnp.asarray(pixels[None] / 255, jnp.float32), size=size)
-    chex.assert_shape(normalised, (1, size, size, 3))
-    chex.assert_type(normalised, jnp.float32)
-    actual = np.clip(np.asarray(normalised[0]) * STD + MEAN, 0, 1)
-    assert np.mean(np.abs(actual - expected)) < 0.002
+def test_the_text_tower_stays_behind(folder, reward):
+    """Prompts become embeddings of length 1; the reward's weights are those of the image tower."""
+    embeds = reward.prepare([*PROMPTS, PROMPTS[0]])
+    chex.assert_shape(embeds, (len(PROMPTS) + 1, 16))
+    np.testing.assert_allclose(np.linalg.norm(embeds, axis=1), 1.0, rtol=1e-5)
+    assert np.array_equal(embeds[0], embeds[-1])
+    assert sorted(reward.params) == ["logit_scale", "vision_model", "visual_projection"]
+    assert any(name.startswith("text_model") for name in read_safetensors(folder / "model.safetensors"))
 
 
 def test_gradients_reach_the_pictures_and_stay_finite_on_flat_ones(reward):
@@ -105,18 +94,25 @@ def test_a_picture_s_score_does_not_depend_on_its_neighbours(reward):
 def test_larger_pictures_are_resized_and_low_precision_stays_close(folder, reward):
     images, ids = random_images(4, size=64), reward.prepare(PROMPTS[:4])
     expected = jax.jit(reward.reward_fn)(reward.params, images, ids)
-    low = load_clip_reward(folder, dtype=jnp.bfloat16)
+    low = load_pickscore(str(folder), dtype=jnp.bfloat16)
     actual = jax.jit(low.reward_fn)(low.params, images, ids)
     chex.assert_type(actual, jnp.float32)
     chex.assert_trees_all_close(actual, expected, atol=0.3)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.json", "merges.txt"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "merges.txt"])
 def test_a_missing_file_is_named(folder, tmp_path, name):
     damaged = shutil.copytree(folder, tmp_path / "reward")
     (damaged / name).unlink()
-    with pytest.raises(WeightsError, match=f"'.*reward/{name}'"):
-        load_clip_reward(damaged)
+    with pytest.raises(WeightsError, match=f"reward.*{name}'"):
+        load_pickscore(str(damaged))
+
+
+def test_without_a_tokenizer_it_is_openai_s_and_must_fit(folder, tmp_path):
+    damaged = shutil.copytree(folder, tmp_path / "reward")
+    (damaged / "vocab.json").unlink()
+    with pytest.raises(WeightsError, match="clip_tokenizer' has a length of 77, expected at most"):
+        load_pickscore(str(damaged))
 
 
 @pytest.mark.parametrize("jit", [False, True])

@@ -1,0 +1,119 @@
+"""Load CLIP in the formats of its publishers: transformers' and open_clip's, each tower by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rats_jax.errors import WeightsError
+from rats_jax.models.clip import IMAGE_TOWER, TEXT_TOWER, embed_text, init_clip, make_clip
+from rats_jax.models.folder import describe, read_json
+from rats_jax.models.hub import find_file, get_file
+from rats_jax.models.open_clip import is_open_clip, to_transformers_config, to_transformers_names
+from rats_jax.models.state_dict import fit_state_dict, read_state_dict
+from rats_jax.models.tokenizer import CLIP_VOCABULARY, load_tokenizer, once_per_prompt, tokenize
+from rats_jax.types import Params
+
+# Prompts that the text tower reads at once; fewer are filled up, so that any number needs one program.
+_TEXT_BATCH = 64
+
+TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+class Clip(NamedTuple):
+    """A loaded dual encoder.
+
+    Attributes:
+        module: the linen module of both towers.
+        image_tower: weights, float32 NumPy tree.
+        embed_prompts: B texts -> [B, D] float32 of length 1, computed once per prompt; None if the text tower
+            was not asked for.
+    """
+
+    module: Any
+    image_tower: Params
+    embed_prompts: Callable[[list[str]], np.ndarray] | None
+
+
+def load_clip(
+    path: str,
+    *,
+    dtype: Any = jnp.float32,
+    weights: tuple[str, ...] = TRANSFORMERS_WEIGHTS + OPEN_CLIP_WEIGHTS,
+    default_config: Mapping[str, Any] | None = None,
+    with_text: bool = True,
+) -> Clip:
+    """Load a CLIP of two plain transformers, with weights in transformers' or open_clip's names.
+
+    Args:
+        path: folder, weights file or hub id; config.json (transformers) or open_clip_config.json lies beside
+            the weights, and so does the tokenizer's vocab.json if it is not OpenAI's.
+        dtype: compute dtype of the towers; norms stay float32.
+        weights: file names, in the order of preference.
+        default_config: an open_clip `model_cfg`, for weights that come without a config.
+        with_text: whether the text tower is loaded too.
+
+    Returns:
+        The dual encoder.
+
+    Raises:
+        WeightsError: files are missing, or weights are missing, extra or mis-shaped.
+    """
+    config, source = _read_config(path, default_config)
+    module, abstract = describe(source, lambda: make_clip(config, dtype=dtype), init_clip)
+    file = get_file(path, *weights)
+    state = read_state_dict(file)
+    if is_open_clip(state):
+        state = to_transformers_names(state)
+    towers = set(IMAGE_TOWER) | (set(TEXT_TOWER) if with_text else set())
+    wanted = {name: part for name, part in abstract.items() if name in towers}
+    unused = () if with_text else ("text_model.", "text_projection.")
+    params = fit_state_dict(state, wanted, source=str(file), unused=unused)
+    embed_prompts = None
+    if with_text:
+        tokenizer = load_tokenizer(_tokenizer_folder(path), module.config.text_config)
+        embed_prompts = _make_embed_prompts(module, {k: params[k] for k in TEXT_TOWER}, tokenizer)
+    return Clip(module, {k: params[k] for k in IMAGE_TOWER}, embed_prompts)
+
+
+def _read_config(path: str, default: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
+    """Give the transformers config of a model, and where it comes from."""
+    names = ("config.json", "open_clip_config.json") if default is None else ("open_clip_config.json",)
+    file = find_file(path, *names)
+    if file is None:
+        if default is None:
+            raise WeightsError(f"model {path!r} lacks {' or '.join(map(repr, names))}")
+        return to_transformers_config(default, source="ViT-H-14"), "ViT-H-14"
+    config = read_json(file)
+    if file.name == "config.json":
+        return config, str(file)
+    return to_transformers_config(config.get("model_cfg", {}), source=str(file)), str(file)
+
+
+def _tokenizer_folder(path: str) -> Path:
+    """Find the tokenizer beside the weights, or else take OpenAI's; from the hub all its files are needed."""
+    files = [find_file(path, f) for f in ("vocab.json", "merges.txt", "tokenizer_config.json")]
+    return CLIP_VOCABULARY if files[0] is None else files[0].parent
+
+
+def _make_embed_prompts(module: Any, text_tower: Params, tokenizer: Any) -> Any:
+    """Compose tokenizer and text tower; its weights are on the device only while prompts are new."""
+    embed = jax.jit(lambda params, ids: embed_text(module, params, ids))
+
+    def embed_prompts(prompts: list[str]) -> np.ndarray:
+        ids = tokenize(tokenizer, prompts)
+        params = jax.device_put(text_tower)
+        embeds = []
+        for start in range(0, len(ids), _TEXT_BATCH):
+            part = ids[start : start + _TEXT_BATCH]
+            filled = np.pad(part, ((0, _TEXT_BATCH - len(part)), (0, 0)), mode="edge")
+            embeds.append(np.asarray(embed(params, filled))[: len(part)])
+        return np.concatenate(embeds)
+
+    return once_per_prompt(embed_prompts)

@@ -1,0 +1,74 @@
+"""What image towers are shown: pictures of any size resized, cropped or padded, normalised, differentiably.
+
+The resize is antialiased bicubic, that of PIL and of torchvision, without rounding to 8 bits and without
+clipping the few values that overshoot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rats_jax.types import Array
+
+PreprocessFn = Callable[[Array, int], Array]
+"""(images [B, H, W, 3] in [0, 1], side) -> [B, side, side, 3] float32."""
+
+# Source: openai/CLIP, the normalisation of every published CLIP, and of BLIP.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def crop_to_square(images: Array, side: int) -> Array:
+    """Resize the shorter edge to `side` and cut the middle out of the longer one, as CLIP's processor does.
+
+    Args:
+        images: [B, H, W, 3] in [0, 1].
+        side: pixels.
+
+    Returns:
+        [B, side, side, 3] float32.
+
+    Source: openai/CLIP; transformers' CLIPImageProcessor (its rounding: downwards).
+    """
+    _, height, width, _ = images.shape
+    short = min(height, width)
+    images = _resize(images, side * height // short, side * width // short)
+    top, left = (images.shape[1] - side) // 2, (images.shape[2] - side) // 2
+    return images[:, top : top + side, left : left + side]
+
+
+def pad_to_square(images: Array, side: int) -> Array:
+    """Resize the longer edge to `side` and centre the picture on black, as HPSv2 does.
+
+    Args:
+        images: [B, H, W, 3] in [0, 1].
+        side: pixels.
+
+    Returns:
+        [B, side, side, 3] float32.
+
+    Source: tgxs002/HPSv2, hpsv2/src/open_clip/transform.py, ResizeMaxSize.
+    """
+    _, height, width, _ = images.shape
+    scale = side / max(height, width)
+    images = _resize(images, round(height * scale), round(width * scale))
+    rows, columns = side - images.shape[1], side - images.shape[2]
+    margins = (0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)
+    return jnp.pad(images, margins)
+
+
+def normalise(images: Array) -> Array:
+    """Move and scale the colours of [..., 3] in [0, 1] to mean 0 and deviation 1 of CLIP's training set."""
+    return (images - jnp.asarray(MEAN)) / jnp.asarray(STD)
+
+
+def _resize(images: Array, height: int, width: int) -> Array:
+    images = images.astype(jnp.float32)
+    if images.shape[1:3] == (height, width):
+        return images
+    # Without antialiasing it would be 0.0245 away from PIL on photographs instead of 0.0011.
+    shape = (images.shape[0], height, width, images.shape[3])
+    return jax.image.resize(images, shape, "cubic", antialias=True)

@@ -1,0 +1,123 @@
+"""State dicts: weights by their PyTorch names, read from either format and fitted into a Flax tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import safe_open
+
+from rats_jax.errors import WeightsError
+from rats_jax.models.convert import old_torch_name, to_flax_layout, torch_name
+from rats_jax.models.torch_file import read_torch_file, state_dict_of
+
+StateDict = Mapping[str, np.ndarray]
+"""Weights by PyTorch name, in PyTorch's layout."""
+
+
+class _Safetensors(Mapping[str, np.ndarray]):
+    """The tensors of an open safetensors file, each read when it is asked for."""
+
+    def __init__(self, archive: Any):
+        self._archive, self._names = archive, dict.fromkeys(archive.keys())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._archive.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def read_safetensors(file: Path) -> StateDict:
+    """Open a safetensors file.
+
+    Raises:
+        WeightsError: no such file, or damaged.
+    """
+    if not file.is_file():
+        raise WeightsError(f"weights file {str(file)!r} does not exist")
+    try:
+        return _Safetensors(safe_open(str(file), framework="numpy"))
+    except Exception as error:  # safetensors raises its own Rust error type for damaged files
+        raise WeightsError(
+            f"weights file {str(file)!r} is not a readable safetensors file: {error}"
+        ) from None
+
+
+def read_state_dict(file: Path) -> StateDict:
+    """Read a safetensors file, or a PyTorch checkpoint through an unpickler that admits only tensors.
+
+    Args:
+        file: *.safetensors, or anything else as a zip checkpoint of PyTorch 1.6 and later (.pt, .pth, .bin).
+
+    Returns:
+        The state dict; of a checkpoint with more in it, the part under "state_dict".
+
+    Raises:
+        WeightsError: no such file, damaged, or something else than tensors in it.
+    """
+    if file.suffix == ".safetensors":
+        return read_safetensors(file)
+    return state_dict_of(read_torch_file(file), source=str(file))
+
+
+def fit_state_dict(
+    state: StateDict,
+    abstract_params: Any,
+    *,
+    source: str,
+    prefix: str = "",
+    unused: tuple[str, ...] = (),
+    name_of: Callable[[tuple[str, ...]], str] = torch_name,
+) -> dict[str, Any]:
+    """Arrange a state dict as a Flax parameter tree of float32 NumPy arrays.
+
+    Args:
+        state: weights by PyTorch name.
+        abstract_params: nested dict of anything with `.shape`: the tree to fill.
+        source: of the weights, for the message.
+        prefix: what stands before every name in the state dict.
+        unused: prefixes of the names that may be left over, because this tree needs only a part of them.
+        name_of: path in the tree -> name.
+
+    Returns:
+        A nested dict like `abstract_params`, leaves np.float32.
+
+    Raises:
+        WeightsError: weights are missing, extra or of another shape; names them.
+    """
+    wanted = cast(Mapping[tuple[str, ...], Any], flatten_dict(abstract_params))
+    params: dict[tuple[str, ...], np.ndarray] = {}
+    problems, used = [], set()
+    for path, leaf in wanted.items():
+        names = [prefix + name_of(path), prefix + old_torch_name(path)]
+        name = next((n for n in names if n in state), None)
+        if name is None:
+            problems.append(f"missing {names[0]}")
+            continue
+        used.add(name)
+        value = to_flax_layout(np.asarray(state[name]), path, leaf.shape)
+        if value.shape == tuple(leaf.shape):
+            params[path] = np.asarray(value, np.float32)
+        else:
+            problems.append(f"{name} has shape {value.shape} (Flax layout), expected {tuple(leaf.shape)}")
+    # Buffers that old exports carry and no network learns.
+    extra = {n for n in state if not n.endswith("position_ids") and not n.startswith(unused)} - used
+    problems += [f"unexpected {name}" for name in sorted(extra)]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise WeightsError(f"weights file {source!r} does not fit its architecture: {shown}")
+    return unflatten_dict(params)
+
+
+def load_safetensors(file: Path, abstract_params: Any, *, prefix: str = "") -> dict[str, Any]:
+    """Read a safetensors file into a Flax tree: `fit_state_dict` of `read_safetensors`."""
+    return fit_state_dict(read_safetensors(file), abstract_params, source=str(file), prefix=prefix)

@@ -1,0 +1,101 @@
+"""Prompts as token ids, and the cache of what is computed once per prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from transformers import CLIPTextConfig, CLIPTokenizer
+
+from rats_jax.errors import WeightsError
+from rats_jax.types import PromptInputs
+
+CLIP_VOCABULARY = Path(__file__).parent.parent / "assets" / "clip_tokenizer"
+"""The vocabulary of OpenAI's CLIP, which every published CLIP and Stable Diffusion shares."""
+
+
+def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = None) -> np.ndarray:
+    """Turn prompts into padded ids; one warning counts those that are cut.
+
+    Args:
+        tokenizer: a slow tokenizer of transformers.
+        prompts: B texts.
+        max_length: L; None is the tokenizer's own.
+
+    Returns:
+        [B, L] int32. A prompt that is too long loses its end, but not the mark that ends it.
+    """
+    length = max_length or tokenizer.model_max_length
+    ids = tokenizer(prompts, verbose=False).input_ids
+    cut = sum(len(row) > length for row in ids)
+    if cut:
+        logging.warning(
+            "%d of %d prompts are longer than the %d tokens that %r reads, and are cut",
+            cut,
+            len(prompts),
+            length,
+            tokenizer.name_or_path,
+        )
+    padded = np.full((len(prompts), length), tokenizer.pad_token_id, np.int32)
+    for row, tokens in zip(padded, ids, strict=True):
+        kept = tokens if len(tokens) <= length else [*tokens[: length - 1], tokens[-1]]
+        row[: len(kept)] = kept
+    return padded
+
+
+def once_per_prompt(prepare: Callable[[list[str]], PromptInputs]) -> Callable[[list[str]], PromptInputs]:
+    """Remember the inputs of every prompt; those of a batch that are not known yet are computed together.
+
+    Args:
+        prepare: B prompts -> pytree of NumPy arrays [B, ...]; each row depends on its own prompt alone.
+
+    Returns:
+        The same function, which calls `prepare` at most once for a prompt.
+    """
+    rows: dict[str, PromptInputs] = {}
+
+    def prepare_once(prompts: list[str]) -> PromptInputs:
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in rows]
+        if missing:
+            inputs = prepare(missing)
+            rows.update((p, jax.tree.map(lambda x, i=i: x[i], inputs)) for i, p in enumerate(missing))
+        return jax.tree.map(lambda *x: np.stack(x), *(rows[prompt] for prompt in prompts))
+
+    return prepare_once
+
+
+def load_tokenizer(folder: Path, text_config: CLIPTextConfig | None = None) -> CLIPTokenizer:
+    """Load the CLIP tokenizer whose vocab.json and merges.txt lie in `folder`.
+
+    Args:
+        folder: of the tokenizer.
+        text_config: of the encoder that will read its tokens, to check that they fit; None checks nothing.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        WeightsError: files are missing or damaged, or it gives more tokens than the text encoder has.
+    """
+    for file in ("vocab.json", "merges.txt"):
+        if not (folder / file).is_file():
+            raise WeightsError(f"model folder lacks {str(folder / file)!r}: expected a CLIP tokenizer")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # a damaged file fails in as many ways as it has lines
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{str(folder)!r} is no CLIP tokenizer: {reason}") from None
+    for name, value, limit in (
+        ("length", tokenizer.model_max_length, "max_position_embeddings"),
+        ("vocabulary", len(tokenizer), "vocab_size"),
+    ):
+        if text_config is not None and value > getattr(text_config, limit):
+            raise WeightsError(
+                f"{str(folder)!r} has a {name} of {value}, expected at most "
+                f"{limit}={getattr(text_config, limit)} of the text encoder"
+            )
+    return tokenizer

@@ -1,0 +1,52 @@
+"""HPSv2.0 and HPSv2.1: cos(text, image) of a CLIP ViT-H/14 trained on people's choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from rats_jax.models.open_clip import VIT_H_14
+from rats_jax.models.preprocess import pad_to_square
+from rats_jax.rewards.dual_encoder import load_dual_encoder
+from rats_jax.types import RewardModel
+
+PUBLISHED = "xswu/HPSv2"
+
+
+def load_hpsv2_0(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
+    """Load HPSv2.0: `HPS_v2_compressed.pt`; all else as in `load_hpsv2_1`."""
+    return _load(path, "HPS_v2_compressed.pt", dtype=dtype)
+
+
+def load_hpsv2_1(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
+    """Load HPSv2.1: `HPS_v2.1_compressed.pt`, open_clip's names under "state_dict".
+
+    R = cos(text, image), about 0.15 to 0.35. Scores of versions 2.0 and 2.1 cannot be compared.
+
+    Args:
+        path: folder, the file itself, or hub id; empty for the published weights. A CLIP of other sizes has
+            its open_clip_config.json beside the weights.
+        dtype: compute dtype of the towers; norms and dot products stay float32.
+
+    Returns:
+        The reward; its prompt inputs are text embeddings [B, D] float32.
+
+    Raises:
+        WeightsError: files are missing, or weights are missing, extra or mis-shaped.
+
+    Source:
+        Wu et al., Human Preference Score v2, arXiv 2306.09341; tgxs002/HPSv2, hpsv2/img_score.py.
+    """
+    return _load(path, "HPS_v2.1_compressed.pt", dtype=dtype)
+
+
+def _load(path: str, file: str, *, dtype: Any) -> RewardModel:
+    return load_dual_encoder(
+        path or PUBLISHED,
+        dtype=dtype,
+        preprocess=pad_to_square,
+        score=lambda cosine, _: cosine,
+        weights=(file,),
+        default_config=VIT_H_14,
+    )
