@@ -1,11 +1,25 @@
-"""open_clip beside a CPU build of PyTorch, and what every comparison with an original network needs."""
+"""The original reward models in PyTorch: random weights, reduced width, files of the published formats."""
 
 import importlib
+import json
 import sys
 from unittest import mock
 
 import numpy as np
 import pytest
+from transformers import CLIPConfig, CLIPTokenizer
+
+from rats_jax.models.tokenizer import CLIP_VOCABULARY
+
+torch = pytest.importorskip("torch")
+
+PROMPTS = ["a photo of a cat", "", "two red apples & a pear", "a very long prompt " * 30]
+SIDE = 32
+OPEN_CLIP = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 48, "head_width": 12, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2},
+}
 
 _TORCHVISION = ["", ".transforms", ".transforms.functional", ".ops", ".ops.misc"]
 
@@ -16,7 +30,6 @@ def import_open_clip():
     Its networks need nothing of torchvision, only its picture transforms do. torchvision on PyPI is built for
     CUDA and cannot be imported beside a CPU build of PyTorch.
     """
-    pytest.importorskip("torch")
     importlib.import_module("transformers")  # it looks for torchvision too, and must not find the stand-in
     try:
         importlib.import_module("torchvision")
@@ -33,8 +46,6 @@ def import_open_clip():
 
 def randomise(module, *, seed, scale=0.3):
     """Give a PyTorch network weights that make its outputs differ clearly from input to input."""
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -44,3 +55,136 @@ def randomise(module, *, seed, scale=0.3):
             else:
                 parameter.copy_(scale * noise / np.sqrt(parameter[0].numel() ** 0.5))
     return module.eval()
+
+
+def crop(images):
+    """CLIPProcessor: the shorter edge to 32 pixels, the middle of the longer one."""
+    _, _, height, width = images.shape
+    short = min(height, width)
+    size = int(SIDE * height / short), int(SIDE * width / short)
+    images = torch.nn.functional.interpolate(images, size, mode="bicubic", antialias=True)
+    top, left = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
+    return images[:, :, top : top + SIDE, left : left + SIDE]
+
+
+def pad(images):
+    """HPSv2's ResizeMaxSize: the longer edge to 32 pixels, black around."""
+    _, _, height, width = images.shape
+    size = [round(edge * SIDE / max(height, width)) for edge in (height, width)]
+    images = torch.nn.functional.interpolate(images, size, mode="bicubic", antialias=True)
+    rows, columns = SIDE - size[0], SIDE - size[1]
+    margins = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+    return torch.nn.functional.pad(images, margins)
+
+
+def normalise(images):
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    return (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def transformers_ids():
+    tokenizer = CLIPTokenizer.from_pretrained(str(CLIP_VOCABULARY))
+    return tokenizer(PROMPTS, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def write_transformers(folder, *, seed, weights="model.safetensors", hidden_act="gelu"):
+    """Write a CLIPModel folder of transformers, as PickScore_v1 and clip-vit-large-patch14 are."""
+    from transformers import CLIPModel
+
+    tower = {"hidden_act": hidden_act, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = CLIPConfig(
+        projection_dim=24,
+        text_config=tower | {"hidden_size": 32, "intermediate_size": 64, "eos_token_id": 49407},
+        vision_config=tower
+        | {"hidden_size": 48, "intermediate_size": 96, "image_size": SIDE, "patch_size": 8},
+    )
+    model = randomise(CLIPModel(config), seed=seed)
+    model.save_pretrained(folder, safe_serialization=weights.endswith(".safetensors"))
+    if not weights.endswith(".safetensors"):
+        torch.save(model.state_dict(), folder / weights)
+    return model
+
+
+def transformers_features(model, pixels):
+    text = model.get_text_features(transformers_ids())
+    return text, model.get_image_features(pixels)
+
+
+def make_pickscore(folder):
+    model = write_transformers(folder, seed=0)
+
+    def score(images):
+        text, image = transformers_features(model, normalise(crop(images)))
+        return model.logit_scale.exp() * torch.cosine_similarity(text, image)
+
+    return score
+
+
+def make_clipscore_transformers(folder):
+    model = write_transformers(folder, seed=1, weights="pytorch_model.bin", hidden_act="quick_gelu")
+
+    def score(images):
+        text, image = transformers_features(model, normalise(crop(images)))
+        return 100 * torch.cosine_similarity(text, image).clamp(min=0)
+
+    return score
+
+
+def make_open_clip(folder, *, seed, file, wrap=lambda state: state, **changes):
+    """Write an open_clip checkpoint with the config that lies beside it on the hub."""
+    open_clip = import_open_clip()
+    config = OPEN_CLIP | changes
+    model = randomise(open_clip.model.CLIP(**config), seed=seed)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    torch.save(wrap(model.state_dict()), folder / file)
+    ids = open_clip.tokenize(PROMPTS)
+
+    def cosine(pixels):
+        return (model.encode_image(pixels, normalize=True) * model.encode_text(ids, normalize=True)).sum(-1)
+
+    return cosine
+
+
+def make_clipscore_open_clip(folder):
+    cosine = make_open_clip(folder, seed=2, file="open_clip_pytorch_model.bin", quick_gelu=True)
+    return lambda images: 100 * cosine(normalise(crop(images))).clamp(min=0)
+
+
+def make_hpsv2(version, seed):
+    def make(folder):
+        cosine = make_open_clip(
+            folder, seed=seed, file=f"HPS_{version}_compressed.pt", wrap=lambda state: {"state_dict": state}
+        )
+        return lambda images: cosine(normalise(pad(images)))
+
+    return make
+
+
+def make_aesthetic(folder):
+    model = write_transformers(folder, seed=5, hidden_act="quick_gelu")
+    sizes = [(24, 1024), (1024, 128), (128, 64), (64, 16), (16, 1)]
+    layers = [torch.nn.Linear(*size) for size in sizes]
+    dropouts = [torch.nn.Dropout(p) for p in (0.2, 0.2, 0.1)]
+    # The published head: dropout after each of the first three layers, hence layers 0, 2, 4, 6 and 7.
+    order = [layers[0], dropouts[0], layers[1], dropouts[1], layers[2], dropouts[2], layers[3], layers[4]]
+    head = torch.nn.Module()
+    head.layers = torch.nn.Sequential(*order)
+    randomise(head, seed=6, scale=1.0)
+    torch.save(head.state_dict(), folder / "sac+logos+ava1-l14-linearMSE.pth")
+    assert list(head.state_dict())[-1] == "layers.7.bias"
+
+    def score(images):
+        image = model.get_image_features(normalise(crop(images)))
+        return head.layers(torch.nn.functional.normalize(image, dim=-1))[:, 0]
+
+    return score
+
+
+ORIGINALS = {
+    "pickscore": ("pickscore", make_pickscore),
+    "hpsv2.0": ("hpsv2.0", make_hpsv2("v2", 3)),
+    "hpsv2.1": ("hpsv2.1", make_hpsv2("v2.1", 4)),
+    "clipscore, transformers": ("clipscore", make_clipscore_transformers),
+    "clipscore, open_clip": ("clipscore", make_clipscore_open_clip),
+    "aesthetic": ("aesthetic", make_aesthetic),
+}

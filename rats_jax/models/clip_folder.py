@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,18 +28,10 @@ OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin
 
 
 class Clip(NamedTuple):
-    """A loaded dual encoder.
-
-    Attributes:
-        module: the linen module of both towers.
-        image_tower: weights, float32 NumPy tree.
-        embed_prompts: B texts -> [B, D] float32 of length 1, computed once per prompt; None if the text tower
-            was not asked for.
-    """
+    """A loaded dual encoder: the linen module of both towers, and weights as a float32 NumPy tree."""
 
     module: Any
-    image_tower: Params
-    embed_prompts: Callable[[list[str]], np.ndarray] | None
+    params: Params
 
 
 def load_clip(
@@ -47,7 +40,7 @@ def load_clip(
     dtype: Any = jnp.float32,
     weights: tuple[str, ...] = TRANSFORMERS_WEIGHTS + OPEN_CLIP_WEIGHTS,
     default_config: Mapping[str, Any] | None = None,
-    with_text: bool = True,
+    towers: tuple[str, ...] = IMAGE_TOWER + TEXT_TOWER,
 ) -> Clip:
     """Load a CLIP of two plain transformers, with weights in transformers' or open_clip's names.
 
@@ -57,7 +50,7 @@ def load_clip(
         dtype: compute dtype of the towers; norms stay float32.
         weights: file names, in the order of preference.
         default_config: an open_clip `model_cfg`, for weights that come without a config.
-        with_text: whether the text tower is loaded too.
+        towers: top-level names of the weights that are wanted.
 
     Returns:
         The dual encoder.
@@ -71,15 +64,40 @@ def load_clip(
     state = read_state_dict(file)
     if is_open_clip(state):
         state = to_transformers_names(state)
-    towers = set(IMAGE_TOWER) | (set(TEXT_TOWER) if with_text else set())
     wanted = {name: part for name, part in abstract.items() if name in towers}
-    unused = () if with_text else ("text_model.", "text_projection.")
-    params = fit_state_dict(state, wanted, source=str(file), unused=unused)
-    embed_prompts = None
-    if with_text:
-        tokenizer = load_tokenizer(_tokenizer_folder(path), module.config.text_config)
-        embed_prompts = _make_embed_prompts(module, {k: params[k] for k in TEXT_TOWER}, tokenizer)
-    return Clip(module, {k: params[k] for k in IMAGE_TOWER}, embed_prompts)
+    unused = tuple(name for name in abstract if name not in towers)
+    return Clip(module, fit_state_dict(state, wanted, source=str(file), unused=unused))
+
+
+def make_embed_prompts(path: str, clip: Clip) -> Callable[[list[str]], np.ndarray]:
+    """Compose tokenizer and text tower.
+
+    Args:
+        path: as for `load_clip`.
+        clip: with both towers.
+
+    Returns:
+        B prompts -> [B, D] float32 of length 1, each computed once; the weights of the text tower are on the
+        device only while a prompt is new.
+
+    Raises:
+        WeightsError: the tokenizer is damaged, or does not fit the text tower.
+    """
+    tokenizer = load_tokenizer(_tokenizer_folder(path), clip.module.config.text_config)
+    text_tower = {name: clip.params[name] for name in TEXT_TOWER}
+    embed = jax.jit(functools.partial(embed_text, clip.module))
+
+    def embed_prompts(prompts: list[str]) -> np.ndarray:
+        ids = tokenize(tokenizer, prompts)
+        params = jax.device_put(text_tower)
+        embeds = []
+        for start in range(0, len(ids), _TEXT_BATCH):
+            part = ids[start : start + _TEXT_BATCH]
+            filled = np.pad(part, ((0, _TEXT_BATCH - len(part)), (0, 0)), mode="edge")
+            embeds.append(np.asarray(embed(params, filled))[: len(part)])
+        return np.concatenate(embeds)
+
+    return once_per_prompt(embed_prompts)
 
 
 def _read_config(path: str, default: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
@@ -100,20 +118,3 @@ def _tokenizer_folder(path: str) -> Path:
     """Find the tokenizer beside the weights, or else take OpenAI's; from the hub all its files are needed."""
     files = [find_file(path, f) for f in ("vocab.json", "merges.txt", "tokenizer_config.json")]
     return CLIP_VOCABULARY if files[0] is None else files[0].parent
-
-
-def _make_embed_prompts(module: Any, text_tower: Params, tokenizer: Any) -> Any:
-    """Compose tokenizer and text tower; its weights are on the device only while prompts are new."""
-    embed = jax.jit(lambda params, ids: embed_text(module, params, ids))
-
-    def embed_prompts(prompts: list[str]) -> np.ndarray:
-        ids = tokenize(tokenizer, prompts)
-        params = jax.device_put(text_tower)
-        embeds = []
-        for start in range(0, len(ids), _TEXT_BATCH):
-            part = ids[start : start + _TEXT_BATCH]
-            filled = np.pad(part, ((0, _TEXT_BATCH - len(part)), (0, 0)), mode="edge")
-            embeds.append(np.asarray(embed(params, filled))[: len(part)])
-        return np.concatenate(embeds)
-
-    return once_per_prompt(embed_prompts)

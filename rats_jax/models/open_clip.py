@@ -18,6 +18,15 @@ VIT_H_14: Mapping[str, Any] = {
 }
 """The architecture of PickScore and HPSv2."""
 
+# Source: mlfoundations/open_clip, model_configs/ViT-L-14.json; openai/clip-vit-large-patch14 on the hub.
+VIT_L_14: Mapping[str, Any] = {
+    "embed_dim": 768,
+    "vision_cfg": {"image_size": 224, "layers": 24, "width": 1024, "patch_size": 14},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12},
+    "quick_gelu": True,
+}
+"""The architecture of OpenAI's ViT-L/14: CLIPScore's default, and the aesthetic predictor's tower."""
+
 _KNOWN = {
     "": {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"},
     "vision_cfg": {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"},

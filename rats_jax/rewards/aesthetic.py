@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.errors import WeightsError
-from rats_jax.models.clip import embed_images
+from rats_jax.models.clip import IMAGE_TOWER, embed_images
 from rats_jax.models.clip_folder import load_clip
 from rats_jax.models.hub import get_file
 from rats_jax.models.state_dict import StateDict, read_state_dict
-from rats_jax.types import Array, Params, RewardModel
+from rats_jax.types import Array, Params, RewardFn, RewardModel
 
 PUBLISHED = "openai/clip-vit-large-patch14"
 PUBLISHED_HEAD = "trl-lib/ddpo-aesthetic-predictor"
@@ -38,7 +38,7 @@ def load_aesthetic(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     Source:
         Schuhmann, improved-aesthetic-predictor (LAION-Aesthetics v2), simple_inference.py.
     """
-    clip = load_clip(path or PUBLISHED, dtype=dtype, with_text=False)
+    clip = load_clip(path or PUBLISHED, dtype=dtype, towers=IMAGE_TOWER)
     head_file = get_file(path or PUBLISHED_HEAD, *HEAD_FILES)
     weight, bias = collapse_layers(read_state_dict(head_file), prefix="layers.", source=str(head_file))
     size = clip.module.config.projection_dim
@@ -47,13 +47,21 @@ def load_aesthetic(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
             f"weights file {str(head_file)!r} reads {len(weight)} numbers, expected the {size} of the CLIP"
         )
 
+    params = {"clip": clip.params, "weight": np.float32(weight), "bias": np.float32(bias)}
+    return RewardModel(
+        make_aesthetic_fn(clip.module), params, lambda prompts: np.zeros((len(prompts), 0), np.float32)
+    )
+
+
+def make_aesthetic_fn(module: Any) -> RewardFn:
+    """Compose the reward of a CLIP module; prompt inputs are empty rows [B, 0]."""
+
     def reward_fn(params: Params, images: Array, prompt: Array) -> Array:
         del prompt
-        embeds = embed_images(clip.module, params["clip"], images)
+        embeds = embed_images(module, params["clip"], images)
         return jnp.sum(embeds * params["weight"], axis=-1) + params["bias"]
 
-    params = {"clip": clip.image_tower, "weight": np.float32(weight), "bias": np.float32(bias)}
-    return RewardModel(reward_fn, params, lambda prompts: np.zeros((len(prompts), 0), np.float32))
+    return reward_fn
 
 
 def collapse_layers(state: StateDict, *, prefix: str, source: str) -> tuple[np.ndarray, np.ndarray]:

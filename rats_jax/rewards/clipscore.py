@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from rats_jax.models.preprocess import crop_to_square
-from rats_jax.rewards.dual_encoder import load_dual_encoder
-from rats_jax.types import RewardModel
+from rats_jax.rewards.dual_encoder import load_dual_encoder, make_dual_encoder_fn
+from rats_jax.types import RewardFn, RewardModel
 
 PUBLISHED = "openai/clip-vit-large-patch14"
 
@@ -32,9 +32,11 @@ def load_clipscore(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     Source:
         Hessel et al., CLIPScore, arXiv 2104.08718, section 3; torchmetrics, CLIPScore (the scale).
     """
-    return load_dual_encoder(
-        path or PUBLISHED,
-        dtype=dtype,
-        preprocess=crop_to_square,
-        score=lambda cosine, _: 100.0 * jnp.maximum(cosine, 0.0),
+    return load_dual_encoder(path or PUBLISHED, make_clipscore_fn, dtype=dtype)
+
+
+def make_clipscore_fn(module: Any) -> RewardFn:
+    """Compose the reward of a CLIP module; prompt inputs are text embeddings [B, D] float32."""
+    return make_dual_encoder_fn(
+        module, preprocess=crop_to_square, score=lambda cosine, _: 100.0 * jnp.maximum(cosine, 0.0)
     )

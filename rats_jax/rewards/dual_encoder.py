@@ -1,4 +1,4 @@
-"""What the rewards on a CLIP share: cos(text, image) of one tower each, scored in their own ways."""
+"""What the rewards on a CLIP share: the cosine of one tower each, scored in their own ways."""
 
 from __future__ import annotations
 
@@ -7,24 +7,42 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rats_jax.models.clip import embed_images
-from rats_jax.models.clip_folder import load_clip
+from rats_jax.models.clip import IMAGE_TOWER, embed_images
+from rats_jax.models.clip_folder import load_clip, make_embed_prompts
 from rats_jax.models.preprocess import PreprocessFn
-from rats_jax.types import Array, Params, RewardModel
+from rats_jax.types import Array, Params, RewardFn, RewardModel
+
+
+def make_dual_encoder_fn(
+    module: Any, *, preprocess: PreprocessFn, score: Callable[[Array, Array], Array]
+) -> RewardFn:
+    """Compose a reward of a CLIP module; its prompt inputs are text embeddings [B, D] float32 of length 1.
+
+    Args:
+        module: of a CLIP.
+        preprocess: makes pictures square.
+        score: (cosine [B], logit_scale []), both float32 -> [B].
+    """
+
+    def reward_fn(params: Params, images: Array, prompt: Array) -> Array:
+        embeds = embed_images(module, params, images, preprocess=preprocess)
+        cosine = jnp.sum(embeds * prompt, axis=-1)
+        return score(cosine, params["logit_scale"].astype(jnp.float32))
+
+    return reward_fn
 
 
 def load_dual_encoder(
-    path: str, *, dtype: Any, preprocess: PreprocessFn, score: Callable[[Array, Array], Array], **files: Any
+    path: str, make_reward_fn: Callable[[Any], RewardFn], *, dtype: Any, **files: Any
 ) -> RewardModel:
-    """Load a CLIP as a reward; its prompt inputs are text embeddings [B, D] float32, one row per prompt.
+    """Load a CLIP as a reward.
 
     The text tower runs once per prompt, before training: its weights are no part of the reward's.
 
     Args:
         path: folder, weights file or hub id.
+        make_reward_fn: CLIP module -> reward.
         dtype: compute dtype of the towers; norms, dot products and the logit scale stay float32.
-        preprocess: makes pictures square.
-        score: (cosine [B], logit_scale []) -> [B].
         files: what `load_clip` needs to know of the format.
 
     Returns:
@@ -34,11 +52,5 @@ def load_dual_encoder(
         WeightsError: files are missing, or weights are missing, extra or mis-shaped.
     """
     clip = load_clip(path, dtype=dtype, **files)
-    assert clip.embed_prompts is not None
-
-    def reward_fn(params: Params, images: Array, prompt: Array) -> Array:
-        embeds = embed_images(clip.module, params, images, preprocess=preprocess)
-        cosine = jnp.sum(embeds * prompt, axis=-1)
-        return score(cosine, params["logit_scale"].astype(jnp.float32))
-
-    return RewardModel(reward_fn, clip.image_tower, clip.embed_prompts)
+    image_tower = {name: clip.params[name] for name in IMAGE_TOWER}
+    return RewardModel(make_reward_fn(clip.module), image_tower, make_embed_prompts(path, clip))

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from rats_jax.models.open_clip import VIT_H_14
 from rats_jax.models.preprocess import pad_to_square
-from rats_jax.rewards.dual_encoder import load_dual_encoder
-from rats_jax.types import RewardModel
+from rats_jax.rewards.dual_encoder import load_dual_encoder, make_dual_encoder_fn
+from rats_jax.types import RewardFn, RewardModel
 
 PUBLISHED = "xswu/HPSv2"
 
@@ -41,12 +41,12 @@ def load_hpsv2_1(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     return _load(path, "HPS_v2.1_compressed.pt", dtype=dtype)
 
 
+def make_hpsv2_fn(module: Any) -> RewardFn:
+    """Compose the reward of a CLIP module; prompt inputs are text embeddings [B, D] float32."""
+    return make_dual_encoder_fn(module, preprocess=pad_to_square, score=lambda cosine, _: cosine)
+
+
 def _load(path: str, file: str, *, dtype: Any) -> RewardModel:
     return load_dual_encoder(
-        path or PUBLISHED,
-        dtype=dtype,
-        preprocess=pad_to_square,
-        score=lambda cosine, _: cosine,
-        weights=(file,),
-        default_config=VIT_H_14,
+        path or PUBLISHED, make_hpsv2_fn, dtype=dtype, weights=(file,), default_config=VIT_H_14
     )

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from rats_jax.models.clip_folder import TRANSFORMERS_WEIGHTS
 from rats_jax.models.preprocess import crop_to_square
-from rats_jax.rewards.dual_encoder import load_dual_encoder
-from rats_jax.types import RewardModel
+from rats_jax.rewards.dual_encoder import load_dual_encoder, make_dual_encoder_fn
+from rats_jax.types import RewardFn, RewardModel
 
 PUBLISHED = "yuvalkirstain/PickScore_v1"
 
@@ -32,10 +32,13 @@ def load_pickscore(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     Source:
         Kirstain et al., Pick-a-Pic, arXiv 2305.01569, section 4.
     """
-    return load_dual_encoder(
-        path or PUBLISHED,
-        dtype=dtype,
+    return load_dual_encoder(path or PUBLISHED, make_pickscore_fn, dtype=dtype, weights=TRANSFORMERS_WEIGHTS)
+
+
+def make_pickscore_fn(module: Any) -> RewardFn:
+    """Compose the reward of a CLIP module; prompt inputs are text embeddings [B, D] float32."""
+    return make_dual_encoder_fn(
+        module,
         preprocess=crop_to_square,
         score=lambda cosine, logit_scale: jnp.exp(logit_scale) * cosine,
-        weights=TRANSFORMERS_WEIGHTS,
     )

@@ -29,25 +29,35 @@ def read_prompts(path: str | Path) -> list[str]:
     Raises:
         ConfigError: the file is missing, unreadable or without a prompt, or a line of .jsonl has none.
     """
-    file = Path(path)
+    if Path(path).suffix == ".jsonl":
+        return [record["prompt"] for _, record in read_records(path)]
+    return [line.strip() for _, line in _read_lines(path)]
+
+
+def read_records(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
+    """Read a .jsonl of prompts: the place of each line, for messages, and its object with a `prompt`.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or empty, or a line has no prompt.
+    """
+    return [(place, _record_of(line, place)) for place, line in _read_lines(path)]
+
+
+def _read_lines(path: str | Path) -> list[tuple[str, str]]:
+    """Read the lines that are not blank, each with its place."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise ConfigError(f"prompts={str(path)!r}: expected a readable text file ({reason})") from None
-    jsonl = file.suffix == ".jsonl"
-    prompts = [
-        _prompt_of(line, f"{path}:{number}") if jsonl else line.strip()
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    if not prompts:
+    found = [(f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not found:
         raise ConfigError(f"prompts={str(path)!r}: expected at least one prompt, the file is empty")
-    return prompts
+    return found
 
 
-def _prompt_of(line: str, place: str) -> str:
-    """Take the prompt from one line of .jsonl."""
+def _record_of(line: str, place: str) -> dict[str, Any]:
+    """Parse one line of .jsonl; its prompt, under `prompt` or `text`, is stripped."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -55,7 +65,7 @@ def _prompt_of(line: str, place: str) -> str:
     prompt = record.get("prompt", record.get("text")) if isinstance(record, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():
         raise ConfigError(f"prompts={place!r}: expected a JSON object with a text in `prompt` or `text`")
-    return prompt.strip()
+    return record | {"prompt": prompt.strip()}
 
 
 class PromptBatch(NamedTuple):

@@ -1,0 +1,74 @@
+"""Score pictures: `python -m rats_jax.score --reward=pickscore --images=DIR --prompts=FILE`.
+
+The rewards are the functions that training uses. Several at once, with weights from a folder or a hub id:
+
+    python -m rats_jax.score --reward=hpsv2.1 --reward=pickscore=PATH --images=DIR --prompts=FILE
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from rats_jax.errors import ConfigError
+from rats_jax.runtime.config import expect
+from rats_jax.runtime.flags import fail, parse_flags
+from rats_jax.runtime.pairs import read_pairs
+
+_REWARDS = flags.DEFINE_multi_string(
+    "reward", None, "KIND or KIND=PATH of a reward; give the flag several times for several.", required=True
+)
+_IMAGES = flags.DEFINE_string("images", None, "Folder of pictures.", required=True)
+_PROMPTS = flags.DEFINE_string(
+    "prompts",
+    None,
+    "Text file: a prompt per line, for the pictures in the order of their names, or one line for all; or "
+    ".jsonl with `file_name` and `prompt` (or `text`) in each line.",
+    required=True,
+)
+_OUTPUT = flags.DEFINE_string("output", "scores.json", "JSON file to write.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures scored at once.", lower_bound=1)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute dtype of the towers.")
+
+
+def main(_: list[str]) -> None:
+    """Check the input, score, write and print."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        pairs = read_pairs(Path(str(_IMAGES.value)), Path(str(_PROMPTS.value)))
+        output = Path(str(_OUTPUT.value))
+        expect(output.parent.is_dir(), "output", str(output), "a file in an existing folder")
+        from rats_jax.rewards import REWARDS
+        from rats_jax.scoring import format_scores, score_pairs, summarise
+
+        paths = dict(_kind_and_path(reward) for reward in _REWARDS.value or [])
+        for kind in paths:
+            expect(kind in REWARDS, "reward", kind, f"one of {', '.join(sorted(REWARDS))}")
+        rewards = {kind: REWARDS[kind](path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
+        scores = score_pairs(rewards, pairs, batch_size=_BATCH_SIZE.value)
+        summary = summarise(pairs, scores, paths)
+        _write(output, summary)
+        print(f"{format_scores(pairs, scores)}\n\n{output}")
+        bad = [f"{kind} of {file!r}" for kind, files in summary["not_finite"].items() for file in files]
+        if bad:
+            fail(ConfigError(f"{len(bad)} scores are not finite: {', '.join(bad[:4])}; null in {output}"))
+    except ConfigError as error:
+        fail(error)
+
+
+def _kind_and_path(reward: str) -> tuple[str, str]:
+    kind, _, path = reward.partition("=")
+    return kind, path
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    partial = file.with_name(file.name + ".tmp")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    partial.replace(file)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
