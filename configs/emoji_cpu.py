@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.rewards.pickscore_emoji = ConfigDict(
         {"kind": "pickscore", "path": "assets/emoji/reward", "weight": 0.1}
     )
+    config.rewards.compressibility = ConfigDict({"kind": "compressibility_proxy", "path": "", "weight": 0.2})
     config.monitor.heldout = ConfigDict({"kind": "pickscore", "path": "assets/emoji/heldout_reward"})
     config.heldout_reward = "heldout"
 

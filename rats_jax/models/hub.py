@@ -38,8 +38,12 @@ def find_file(path: str, *names: str) -> Path | None:
     for name in names:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision or None))
-        except LocalEntryNotFoundError as error:
-            raise _unreadable(path, name, error) from None
+        except (
+            LocalEntryNotFoundError
+        ) as error:  # no connection; an earlier one may have seen that it is absent
+            known = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision or None)
+            if known is not huggingface_hub.file_download._CACHED_NO_EXIST:
+                raise _unreadable(path, name, error) from None
         except EntryNotFoundError:
             continue
         except Exception as error:  # no such repository, gated, no disk space: whatever the hub has to say

@@ -74,7 +74,10 @@ def to_transformers_config(config: Mapping[str, Any], *, source: str) -> dict[st
         WeightsError: it describes other networks than two plain transformers, or lacks a size.
     """
     for section, known in _KNOWN.items():
-        fields = set(config.get(section, {}) if section else config) - known
+        content = config.get(section, {}) if section else config
+        if not isinstance(content, Mapping):
+            raise WeightsError(f"{source!r} is no open_clip config: {section!r} is {content!r}")
+        fields = set(content) - known
         if fields:
             place = f"{section}." if section else ""
             raise WeightsError(

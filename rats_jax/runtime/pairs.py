@@ -28,7 +28,7 @@ def read_pairs(images: Path, prompts: Path) -> list[Pair]:
     Args:
         images: folder of pictures.
         prompts: a text file with one prompt per picture, which go by their names with numbers in order (2
-            before 10), or with one prompt for all; or .jsonl whose lines have `file_name` and `prompt` or `text`.
+            before 10), or with one prompt for all; or .jsonl, `file_name` and `prompt` or `text` in a line.
 
     Returns:
         The pairs, in the order of the names, or of the .jsonl.
