@@ -212,23 +212,23 @@ def summarise(
         above the teacher's.
     """
 
-    def table(score: Callable[[Pictures], np.ndarray | None]) -> dict[str, float | None]:
-        scores = {name: score(p) for name, p in pictures.items()}
-        return {name: None if value is None else float(np.mean(value)) for name, value in scores.items()}
+    def table(values: Mapping[str, np.ndarray | None]) -> dict[str, float | None]:
+        return {who: None if value is None else float(np.mean(value)) for who, value in values.items()}
 
+    scores = {who: p.scores for who, p in pictures.items()}
     distances = {
-        name: reference_distance(p.images, prompts, reference) if reference is not None else (None, None)
-        for name, p in pictures.items()
+        who: (None, None) if reference is None else reference_distance(p.images, prompts, reference)
+        for who, p in pictures.items()
     }
-    by_images = {id(p): distances[name] for name, p in pictures.items()}
-    judge = pictures["teacher"].scores.get(heldout)
+    judge = scores["teacher"].get(heldout)
+    wins = {who: None if judge is None else s[heldout] > judge for who, s in scores.items()}
     return {
-        "reward": table(lambda p: np.asarray(combine_fn(p.scores))),
-        "heldout_reward": table(lambda p: p.scores.get(heldout)),
-        "reference_distance": table(lambda p: by_images[id(p)][0]),
-        "nearest_reference_distance": table(lambda p: by_images[id(p)][1]),
-        "heldout_win_rate": table(lambda p: None if judge is None else p.scores[heldout] > judge),
-        "rewards": {name: table(lambda p, name=name: p.scores[name]) for name in pictures["teacher"].scores},
+        "reward": table({who: np.asarray(combine_fn(s)) for who, s in scores.items()}),
+        "heldout_reward": table({who: s.get(heldout) for who, s in scores.items()}),
+        "reference_distance": table({who: own for who, (own, _) in distances.items()}),
+        "nearest_reference_distance": table({who: nearest for who, (_, nearest) in distances.items()}),
+        "heldout_win_rate": table(wins),
+        "rewards": {name: table({who: s[name] for who, s in scores.items()}) for name in scores["teacher"]},
     }
 
 

@@ -170,6 +170,7 @@ def curves(workdir: Path) -> dict[str, Any]:
 
 
 def conclusion(summary: Mapping[str, Any]) -> str:
+    """Say in one line how long the run took and when its student took the lead."""
     leads = summary["first_update_student_leads"]
     when = "the student never led its teacher" if leads is None else f"the student leads from update {leads}"
     return f"{summary['updates']} updates in {summary['seconds'] / 60:.1f} minutes; {when}"

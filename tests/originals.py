@@ -57,14 +57,19 @@ def randomise(module, *, seed, scale=0.3):
     return module.eval()
 
 
-def crop(images):
+def crop(images, offset=lambda margin: margin // 2):
     """CLIPProcessor: the shorter edge to 32 pixels, the middle of the longer one."""
     _, _, height, width = images.shape
     short = min(height, width)
     size = int(SIDE * height / short), int(SIDE * width / short)
     images = torch.nn.functional.interpolate(images, size, mode="bicubic", antialias=True)
-    top, left = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
+    top, left = offset(size[0] - SIDE), offset(size[1] - SIDE)
     return images[:, :, top : top + SIDE, left : left + SIDE]
+
+
+def crop_torchvision(images):
+    """Resize and CenterCrop of torchvision, which rounds half a pixel to even."""
+    return crop(images, lambda margin: int(round(margin / 2.0)))
 
 
 def pad(images):
@@ -160,27 +165,106 @@ def make_hpsv2(version, seed):
     return make
 
 
-def make_aesthetic(folder):
-    model = write_transformers(folder, seed=5, hidden_act="quick_gelu")
-    sizes = [(24, 1024), (1024, 128), (128, 64), (64, 16), (16, 1)]
+def make_head(width, *, seed, scale=1.0):
+    """The published head of the aesthetic predictor and of ImageReward, layers 0, 2, 4, 6 and 7."""
+    sizes = [(width, 1024), (1024, 128), (128, 64), (64, 16), (16, 1)]
     layers = [torch.nn.Linear(*size) for size in sizes]
     dropouts = [torch.nn.Dropout(p) for p in (0.2, 0.2, 0.1)]
-    # The published head: dropout after each of the first three layers, hence layers 0, 2, 4, 6 and 7.
     order = [layers[0], dropouts[0], layers[1], dropouts[1], layers[2], dropouts[2], layers[3], layers[4]]
     head = torch.nn.Module()
     head.layers = torch.nn.Sequential(*order)
-    randomise(head, seed=6, scale=1.0)
-    torch.save(head.state_dict(), folder / "sac+logos+ava1-l14-linearMSE.pth")
     assert list(head.state_dict())[-1] == "layers.7.bias"
+    return randomise(head, seed=seed, scale=scale)
+
+
+def make_aesthetic(folder):
+    model = write_transformers(folder, seed=5, hidden_act="quick_gelu")
+    head = make_head(24, seed=6)
+    torch.save(head.state_dict(), folder / "sac+logos+ava1-l14-linearMSE.pth")
 
     def score(images):
-        image = model.get_image_features(normalise(crop(images)))
+        image = model.get_image_features(normalise(crop_torchvision(images)))
         return head.layers(torch.nn.functional.normalize(image, dim=-1))[:, 0]
 
     return score
 
 
+# transformers' name of a part of BLIP, and the name in the checkpoint of ImageReward.
+_IMAGE_NAMES = {
+    "embeddings.class_embedding": "cls_token",
+    "embeddings.position_embedding": "pos_embed",
+    "embeddings.patch_embedding": "patch_embed.proj",
+    "encoder.layers": "blocks",
+    "layer_norm": "norm",
+    "self_attn.qkv": "attn.qkv",
+    "self_attn.projection": "attn.proj",
+    "post_layernorm": "norm",
+}
+WORDPIECES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "photo",
+    "of",
+    "cat",
+    "dog",
+    "two",
+    "red",
+    "apple",
+]
+WORDPIECES += ["##s", "&", "pear", "very", "long", "prompt"]
+
+
+def make_imagereward(folder):
+    from transformers import BertTokenizer
+    from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisionConfig
+    from transformers.models.blip.modeling_blip import BlipVisionModel
+    from transformers.models.blip.modeling_blip_text import BlipTextModel
+
+    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text_sizes = {**sizes, "hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3}
+    med = {
+        "vocab_size": len(WORDPIECES) + 2,
+        "max_position_embeddings": 64,
+        "layer_norm_eps": 1e-12,
+    } | text_sizes
+    vision = BlipVisionConfig(**sizes, image_size=SIDE, patch_size=16, layer_norm_eps=1e-6, hidden_act="gelu")
+    text = BlipTextConfig(**med, encoder_hidden_size=128, hidden_act="gelu", is_decoder=True)
+    image_tower = randomise(BlipVisionModel(vision), seed=7)
+    text_tower = randomise(BlipTextModel(text, add_pooling_layer=False), seed=8, scale=1.0)
+    head = make_head(48, seed=9, scale=0.4)
+
+    state = {"blip.vision_proj.weight": torch.zeros(256, 128), "blip.text_proj.bias": torch.zeros(256)}
+    for name, value in image_tower.state_dict().items():
+        for theirs, ours in _IMAGE_NAMES.items():
+            name = name.replace(theirs, ours)
+        state[f"blip.visual_encoder.{name}"] = value
+    state |= {f"blip.text_encoder.{name}": value for name, value in text_tower.state_dict().items()}
+    state |= {f"mlp.{name}": value for name, value in head.state_dict().items()}
+    torch.save(state, folder / "ImageReward.pt")
+    (folder / "med_config.json").write_text(json.dumps(med | {"encoder_width": 768}))
+    (folder / "vocab.txt").write_text("\n".join(WORDPIECES))
+    tokens = BertTokenizer(str(folder / "vocab.txt"))(
+        PROMPTS, padding="max_length", truncation=True, max_length=35, return_tensors="pt"
+    )
+
+    def score(images):
+        hidden = text_tower(
+            tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            encoder_hidden_states=image_tower(normalise(crop_torchvision(images))).last_hidden_state,
+            is_decoder=False,
+        ).last_hidden_state
+        return (head.layers(hidden[:, 0])[:, 0] - 0.16717362830052426) / 1.0333394966054072
+
+    return score
+
+
 ORIGINALS = {
+    "imagereward": ("imagereward", make_imagereward),
     "pickscore": ("pickscore", make_pickscore),
     "hpsv2.0": ("hpsv2.0", make_hpsv2("v2", 3)),
     "hpsv2.1": ("hpsv2.1", make_hpsv2("v2.1", 4)),

@@ -6,6 +6,7 @@ sin(angle); a teacher of five guided steps and a student of three, whose levels 
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -29,6 +30,7 @@ HORIZON_WEIGHTS = np.array([0.2, 0.3, 0.5], np.float32)
 GAP = (0.01, 0.02, 0.4)  # moments and weight before the update
 LEARNING_RATE = 0.3
 FEATURES = 4
+KEY = jax.random.key(7)
 
 
 def denoise_fn(params, latents, timestep, embeds):
@@ -120,3 +122,9 @@ def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), m
     rewards = {name: Moments(*(jnp.float32(x) for x in row)) for name, row in moments.items()}
     state = TrainState(jnp.int32(3), student, teacher, optimizer.init(student), gap, rewards)
     return update, state, frozen, batch
+
+
+def run(**changes):
+    """Make one update of `make_toy(**changes)`: its new state and its metrics."""
+    update, *arguments = make_toy(**changes)
+    return jax.jit(update)(*arguments, KEY)

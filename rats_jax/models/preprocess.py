@@ -31,13 +31,14 @@ def crop_to_square(images: Array, side: int) -> Array:
     Returns:
         [B, side, side, 3] float32.
 
-    Source: openai/CLIP; transformers' CLIPImageProcessor (its rounding: downwards).
+    Source: transformers, CLIPImageProcessor, which rounds half a pixel downwards.
     """
-    _, height, width, _ = images.shape
-    short = min(height, width)
-    images = _resize(images, side * height // short, side * width // short)
-    top, left = (images.shape[1] - side) // 2, (images.shape[2] - side) // 2
-    return images[:, top : top + side, left : left + side]
+    return _crop(images, side, lambda margin: margin // 2)
+
+
+def crop_to_square_half_even(images: Array, side: int) -> Array:
+    """Do the same with half a pixel rounded to even, as torchvision and OpenAI's own code do."""
+    return _crop(images, side, lambda margin: round(margin / 2))
 
 
 def pad_to_square(images: Array, side: int) -> Array:
@@ -72,3 +73,11 @@ def _resize(images: Array, height: int, width: int) -> Array:
     # Without antialiasing it would be 0.0245 away from PIL on photographs instead of 0.0011.
     shape = (images.shape[0], height, width, images.shape[3])
     return jax.image.resize(images, shape, "cubic", antialias=True)
+
+
+def _crop(images: Array, side: int, offset: Callable[[int], int]) -> Array:
+    _, height, width, _ = images.shape
+    short = min(height, width)
+    images = _resize(images, side * height // short, side * width // short)
+    top, left = offset(images.shape[1] - side), offset(images.shape[2] - side)
+    return images[:, top : top + side, left : left + side]

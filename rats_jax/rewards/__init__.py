@@ -9,6 +9,7 @@ from rats_jax.rewards.clipscore import load_clipscore
 from rats_jax.rewards.colour_target import load_colour_target
 from rats_jax.rewards.compressibility import load_compressibility_proxy
 from rats_jax.rewards.hpsv2 import load_hpsv2_0, load_hpsv2_1
+from rats_jax.rewards.imagereward import load_imagereward
 from rats_jax.rewards.pickscore import load_pickscore
 from rats_jax.types import Array, Params, PromptInputs, RewardFn, RewardModel, ScoreFn
 
@@ -19,6 +20,7 @@ REWARDS: Mapping[str, Callable[..., RewardModel]] = {
     "compressibility_proxy": load_compressibility_proxy,
     "hpsv2.0": load_hpsv2_0,
     "hpsv2.1": load_hpsv2_1,
+    "imagereward": load_imagereward,
     "pickscore": load_pickscore,
 }
 """By the `kind` of a config: (path or hub id, empty for the published weights; *, dtype) -> RewardModel."""

@@ -11,6 +11,7 @@ from rats_jax.errors import WeightsError
 from rats_jax.models.clip import IMAGE_TOWER, embed_images
 from rats_jax.models.clip_folder import load_clip
 from rats_jax.models.hub import get_file
+from rats_jax.models.preprocess import crop_to_square_half_even
 from rats_jax.models.state_dict import StateDict, read_state_dict
 from rats_jax.types import Array, Params, RewardFn, RewardModel
 
@@ -58,7 +59,7 @@ def make_aesthetic_fn(module: Any) -> RewardFn:
 
     def reward_fn(params: Params, images: Array, prompt: Array) -> Array:
         del prompt
-        embeds = embed_images(module, params["clip"], images)
+        embeds = embed_images(module, params["clip"], images, preprocess=crop_to_square_half_even)
         return jnp.sum(embeds * params["weight"], axis=-1) + params["bias"]
 
     return reward_fn

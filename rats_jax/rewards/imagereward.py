@@ -1,0 +1,157 @@
+"""ImageReward: BLIP's text tower reads prompt and picture, an affine head scores what it read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from transformers import BertTokenizer
+
+from rats_jax.errors import WeightsError
+from rats_jax.models.blip import ImageTower, TextTower
+from rats_jax.models.folder import describe, read_json
+from rats_jax.models.hub import find_file, get_file
+from rats_jax.models.preprocess import crop_to_square_half_even, normalise
+from rats_jax.models.state_dict import StateDict, fit_state_dict, read_state_dict
+from rats_jax.models.tokenizer import once_per_prompt, tokenize
+from rats_jax.rewards.aesthetic import collapse_layers
+from rats_jax.types import Array, Params, PromptInputs, RewardFn, RewardModel
+
+PUBLISHED = "THUDM/ImageReward"
+PUBLISHED_VOCABULARY = "google-bert/bert-base-uncased"
+MAX_LENGTH = 35
+# Source: THUDM/ImageReward, ImageReward/ImageReward.py: moments of the scores of its training set.
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
+_HEAD_WIDTH = 64
+
+
+def load_imagereward(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
+    """Load ImageReward v1.0: `ImageReward.pt` (or a safetensors copy) with `med_config.json`.
+
+    R = (w . h + b - 0.167) / 1.033 with h the text tower's output at the first token. The published head is
+    five linear layers with nothing but dropout between them; w and b are their product.
+
+    Args:
+        path: folder, the file itself or hub id; empty for the published weights. BERT's vocab.txt lies beside
+            the weights, or else is taken from the hub.
+        dtype: compute dtype of the towers; norms, softmax and head stay float32.
+
+    Returns:
+        The reward, about -2.5 to 2; its prompt inputs are {"input_ids": [B, 35] int32, "mask": [B, 35] bool}.
+
+    Raises:
+        WeightsError: files are missing, or weights are missing, extra or mis-shaped.
+
+    Source:
+        Xu et al., ImageReward, arXiv 2304.05977, section 3; THUDM/ImageReward.
+    """
+    path = path or PUBLISHED
+    config_file = get_file(path, "med_config.json")
+    file = get_file(path, "ImageReward.pt", "ImageReward.safetensors", "model.safetensors")
+    state, source = read_state_dict(file), str(file)
+    image_tower = _make_image_tower(state, source=source, dtype=dtype)
+    side = _image_side(state, image_tower.patch_size)
+    text_tower = make_text_tower(read_json(config_file), source=str(config_file), dtype=dtype)
+    modules = (image_tower, text_tower)
+    _, abstract = describe(str(config_file), lambda: modules, lambda m, key: init_towers(*m, side, key))
+    prefixes = {"image": "blip.visual_encoder.", "text": "blip.text_encoder."}
+    params: dict[str, Any] = {
+        tower: fit_state_dict(
+            {name: value for name, value in state.items() if name.startswith(prefix)},
+            abstract[tower],
+            source=source,
+            prefix=prefix,
+        )
+        for tower, prefix in prefixes.items()
+    }
+    weight, bias = collapse_layers(state, prefix="mlp.layers.", source=source)
+    if weight.shape != (text_tower.width,):
+        raise WeightsError(
+            f"weights file {source!r}: its head reads {len(weight)} numbers, expected {text_tower.width}"
+        )
+    params |= {"weight": np.float32(weight), "bias": np.float32(bias)}
+    tokenizer = _load_tokenizer(path, text_tower.vocab_size)
+
+    def prepare(prompts: list[str]) -> PromptInputs:
+        input_ids = tokenize(tokenizer, prompts, max_length=MAX_LENGTH)
+        return {"input_ids": input_ids, "mask": input_ids != tokenizer.pad_token_id}
+
+    return RewardModel(make_imagereward_fn(*modules, side), params, once_per_prompt(prepare))
+
+
+def make_imagereward_fn(image_tower: ImageTower, text_tower: TextTower, side: int) -> RewardFn:
+    """Compose the reward; weights are {"image", "text", "weight" [D], "bias" []}.
+
+    Args:
+        image_tower, text_tower: BLIP's.
+        side: of the image tower's input, pixels.
+    """
+
+    def reward_fn(params: Params, images: Array, prompt: PromptInputs) -> Array:
+        pixels = normalise(crop_to_square_half_even(images, side))
+        tokens = image_tower.apply({"params": params["image"]}, pixels)
+        hidden: Any = text_tower.apply(
+            {"params": params["text"]}, prompt["input_ids"], prompt["mask"], tokens
+        )
+        first = hidden[:, 0].astype(jnp.float32)
+        return (jnp.sum(first * params["weight"], axis=-1) + params["bias"] - MEAN) / STD
+
+    return reward_fn
+
+
+def make_text_tower(config: dict[str, Any], *, source: str, dtype: Any) -> TextTower:
+    """Build the text tower from a `med_config.json` (as a dict); its width of the picture is not read."""
+    try:
+        return TextTower(
+            vocab_size=config["vocab_size"],
+            max_positions=config["max_position_embeddings"],
+            width=config["hidden_size"],
+            depth=config["num_hidden_layers"],
+            num_heads=config["num_attention_heads"],
+            hidden_width=config["intermediate_size"],
+            norm_eps=config["layer_norm_eps"],
+            dtype=dtype,
+        )
+    except KeyError as error:
+        raise WeightsError(f"{source!r} lacks the field {error}, expected BLIP's med_config.json") from None
+
+
+def init_towers(image_tower: ImageTower, text_tower: TextTower, side: int, key: Any) -> Params:
+    """Initialise the weights of both towers with `key`; float32."""
+    keys = jax.random.split(key)
+    image = image_tower.init(keys[0], jnp.zeros((1, side, side, 3)))["params"]
+    ids, tokens = jnp.zeros((1, MAX_LENGTH), jnp.int32), jnp.zeros((1, 1, image_tower.width))
+    text = text_tower.init(keys[1], ids, ids == 0, tokens)["params"]
+    return {"image": image, "text": text}
+
+
+def _make_image_tower(state: StateDict, *, source: str, dtype: Any) -> ImageTower:
+    """Read the sizes of the image tower off its weights: ViT-L/16 as published, heads of 64."""
+    prefix = "blip.visual_encoder."
+    try:
+        width, _, patch_size, _ = state[f"{prefix}patch_embed.proj.weight"].shape
+        blocks = {name.split(".")[3] for name in state if name.startswith(f"{prefix}blocks.")}
+        return ImageTower(width, len(blocks), width // _HEAD_WIDTH, patch_size, dtype)
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"weights file {source!r} is no ImageReward: {error} in its image tower") from None
+
+
+def _image_side(state: StateDict, patch_size: int) -> int:
+    positions = state.get("blip.visual_encoder.pos_embed", np.zeros((1, 1, 1))).shape[1] - 1
+    return patch_size * max(math.isqrt(positions), 1)
+
+
+def _load_tokenizer(path: str, vocab_size: int) -> BertTokenizer:
+    file = find_file(path, "vocab.txt") or get_file(PUBLISHED_VOCABULARY, "vocab.txt")
+    tokenizer = BertTokenizer(str(file))
+    tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
+    tokenizer.name_or_path = str(file)
+    if len(tokenizer) != vocab_size:
+        raise WeightsError(
+            f"{str(file)!r} has {len(tokenizer)} tokens with [DEC] and [ENC], expected {vocab_size} as in "
+            "med_config.json"
+        )
+    return tokenizer
