@@ -82,7 +82,7 @@ def summarise(
             for i, pair in enumerate(pairs)
         ],
         "not_finite": {
-            name: [pairs[i].file.name for i in np.flatnonzero(~kept)]
+            name: [pair.file.name for pair, is_finite in zip(pairs, kept, strict=True) if not is_finite]
             for name, kept in finite.items()
             if not kept.all()
         },

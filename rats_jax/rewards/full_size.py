@@ -9,12 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rats_jax.models.blip import ImageTower
 from rats_jax.models.clip import IMAGE_TOWER, init_clip, make_clip
 from rats_jax.models.folder import abstract_params
 from rats_jax.models.open_clip import VIT_H_14, VIT_L_14, to_transformers_config
 from rats_jax.rewards.aesthetic import make_aesthetic_fn
 from rats_jax.rewards.clipscore import make_clipscore_fn
 from rats_jax.rewards.hpsv2 import make_hpsv2_fn
+from rats_jax.rewards.imagereward import MAX_LENGTH, init_towers, make_imagereward_fn, make_text_tower
 from rats_jax.rewards.pickscore import make_pickscore_fn
 from rats_jax.types import Params, PromptInputs, RewardFn
 
@@ -43,11 +45,39 @@ def _aesthetic(batch_size: int, *, dtype: Any) -> FullSize:
     return reward_fn, {"clip": tower, **head}, jax.ShapeDtypeStruct((batch_size, 0), jnp.float32)
 
 
+# Source: BLIP's create_vit("large") and ImageReward's med_config.json.
+_MED_CONFIG = {
+    "vocab_size": 30524,
+    "max_position_embeddings": 512,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+}
+
+
+def _imagereward(batch_size: int, *, dtype: Any) -> FullSize:
+    image_tower = ImageTower(width=1024, depth=24, num_heads=16, patch_size=16, dtype=dtype)
+    text_tower = make_text_tower(_MED_CONFIG, source="published", dtype=dtype)
+    params = jax.eval_shape(lambda: init_towers(image_tower, text_tower, 224, jax.random.key(0)))
+    params |= {
+        "weight": jax.ShapeDtypeStruct((text_tower.width,), jnp.float32),
+        "bias": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+    prompt = {
+        "input_ids": jax.ShapeDtypeStruct((batch_size, MAX_LENGTH), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((batch_size, MAX_LENGTH), jnp.bool),
+    }
+    return make_imagereward_fn(image_tower, text_tower, 224), params, prompt
+
+
 FULL_SIZE: Mapping[str, Callable[..., FullSize]] = {
     "aesthetic": _aesthetic,
     "clipscore": functools.partial(_dual_encoder, VIT_L_14, make_clipscore_fn),
     "hpsv2.0": functools.partial(_dual_encoder, VIT_H_14, make_hpsv2_fn),
     "hpsv2.1": functools.partial(_dual_encoder, VIT_H_14, make_hpsv2_fn),
+    "imagereward": _imagereward,
     "pickscore": functools.partial(_dual_encoder, VIT_H_14, make_pickscore_fn),
 }
 """By the `kind` of a config: (batch size, *, dtype) -> reward and shapes."""

@@ -55,8 +55,11 @@ def load_imagereward(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     image_tower = _make_image_tower(state, source=source, dtype=dtype)
     side = _image_side(state, image_tower.patch_size)
     text_tower = make_text_tower(read_json(config_file), source=str(config_file), dtype=dtype)
-    modules = (image_tower, text_tower)
-    _, abstract = describe(str(config_file), lambda: modules, lambda m, key: init_towers(*m, side, key))
+    _, abstract = describe(
+        str(config_file),
+        lambda: (image_tower, text_tower),
+        lambda towers, key: init_towers(towers[0], towers[1], side, key),
+    )
     prefixes = {"image": "blip.visual_encoder.", "text": "blip.text_encoder."}
     params: dict[str, Any] = {
         tower: fit_state_dict(
@@ -79,7 +82,7 @@ def load_imagereward(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
         input_ids = tokenize(tokenizer, prompts, max_length=MAX_LENGTH)
         return {"input_ids": input_ids, "mask": input_ids != tokenizer.pad_token_id}
 
-    return RewardModel(make_imagereward_fn(*modules, side), params, once_per_prompt(prepare))
+    return RewardModel(make_imagereward_fn(image_tower, text_tower, side), params, once_per_prompt(prepare))
 
 
 def make_imagereward_fn(image_tower: ImageTower, text_tower: TextTower, side: int) -> RewardFn:
