@@ -11,15 +11,34 @@ except pytest.skip.Exception:  # without PyTorch
 
 
 @pytest.fixture(scope="session")
-def load_pair(tmp_path_factory):
-    """By name: the original as a function of torch images [B, 3, H, W], our reward loaded from its file."""
+def written(tmp_path_factory):
+    """By name: the folder of a reward's weights, and its original, a function of torch images [B, 3, H, W]."""
+    made = {}
+
+    def write(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp("original")
+            made[name] = folder, ORIGINALS[name][1](folder)
+        return made[name]
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def load_folder(written):
+    """By name: the folder of a reward's weights."""
+    return lambda name: written(name)[0]
+
+
+@pytest.fixture(scope="session")
+def load_pair(written):
+    """By name: the original, and our reward loaded from its file."""
     loaded = {}
 
     def load(name):
         if name not in loaded:
-            kind, make = ORIGINALS[name]
-            folder = tmp_path_factory.mktemp("original")
-            loaded[name] = make(folder), REWARDS[kind](str(folder))
+            folder, original = written(name)
+            loaded[name] = original, REWARDS[ORIGINALS[name][0]](str(folder))
         return loaded[name]
 
     return load

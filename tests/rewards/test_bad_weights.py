@@ -1,0 +1,115 @@
+"""Files of another architecture, of another reward, or not whole: one line that names the file."""
+
+import json
+import shutil
+
+import pytest
+
+from rats_jax.errors import WeightsError
+from rats_jax.rewards import REWARDS
+
+torch = pytest.importorskip("torch")
+
+
+def drop(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def rewrite_head(folder):
+    torch.save({"layers.0.weight": torch.zeros(1, 7), "layers.0.bias": torch.zeros(1)}, folder / "h.pth")
+    shutil.move(folder / "h.pth", folder / "sac+logos+ava1-l14-linearMSE.pth")
+
+
+def no_layers(folder):
+    torch.save({"weight": torch.zeros(3)}, folder / "sac+logos+ava1-l14-linearMSE.pth")
+
+
+def change(file, **fields):
+    def apply(folder):
+        content = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(content | fields))
+
+    return apply
+
+
+LOST = "blip.text_encoder.encoder.layer.1.output.dense.bias"
+
+
+def change_state(file, edit):
+    def apply(folder):
+        state = torch.load(folder / file)
+        edit(state)
+        torch.save(state, folder / file)
+
+    return apply
+
+
+BAD = {
+    "ViT-H expected": (
+        "hpsv2.1",
+        drop("open_clip_config.json"),
+        "HPS_v2.1_compressed.pt' does not fit .* shape",
+    ),
+    "the other version": ("hpsv2.0", drop("HPS_v2_compressed.pt"), r"lacks 'HPS_v2_compressed.pt'"),
+    "no weights": (
+        "pickscore",
+        drop("model.safetensors"),
+        "lacks 'model.safetensors' or 'pytorch_mod",
+    ),
+    "no config": (
+        "clipscore, open_clip",
+        drop("open_clip_config.json"),
+        "lacks 'config.json' or 'open_clip_config",
+    ),
+    "other depth": (
+        "clipscore, transformers",
+        change("config.json", text_config={"num_hidden_layers": 1}),
+        "pytorch_model.bin' does not fit its architecture: ",
+    ),
+    "head of another width": (
+        "aesthetic",
+        rewrite_head,
+        "linearMSE.pth' reads 7 numbers, expected the 24 of",
+    ),
+    "no head": (
+        "aesthetic",
+        no_layers,
+        "linearMSE.pth': expected linear layers layers.0, ... down to",
+    ),
+    "no BERT config": ("imagereward", drop("med_config.json"), "lacks 'med_config.json'"),
+    "half a BERT config": (
+        "imagereward",
+        lambda folder: (folder / "med_config.json").write_text('{"vocab_size": 21}'),
+        "med_config.json' lacks the field 'max_position_embeddings'",
+    ),
+    "other vocabulary": (
+        "imagereward",
+        lambda folder: (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na"),
+        "vocab.txt' has 8 tokens with",
+    ),
+    "a layer lost": (
+        "imagereward",
+        change_state("ImageReward.pt", lambda s: s.pop(LOST)),
+        f"missing {LOST}",
+    ),
+    "no image tower": (
+        "imagereward",
+        change_state("ImageReward.pt", lambda s: [s.pop(n) for n in list(s) if "visual" in n]),
+        "ImageReward.pt' is no ImageReward",
+    ),
+    "no head of BLIP": (
+        "imagereward",
+        change_state("ImageReward.pt", lambda s: [s.pop(n) for n in list(s) if n.startswith("mlp")]),
+        "expected linear layers mlp.layers.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_it_is_refused_in_one_line(case, load_folder, tmp_path):
+    original, damage, message = BAD[case]
+    folder = shutil.copytree(load_folder(original), tmp_path / "damaged")
+    damage(folder)
+    with pytest.raises(WeightsError, match=message) as error:
+        REWARDS[original.split(",")[0]](str(folder))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,108 @@
+"""The command that scores a folder of pictures: against the rewards themselves, and bad input."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from rats_jax.rewards import REWARDS
+from rats_jax.runtime.pairs import read_pairs, read_picture
+from rats_jax.scoring import format_scores, score_pairs, summarise
+from tests.tiny import PROMPTS, write_tiny_reward
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five pictures of two sizes, a prompt for each, and a reward's weights."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(5):
+        size = (32, 32, 3) if i % 2 else (40, 24, 3)
+        Image.fromarray(rng.integers(0, 255, size, np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS[:5]))
+    write_tiny_reward(tmp_path / "reward")
+    return tmp_path
+
+
+def run(folder, *arguments):
+    command = [sys.executable, "-m", "rats_jax.score", "--images=images", "--prompts=prompts.txt", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_scores_are_those_of_the_rewards_one_picture_at_a_time(folder):
+    rewards = {
+        "pickscore": REWARDS["pickscore"](str(folder / "reward")),
+        "colour_target": REWARDS["colour_target"](""),
+    }
+    pairs = read_pairs(folder / "images", folder / "prompts.txt")
+    scores = score_pairs(rewards, pairs, batch_size=2)
+    for name, reward in rewards.items():
+        score = jax.jit(reward.reward_fn)
+        expected = [
+            float(score(reward.params, read_picture(p.file)[None], reward.prepare([p.prompt]))[0])
+            for p in pairs
+        ]
+        np.testing.assert_allclose(scores[name], expected, rtol=1e-5, atol=1e-5)
+        assert np.ptp(scores[name]) > 0.01
+
+
+def test_what_is_not_finite_is_null_and_counted_apart(folder):
+    pairs = read_pairs(folder / "images", folder / "prompts.txt")
+    scores = {"good": np.arange(5.0), "bad": np.array([1.0, np.nan, 3.0, np.inf, 5.0])}
+    summary = summarise(pairs, scores, {"good": "", "bad": "weights"})
+    assert summary["rewards"]["bad"] == {"path": "weights", "mean": 3.0, "std": pytest.approx((8 / 3) ** 0.5)}
+    assert summary["not_finite"] == {"bad": ["1.png", "3.png"]}
+    assert [picture["bad"] for picture in summary["pictures"]] == [1.0, None, 3.0, None, 5.0]
+    assert summary["pictures"][2] == {"file_name": "2.png", "prompt": PROMPTS[2], "good": 2.0, "bad": 3.0}
+    json.dumps(summary, allow_nan=False)
+    assert "nan" in format_scores(pairs, scores)
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_table_and_json(folder):
+    done = run(folder, "--reward=pickscore=reward", "--reward=compressibility_proxy", "--output=out.json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((folder / "out.json").read_text())
+    table = {line.split()[0]: line.split()[-2:] for line in done.stdout.splitlines() if line.strip()}
+    for picture in summary["pictures"]:
+        shown = [f"{picture[name]:.4f}" for name in ("pickscore", "compressibility_proxy")]
+        assert table[picture["file_name"]] == shown
+    means = [summary["rewards"][name]["mean"] for name in ("pickscore", "compressibility_proxy")]
+    np.testing.assert_allclose(np.float64(table["mean"]), means, atol=1e-4)
+    assert len(summary["pictures"]) == 5 and summary["not_finite"] == {}
+
+
+BAD = {
+    "unknown reward": (["--reward=beauty"], "reward='beauty': expected one of aesthetic, clipscore,"),
+    "no weights there": (["--reward=pickscore=nowhere"], "'nowhere' is no file or folder, and no hub id"),
+    "no reward": ([], "--reward"),
+    "a weight where there is none": (["--reward=colour_target=x"], "path='x': expected ''"),
+    "no folder to write to": (["--reward=colour_target", "--output=a/b.json"], "output='a/b.json': expected"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(folder, case):
+    arguments, message = BAD[case]
+    done = run(folder, *arguments)
+    assert done.returncode == 1 and message in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not (folder / "scores.json").exists()
+
+
+@pytest.mark.slow
+def test_scores_that_are_nan_end_in_an_error_and_are_written_all_the_same(folder):
+    weights = load_file(folder / "reward" / "model.safetensors")
+    weights["logit_scale"] = np.full_like(weights["logit_scale"], np.nan)
+    save_file(weights, folder / "reward" / "model.safetensors")
+    done = run(folder, "--reward=pickscore=reward", "--reward=colour_target")
+    assert done.returncode == 1
+    assert "error: 5 scores are not finite: pickscore of '0.png', " in done.stderr
+    summary = json.loads((folder / "scores.json").read_text())
+    assert all(p["pickscore"] is None and p["colour_target"] < 0 for p in summary["pictures"])
+    assert summary["rewards"]["pickscore"]["mean"] is None
