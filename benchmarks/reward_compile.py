@@ -50,6 +50,7 @@ def main(_: list[str]) -> None:
     lower_seconds = time.perf_counter() - start
     compiled = lowered.compile()
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    assert memory is not None and costs is not None, "every TPU compiler reports both"
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
     report = {
         "reward": _REWARD.value,

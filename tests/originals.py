@@ -7,11 +7,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from transformers import CLIPConfig, CLIPTokenizer
 
 from rats_jax.models.tokenizer import CLIP_VOCABULARY
-
-torch = pytest.importorskip("torch")
 
 PROMPTS = ["a photo of a cat", "", "two red apples & a pear", "a very long prompt " * 30]
 SIDE = 32

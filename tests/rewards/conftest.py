@@ -5,8 +5,10 @@ import pytest
 from rats_jax.rewards import REWARDS
 
 try:
+    import torch
+
     from tests.originals import ORIGINALS
-except pytest.skip.Exception:  # without PyTorch
+except ImportError:
     ORIGINALS = {}
 
 
@@ -18,6 +20,7 @@ def written(tmp_path_factory):
     def write(name):
         if name not in made:
             folder = tmp_path_factory.mktemp("original")
+            torch.manual_seed(0)
             made[name] = folder, ORIGINALS[name][1](folder)
         return made[name]
 
