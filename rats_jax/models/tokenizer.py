@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from transformers import CLIPTextConfig, CLIPTokenizer
+from transformers import BertTokenizer, CLIPTextConfig, CLIPTokenizer
 
 from rats_jax.errors import WeightsError
 from rats_jax.types import PromptInputs
@@ -98,4 +98,20 @@ def load_tokenizer(folder: Path, text_config: CLIPTextConfig | None = None) -> C
                 f"{str(folder)!r} has a {name} of {value}, expected at most "
                 f"{limit}={getattr(text_config, limit)} of the text encoder"
             )
+    return tokenizer
+
+
+def load_bert_tokenizer(vocabulary: Path, *, marks: tuple[str, str]) -> BertTokenizer:
+    """Load BERT's tokenizer with BLIP's two marks, which no prompt contains.
+
+    Args:
+        vocabulary: vocab.txt, a token per line.
+        marks: begin of text, and one more; they follow the vocabulary.
+
+    Returns:
+        The tokenizer; padding is token 0.
+    """
+    tokenizer = BertTokenizer(str(vocabulary))
+    tokenizer.add_special_tokens({"bos_token": marks[0], "additional_special_tokens": [marks[1]]})
+    tokenizer.name_or_path = str(vocabulary)
     return tokenizer

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from transformers import BertTokenizer
 
 from rats_jax.errors import WeightsError
 from rats_jax.models.blip import ImageTower, TextTower
@@ -16,7 +15,7 @@ from rats_jax.models.folder import describe, read_json
 from rats_jax.models.hub import find_file, get_file
 from rats_jax.models.preprocess import crop_to_square_half_even, normalise
 from rats_jax.models.state_dict import StateDict, fit_state_dict, read_state_dict
-from rats_jax.models.tokenizer import once_per_prompt, tokenize
+from rats_jax.models.tokenizer import load_bert_tokenizer, once_per_prompt, tokenize
 from rats_jax.rewards.aesthetic import collapse_layers
 from rats_jax.types import Array, Params, PromptInputs, RewardFn, RewardModel
 
@@ -147,14 +146,12 @@ def _image_side(state: StateDict, patch_size: int) -> int:
     return patch_size * max(math.isqrt(positions), 1)
 
 
-def _load_tokenizer(path: str, vocab_size: int) -> BertTokenizer:
+def _load_tokenizer(path: str, vocab_size: int) -> Any:
     file = find_file(path, "vocab.txt") or get_file(PUBLISHED_VOCABULARY, "vocab.txt")
-    tokenizer = BertTokenizer(str(file))
-    tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
-    tokenizer.name_or_path = str(file)
+    tokenizer = load_bert_tokenizer(file, marks=("[DEC]", "[ENC]"))
     if len(tokenizer) != vocab_size:
         raise WeightsError(
-            f"{str(file)!r} has {len(tokenizer)} tokens with [DEC] and [ENC], expected {vocab_size} as in "
-            "med_config.json"
+            f"{str(file)!r} has {len(tokenizer)} tokens with [DEC] and [ENC], expected "
+            f"vocab_size={vocab_size} of med_config.json"
         )
     return tokenizer

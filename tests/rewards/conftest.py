@@ -14,7 +14,7 @@ except ImportError:
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory):
-    """By name: the folder of a reward's weights, and its original, a function of torch images [B, 3, H, W]."""
+    """By name: the folder of a reward's weights, and its original as a function of images [B, 3, H, W]."""
     made = {}
 
     def write(name):

@@ -28,7 +28,7 @@ def score(kind, path, picture, prompts):
 
 
 def test_imagereward():
-    """Source: THUDM/ImageReward, README, "Example Use". PIL rounds to 8 bits between resizing and the tower."""
+    """Source: THUDM/ImageReward, README, "Example Use"; PIL rounds to 8 bits after resizing."""
     prompt = "a painting of an ocean with clouds and birds, day time, low depth field effect"
     folder = "https://raw.githubusercontent.com/THUDM/ImageReward/main/assets/images"
     expected = [0.5811622738838196, 0.2745276093482971, -1.4131819009780884, -2.029569625854492]
@@ -38,7 +38,7 @@ def test_imagereward():
 
 
 def test_clipscore_of_a_photograph():
-    """Source: huggingface/transformers, CLIPModelIntegrationTest: logits_per_image, whose scale is 100 here."""
+    """Source: huggingface/transformers, CLIPModelIntegrationTest; its logits have a scale of 100."""
     picture = download("http://images.cocodataset.org/val2017/000000039769.jpg")
     prompts = ["a photo of a cat", "a photo of a dog"]
     actual = score("clipscore", "openai/clip-vit-base-patch32", picture, prompts)
