@@ -138,11 +138,12 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
                 )
                 figures.save_picture(sheet, workdir / "samples" / f"step_{step:06d}.png")
                 writer.write_image(step, "samples", np.asarray(sheet))
-                writer.write_samples(step, record)
                 return record
 
-            def watch(step: int) -> None:
-                """Warn of a student that climbs its reward only, or end its run."""
+            def watch(step: int, record: Mapping[str, float]) -> None:
+                """Log a sheet; warn of a student that climbs its reward only, or end its run."""
+                _check_finite(step, record, workdir, manager.latest_step())
+                writer.write_samples(step, record)
                 records = read_metrics(workdir / SAMPLES_FILE)
                 fallen = hacking.find_hacking(records, patience=config.hacking_patience)
                 if not fallen:
@@ -157,7 +158,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
                 _say(f"warning: {line}")
 
             if step == 0:
-                draw(state)
+                watch(step, draw(state))
             pending = None
             while step < config.num_updates:
                 batch = jax.device_put(experiment.make_batch(next(batches).prompts), batch_sharding)
@@ -172,9 +173,10 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
                     log(*pending)  # raises before anything that is not finite is saved
                     pending = None
                     if last or step % config.samples.every == 0:
-                        rank = hacking.rank(draw(state), judge=config.heldout_reward)
+                        record = draw(state)
+                        rank = hacking.rank(record, judge=config.heldout_reward)
                         checkpoint.save_ranked(manager, step, state, batches.get_state(), rank)
-                        watch(step)
+                        watch(step, record)
                     else:
                         checkpoint.save(manager, step, state, batches.get_state())
             checkpoint.save_now(manager, step, state, batches.get_state())
@@ -262,7 +264,8 @@ def _check_finite(step: int, values: Mapping[str, float], workdir: Path, saved: 
     if bad:
         raise DivergedError(
             f"update {step}: {bad[0]} is {values[bad[0]]}, expected a finite number; the newest checkpoint "
-            f"in {str(workdir / 'checkpoints')!r} is of update {saved}; try a smaller optimizer.learning_rate"
+            f"in {str(workdir / 'checkpoints')!r} is of update {saved}; try a smaller optimizer.learning_rate, "
+            "or rats_jax.score with the same rewards on some pictures"
         )
 
 

@@ -44,7 +44,7 @@ def test_bad_input_is_one_line_before_anything_is_compiled_or_written(models, tm
 
 def test_an_unknown_reward_kind_is_refused(models, tmp_path):
     config = tiny_config(models)
-    next(iter(config.rewards.values())).kind = "beauty"
+    config.rewards.pickscore_emoji.kind = "beauty"
     with pytest.raises(ConfigError, match="kind='beauty': expected one of aesthetic, clipscore, "):
         train_and_evaluate(config, tmp_path / "run")
 

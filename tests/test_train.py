@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import re
+import shutil
 
 import chex
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from rats_jax import experiment, guards
 from rats_jax.errors import DivergedError, HackingError
@@ -70,7 +72,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
         assert set(summary[table]) == {"teacher", "untrained", "untrained_cfg", "student"}
         assert all(np.isfinite(value) for value in summary[table].values())
     assert summary["reward"]["student"] != summary["reward"]["untrained"]
-    assert set(summary["rewards"]) == {"pickscore_emoji", "heldout"}
+    assert set(summary["rewards"]) == {"pickscore_emoji", "compressibility", "heldout"}
     assert summary["rewards"]["heldout"] == summary["heldout_reward"]
     assert "first_update_student_leads" in summary
 
@@ -170,6 +172,7 @@ def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
 @pytest.mark.slow
 def test_two_rewards_in_their_own_deviations_and_a_gate_on_one(models, tmp_path):
     config = tiny_config(models, num_updates=2, normalise_rewards=True, gate__reward="second")
+    del config.rewards.compressibility
     config.rewards.second = ConfigDict({"kind": "pickscore", "path": str(models / "heldout"), "weight": 2.0})
     summary = train_and_evaluate(config, tmp_path / "run")
     assert set(summary["rewards"]) == {"pickscore_emoji", "second", "heldout"}
@@ -194,3 +197,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(models,
         train_and_evaluate(config, tmp_path / "run")
     with open_manager(tmp_path / "run" / "checkpoints", keep=9, every=1) as manager:
         assert manager.latest_step() is None
+
+
+def test_a_monitor_that_is_nan_ends_the_run_before_it_costs_anything(models, tmp_path):
+    shutil.copytree(models / "heldout", tmp_path / "broken")
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    weights["logit_scale"] = np.full_like(weights["logit_scale"], np.nan)
+    save_file(weights, tmp_path / "broken" / "model.safetensors")
+    config = tiny_config(models, monitor__heldout__path=str(tmp_path / "broken"))
+    with pytest.raises(DivergedError, match="update 0: monitor/heldout/student is nan, expected a finite"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert (tmp_path / "run" / "samples.jsonl").read_text() == ""

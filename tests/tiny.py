@@ -156,8 +156,7 @@ def tiny_config(models, **overrides):
             "evaluation.batch_size": 8,
         }
     )
-    for reward in config.rewards.values():
-        reward.path = str(models / "reward")
+    config.rewards.pickscore_emoji.path = str(models / "reward")
     config.monitor.heldout.path = str(models / "heldout")
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
     return config

@@ -5,6 +5,7 @@ The frozen weights are not in them, and no key either: keys are folded from the 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any, prompt_state: di
 def save_ranked(
     manager: ocp.CheckpointManager, step: int, state: Any, prompt_state: dict[str, Any], rank: float
 ) -> None:
-    """Save the step, due or not, with the rank by which the best checkpoint is found; see `save`."""
+    """Save the step, due or not, with the rank by which the best is found (nan is none); see `save`."""
+    rank = _UNRANKED if math.isnan(rank) else rank
     _save(manager, step, state, prompt_state, rank=rank, force=True)
 
 

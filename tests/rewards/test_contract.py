@@ -71,6 +71,17 @@ def test_prompts_are_prepared_once_and_row_by_row(reward):
     chex.assert_trees_all_equal(*(jax.tree.map(lambda x, i=i: x[i], together) for i in (0, 4)))
 
 
+def test_towers_in_bfloat16_stay_close(original, load_folder, load_pair):
+    low = REWARDS[original.split(",")[0]](str(load_folder(original)), dtype=jnp.bfloat16)
+    high = load_pair(original)[1]
+    images, prompt = pictures(), high.prepare(PROMPTS)
+    expected = np.asarray(jax.jit(high.reward_fn)(high.params, images, prompt))
+    actual = jax.jit(low.reward_fn)(low.params, images, low.prepare(PROMPTS))
+    chex.assert_type(actual, jnp.float32)
+    assert np.max(np.abs(actual - expected)) < 0.1 * np.ptp(expected)
+    assert np.any(np.asarray(actual) != expected)
+
+
 @pytest.mark.parametrize("kind", NO_WEIGHTS)
 def test_a_path_is_refused_where_there_are_no_weights(kind):
     with pytest.raises(
