@@ -264,8 +264,8 @@ def _check_finite(step: int, values: Mapping[str, float], workdir: Path, saved: 
     if bad:
         raise DivergedError(
             f"update {step}: {bad[0]} is {values[bad[0]]}, expected a finite number; the newest checkpoint "
-            f"in {str(workdir / 'checkpoints')!r} is of update {saved}; try a smaller optimizer.learning_rate, "
-            "or rats_jax.score with the same rewards on some pictures"
+            f"in {str(workdir / 'checkpoints')!r} is of update {saved}; try a smaller "
+            "optimizer.learning_rate, or rats_jax.score with the same rewards on some pictures"
         )
 
 
