@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
+from rats_jax.errors import WeightsError
 from rats_jax.models.open_clip import VIT_H_14
 from rats_jax.models.preprocess import pad_to_square
 from rats_jax.rewards.dual_encoder import load_dual_encoder, make_dual_encoder_fn
 from rats_jax.types import RewardFn, RewardModel
 
 PUBLISHED = "xswu/HPSv2"
+FILE_2_0, FILE_2_1 = "HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt"
 
 
 def load_hpsv2_0(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     """Load HPSv2.0: `HPS_v2_compressed.pt`; all else as in `load_hpsv2_1`."""
-    return _load(path, "HPS_v2_compressed.pt", dtype=dtype)
+    return _load(path, FILE_2_0, dtype=dtype)
 
 
 def load_hpsv2_1(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
@@ -38,7 +41,7 @@ def load_hpsv2_1(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     Source:
         Wu et al., Human Preference Score v2, arXiv 2306.09341; tgxs002/HPSv2, hpsv2/img_score.py.
     """
-    return _load(path, "HPS_v2.1_compressed.pt", dtype=dtype)
+    return _load(path, FILE_2_1, dtype=dtype)
 
 
 def make_hpsv2_fn(module: Any) -> RewardFn:
@@ -47,6 +50,8 @@ def make_hpsv2_fn(module: Any) -> RewardFn:
 
 
 def _load(path: str, file: str, *, dtype: Any) -> RewardModel:
+    if Path(path).name in {FILE_2_0, FILE_2_1} - {file}:
+        raise WeightsError(f"{path!r} is the other version of HPSv2, expected {file!r}")
     return load_dual_encoder(
         path or PUBLISHED, make_hpsv2_fn, dtype=dtype, weights=(file,), default_config=VIT_H_14
     )

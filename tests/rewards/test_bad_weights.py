@@ -113,3 +113,10 @@ def test_it_is_refused_in_one_line(case, load_folder, tmp_path):
     with pytest.raises(WeightsError, match=message) as error:
         REWARDS[original.split(",")[0]](str(folder))
     assert "\n" not in str(error.value)
+
+
+def test_one_version_of_hpsv2_is_not_taken_for_the_other(load_folder):
+    file = load_folder("hpsv2.1") / "HPS_v2.1_compressed.pt"
+    REWARDS["hpsv2.1"](str(file))
+    with pytest.raises(WeightsError, match="HPS_v2.1_compressed.pt' is the other version of HPSv2, expected"):
+        REWARDS["hpsv2.0"](str(file))
