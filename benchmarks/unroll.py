@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
     ).cond
     params = jax.device_put(pipeline.unet)
 
-    def gradient(unroll: bool, remat: bool):
+    def gradient(unroll: bool, remat: str):
         sample = functools.partial(
             rollout,
             pipeline.denoise_fn,
@@ -52,10 +52,10 @@ def main(_: list[str]) -> None:
         return jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(sample(p, noise, embeds).latents))))
 
     forms = {
-        "scan": gradient(unroll=False, remat=False),
-        "scan_remat": gradient(unroll=False, remat=True),
-        "unrolled": gradient(unroll=True, remat=False),
-        "unrolled_remat": gradient(unroll=True, remat=True),
+        "scan": gradient(unroll=False, remat="none"),
+        "scan_remat": gradient(unroll=False, remat="step"),
+        "unrolled": gradient(unroll=True, remat="none"),
+        "unrolled_remat": gradient(unroll=True, remat="step"),
     }
     compile_seconds = {name: _time(fn, params) for name, fn in forms.items()}
     seconds: dict[str, list[float]] = {name: [] for name in forms}

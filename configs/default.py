@@ -20,9 +20,11 @@ def get_config() -> ConfigDict:
     # Updates between two lines of metrics.jsonl, >= 1.
     config.log_every = 1
 
-    # Folder of the diffusers pipeline that teacher and student start from.
+    # What teacher and student start from: folder or hub id 'owner/name[@revision]' of a diffusers pipeline of
+    # Stable Diffusion 1.x, 2.x or XL, with safetensors or Flax weights.
     config.pretrained = ""
-    # File of prompts: text with one per line, or .jsonl with a field `prompt` or `text`.
+    # File of prompts: text with one per line, or .jsonl with a field `prompt` or `text`; or
+    # 'tfds:NAME[:SPLIT]', a prepared TFDS dataset with captions (~/tensorflow_datasets or TFDS_DATA_DIR).
     config.prompts = ""
 
     # The deterministic sampler of both rollouts: 'ddim' | 'euler'.
@@ -39,8 +41,9 @@ def get_config() -> ConfigDict:
     config.student.reward_gradient_steps = 4
     # Unroll the steps in the program: 'yes' | 'no' (lax.scan) | 'auto' (yes on CPU, no elsewhere).
     config.student.unroll = "auto"
-    # Recompute each step in the backward pass: the memory of one step, for about a third more compute.
-    config.student.remat = False
+    # What the backward pass computes again instead of storing it: 'none' | 'matmuls' (all but the results of
+    # matmuls and convolutions) | 'step' (all: the memory of one step, for about a third more compute).
+    config.student.remat = "none"
 
     config.teacher = ConfigDict()
     # Sampling steps of the teacher, >= 1.
@@ -120,8 +123,24 @@ def get_config() -> ConfigDict:
     # Equal parts that the batch is cut into and processed one after another, to save memory, >= 1.
     config.optimizer.accumulation_steps = 1
 
+    # Train low-rank adapters instead of the network's weights.
+    config.lora = ConfigDict()
+    # Rank of the adapters, >= 1; 0 trains the whole network.
+    config.lora.rank = 0
+    # An adapter is scaled by alpha / rank, > 0.
+    config.lora.alpha = 32.0
+    # Regular expression, searched in the path of a layer of the UNet: which layers get an adapter.
+    config.lora.targets = "to_q|to_k|to_v|to_out_0"
+
     # What the networks compute in: 'float32' | 'bfloat16'; all else is float32 in any case.
     config.compute_dtype = "float32"
+    # What weights that never change are stored in: 'float32' | 'bfloat16'. A moving teacher stays float32,
+    # because its steps are smaller than what bfloat16 tells apart.
+    config.frozen_dtype = "float32"
+    # Equal parts of a batch that are decoded one after another, to save memory, >= 1.
+    config.decoder_parts = 1
+    # Equal parts of a batch that the rewards see one after another, to save memory, >= 1.
+    config.reward_parts = 1
 
     config.checkpoint = ConfigDict()
     # Updates between two checkpoints, >= 1; the last update is always saved.
@@ -143,11 +162,30 @@ def get_config() -> ConfigDict:
     # Seed of the table's noise, the same for all its rows. 0 .. 2**32 - 1.
     config.evaluation.seed = 1234
 
-    # Devices along each axis, global; -1 on one axis is all that are left.
+    # Devices along each axis inside a slice (what the fast network joins); -1 on one axis is what is left.
     config.mesh = ConfigDict()
     # Copies of the weights: only the batch is split.
     config.mesh.data = -1
     # Parts of the weights and of the optimizer state; the batch is split over these devices too.
     config.mesh.fsdp = 1
+    # Parts of single layers; the batch is not split over these devices.
+    config.mesh.tensor = 1
+    # Slices along the same axes, joined by the slow network; -1 on one axis is all that are left. Without TPU
+    # slices, the devices of a process count as one.
+    config.mesh.dcn_data = 1
+    config.mesh.dcn_fsdp = 1
+    config.mesh.dcn_tensor = 1
+
+    # Where each weight lives: (regular expression, rule); the first that is found in its path decides, as in
+    # student/mid_block/resnets_0/conv1/kernel. `student`, `teacher`, `opt_state` are trained, `base` is the
+    # pretrained network, `text_encoder`, `decoder`, `rewards` and `monitors` are frozen too. Rules: 'copy' |
+    # 'largest' (its largest axis over fsdp) | mesh axes for the last axes, as in 'fsdp tensor' or '- tensor'.
+    # The student computes with a copy of its weights that lies as `base` does.
+    config.sharding = (
+        # Layers whose output features are split over tensor, and those that read them.
+        ("(to_[qkv]|[qkv]_proj|fc1|conv1|time_emb_proj)/kernel", "fsdp tensor"),
+        ("(to_out_0|out_proj|fc2|conv2)/kernel", "tensor fsdp"),
+        ("", "largest"),
+    )
 
     return config

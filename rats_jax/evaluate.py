@@ -14,7 +14,7 @@ import numpy as np
 from rats_jax.errors import ConfigError
 from rats_jax.experiment import Experiment
 from rats_jax.types import Array, Batch, FrozenParams, Params, PromptInputs
-from rats_jax.update import RolloutFn
+from rats_jax.update import ParamsFn, RolloutFn
 
 CONTESTANTS = ("teacher", "untrained", "untrained_cfg", "student")
 """The rows of the table, by the keys of summary.json."""
@@ -74,12 +74,15 @@ def make_evaluation_set(experiment: Experiment, prompts: list[str], settings: An
     return EvaluationSet(chosen, noise, settings.batch_size)
 
 
-def make_render_fn(experiment: Experiment, rollout_fn: RolloutFn) -> Callable[..., Pictures]:
+def make_render_fn(
+    experiment: Experiment, rollout_fn: RolloutFn, params_fn: ParamsFn
+) -> Callable[..., Pictures]:
     """Compose sampling, decoding and scoring; jit the result.
 
     Args:
         experiment: the functions of the run.
         rollout_fn: which steps and guidance.
+        params_fn: what it rolls out with, of the frozen base and `params`.
 
     Returns:
         render(params, frozen, monitors' params, batch, monitors' prompt inputs, noise) -> Pictures of arrays.
@@ -94,7 +97,7 @@ def make_render_fn(experiment: Experiment, rollout_fn: RolloutFn) -> Callable[..
         noise: Array,
     ) -> Pictures:
         embeds = experiment.pipeline.encode_fn(frozen.text_encoder, batch.prompt)
-        latents = rollout_fn(params, noise, embeds).latents
+        latents = rollout_fn(params_fn(frozen.base, params), noise, embeds).latents
         images = jnp.clip(experiment.pipeline.decode_fn(frozen.decoder, latents), 0.0, 1.0)
         scores = experiment.score_fn(frozen.rewards, images, batch.reward)
         scores |= experiment.monitor_fn(monitor_params, images, monitor_prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rats_jax.diffusion.grid import make_grid, sigmas
@@ -17,7 +19,8 @@ from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step, euler_step
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError, WeightsError
-from rats_jax.models.pipeline import Pipeline, load_pipeline
+from rats_jax.models.lora import init_adapters, with_adapters
+from rats_jax.models.pipeline import Pipeline, describe_pipeline, open_pipeline
 from rats_jax.objective.combine import CombineFn, normalised_sum, weighted_sum
 from rats_jax.objective.gate import (
     GateFn,
@@ -29,12 +32,15 @@ from rats_jax.objective.gate import (
 from rats_jax.objective.horizon import interpolation_matrix, normalise_weights
 from rats_jax.objective.loss import hinge_reward, negative_reward
 from rats_jax.objective.moments import init_moments
-from rats_jax.paths import resolve_path
+from rats_jax.objective.parts import in_parts
 from rats_jax.rewards import REWARDS, make_score_fn
+from rats_jax.rewards.full_size import FULL_SIZE
 from rats_jax.runtime.config import validate_reward_kinds
 from rats_jax.runtime.optimizer import make_optimizer
+from rats_jax.runtime.sharding import Mesh, batch_sharding, param_sharding
 from rats_jax.types import (
     Batch,
+    DenoiseFn,
     FrozenParams,
     Grid,
     Params,
@@ -43,7 +49,16 @@ from rats_jax.types import (
     ScoreFn,
     TrainState,
 )
-from rats_jax.update import RolloutFn, UpdateFn, make_update_fn
+from rats_jax.update import ParamsFn, RolloutFn, UpdateFn, make_update_fn
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run reads: the pretrained model, and its rewards by name, trained ones and monitored ones."""
+
+    pipeline: Pipeline
+    rewards: Mapping[str, RewardModel]
+    monitors: Mapping[str, RewardModel]
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,11 @@ class Experiment:
 
     Attributes:
         pipeline: the pretrained model.
+        student: what training starts from, float32: the UNet's weights, or adapters that change nothing.
+        denoise_fn: the network as the rollouts see it, before guidance: with adapters, if there are any.
+        student_params_fn, teacher_params_fn: as in the update.
+        teacher_moves: whether the teacher follows the student.
+        frozen_dtype: what weights that never change are stored in.
         optimizer: of the student.
         update_fn: one RATS update.
         gate_fn: as in the update.
@@ -67,6 +87,12 @@ class Experiment:
     """
 
     pipeline: Pipeline
+    student: Params
+    denoise_fn: DenoiseFn
+    student_params_fn: ParamsFn
+    teacher_params_fn: ParamsFn
+    teacher_moves: bool
+    frozen_dtype: Any
     optimizer: optax.GradientTransformation
     update_fn: UpdateFn
     gate_fn: GateFn
@@ -84,25 +110,44 @@ class Experiment:
     teacher_nfe: int
 
     def init_state(self, student: Params) -> TrainState:
-        """Start from the pretrained weights, with a teacher of its own buffers; traceable."""
+        """Start from `student`, with a moving teacher of its own buffers; traceable."""
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             student=student,
-            teacher=jax.tree.map(jnp.copy, student),
+            teacher=jax.tree.map(jnp.copy, student) if self.teacher_moves else {},
             opt_state=self.optimizer.init(student),
             gap=init_moments(),
             rewards={name: init_moments() for name in self.rewards} if self.normalised else {},
         )
 
+    def abstract_state(self) -> TrainState:
+        """Shapes and dtypes of the state, computing nothing."""
+        return jax.eval_shape(self.init_state, _abstract(self.student))
+
     def image_shape(self) -> tuple[int, ...]:
         """Give (H, W, 3) of the model's pictures, computing nothing."""
         latents = jax.ShapeDtypeStruct((1, *self.pipeline.latent_shape), jnp.float32)
-        return jax.eval_shape(self.pipeline.decode_fn, self.pipeline.decoder, latents).shape[1:]
+        decoder = _abstract(self.pipeline.decoder)
+        return jax.eval_shape(self.pipeline.decode_fn, decoder, latents).shape[1:]
 
     def frozen_params(self) -> FrozenParams:
-        """Collect the weights that no update changes."""
-        rewards = {name: reward.params for name, reward in self.rewards.items()}
-        return FrozenParams(self.pipeline.text_encoder, self.pipeline.decoder, rewards)
+        """Collect the weights that no update changes, in the dtype in which they are stored."""
+        networks = (self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.decoder)
+        base, text_encoder, decoder = jax.tree.map(lambda x: _astype(x, self.frozen_dtype), networks)
+        return FrozenParams(base, text_encoder, decoder, self._reward_params(self.rewards))
+
+    def monitor_params(self) -> dict[str, Params]:
+        """Collect the weights of the monitored rewards likewise."""
+        return self._reward_params(self.monitors)
+
+    def _reward_params(self, rewards: Mapping[str, RewardModel]) -> dict[str, Params]:
+        # Scales, biases and heads stay float32: there are few, and a score shows each rounding.
+        return {
+            name: jax.tree.map(
+                lambda x: _astype(x, self.frozen_dtype) if np.ndim(x) > 1 else x, reward.params
+            )
+            for name, reward in rewards.items()
+        }
 
     def make_batch(self, prompts: list[str]) -> Batch:
         """Prepare B prompts for the text encoder and for every reward: NumPy arrays [B, ...]."""
@@ -117,23 +162,73 @@ def _prepare(rewards: Mapping[str, RewardModel], prompts: list[str]) -> dict[str
     return {name: reward.prepare(prompts) for name, reward in rewards.items()}
 
 
-def make_experiment(config: Any) -> Experiment:
-    """Load the models and compose the functions of a run.
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tree)
+
+
+def _astype(leaf: Any, dtype: Any) -> Any:
+    return leaf.update(dtype=dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
+
+
+def open_models(config: Any) -> Models:
+    """Find all that a config names, check that weights fit, and read few of them.
 
     Args:
         config: fields as in configs/default.py, already validated.
 
     Returns:
-        The experiment.
+        The models, with weights as NumPy arrays or StoredArray.
 
     Raises:
-        ConfigError: what only the models tell: weights that do not fit, an impossible schedule.
+        ConfigError: a reward of no known kind, or weights that do not fit (WeightsError).
     """
     validate_reward_kinds(config, REWARDS)
     dtype = jnp.dtype(config.compute_dtype)
-    pipeline = load_pipeline(resolve_path(config.pretrained), dtype=dtype)
-    rewards, monitors = (_load_rewards(config, section, dtype=dtype) for section in ("rewards", "monitor"))
+    pipeline = open_pipeline(config.pretrained, dtype=dtype)
+    return Models(pipeline, *(_open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor")))
 
+
+def describe_models(config: Any) -> Models:
+    """Learn the shapes of all that a config names; published models need no file and no network.
+
+    Args:
+        config: fields as in configs/default.py, already validated.
+
+    Returns:
+        The models, with jax.ShapeDtypeStruct for weights and prompt inputs; rewards that have a path are
+        opened. Nothing is monitored.
+
+    Raises:
+        ConfigError: as `open_models`.
+    """
+    validate_reward_kinds(config, REWARDS)
+    dtype = jnp.dtype(config.compute_dtype)
+    rewards = {}
+    for name, reward in sorted(config.rewards.items()):
+        if reward.path or reward.kind not in FULL_SIZE:
+            rewards[name] = _open_reward(f"rewards.{name}", reward, dtype=dtype)
+        else:
+            build = functools.partial(FULL_SIZE[reward.kind], dtype=dtype)
+            reward_fn, params, _ = build(1)
+            rewards[name] = RewardModel(reward_fn, params, lambda p, build=build: build(len(p))[2])
+    return Models(describe_pipeline(config.pretrained, dtype=dtype), rewards, {})
+
+
+def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
+    """Compose the functions of a run.
+
+    Args:
+        config: fields as in configs/default.py, already validated.
+        models: from `open_models` or `describe_models`.
+        mesh: where it will run.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        ConfigError: what only the models tell: an impossible schedule, a target that no layer matches.
+    """
+    pipeline, rewards, monitors = models.pipeline, models.rewards, models.monitors
     student_grid = _grid(pipeline, config.student, "student")
     teacher_grid = _grid(pipeline, config.teacher, "teacher")
     try:
@@ -147,9 +242,16 @@ def make_experiment(config: Any) -> Experiment:
     except ValueError as error:
         raise ConfigError(f"pretrained={config.pretrained!r}, horizon: {error}") from None
 
+    denoise_fn, student = pipeline.denoise_fn, pipeline.unet
+    if config.lora.rank:
+        denoise_fn = with_adapters(denoise_fn, scale=config.lora.alpha / config.lora.rank)
+        student = init_adapters(
+            pipeline.unet, targets=config.lora.targets, rank=config.lora.rank, seed=config.seed
+        )
+
     def rollout_fn(grid: Grid, guidance_scale: float, **differences: Any) -> RolloutFn:
-        options = {"gradient_steps": len(grid.timesteps), "remat": False, "unroll": False} | differences
-        guided = with_guidance(pipeline.denoise_fn, guidance_scale=guidance_scale)
+        options = {"gradient_steps": len(grid.timesteps), "remat": "none", "unroll": False} | differences
+        guided = with_guidance(denoise_fn, guidance_scale=guidance_scale)
         step_fn = {"ddim": ddim_step, "euler": euler_step}[config.sampler]
         return functools.partial(
             rollout, guided, grid=grid, prediction_type=prediction_type, step_fn=step_fn, **options
@@ -166,9 +268,12 @@ def make_experiment(config: Any) -> Experiment:
     )
     teacher_rollout_fn = rollout_fn(teacher_grid, config.teacher.guidance_scale)
     score_fn, monitor_fn = (
-        make_score_fn({name: reward.reward_fn for name, reward in models.items()})
-        for models in (rewards, monitors)
+        in_parts(make_score_fn({n: r.reward_fn for n, r in scored.items()}), config.reward_parts)
+        for scored in (rewards, monitors)
     )
+    decode_fn = in_parts(pipeline.decode_fn, config.decoder_parts)
+    student_params_fn, teacher_params_fn = _params_fns(config, pipeline, mesh)
+    batch_layout = batch_sharding(mesh)
     combine_fn = functools.partial(
         normalised_sum if config.normalise_rewards else weighted_sum,
         weights={name: config.rewards[name].weight for name in rewards},
@@ -195,8 +300,10 @@ def make_experiment(config: Any) -> Experiment:
     update_fn = make_update_fn(
         teacher_rollout_fn,
         student_rollout_fn,
+        teacher_params_fn,
+        student_params_fn,
         pipeline.encode_fn,
-        pipeline.decode_fn,
+        decode_fn,
         score_fn,
         combine_fn,
         gate_fn,
@@ -211,9 +318,16 @@ def make_experiment(config: Any) -> Experiment:
         shaping_weight=config.shaping_weight,
         ema_decay=config.teacher.ema_decay,
         accumulation_steps=config.optimizer.accumulation_steps,
+        split_batch=lambda x: jax.lax.with_sharding_constraint(x, batch_layout),
     )
     return Experiment(
-        pipeline=pipeline,
+        pipeline=dataclasses.replace(pipeline, decode_fn=decode_fn),
+        student=student,
+        denoise_fn=denoise_fn,
+        student_params_fn=student_params_fn,
+        teacher_params_fn=teacher_params_fn,
+        teacher_moves=config.teacher.ema_decay < 1,
+        frozen_dtype=jnp.dtype(config.frozen_dtype),
         optimizer=optimizer,
         update_fn=update_fn,
         gate_fn=gate_fn,
@@ -232,15 +346,42 @@ def make_experiment(config: Any) -> Experiment:
     )
 
 
-def _load_rewards(config: Any, section: str, *, dtype: Any) -> dict[str, RewardModel]:
-    """Load all rewards of `rewards` or `monitor`, by name."""
-    loaded = {}
-    for name, reward in sorted(config[section].items()):
-        try:
-            loaded[name] = REWARDS[reward.kind](reward.path, dtype=dtype)
-        except WeightsError as error:
-            raise WeightsError(f"{section}.{name}: {error}") from None
-    return loaded
+def _params_fns(config: Any, pipeline: Pipeline, mesh: Mesh) -> tuple[ParamsFn, ParamsFn]:
+    """Say what student and teacher roll out with, of the frozen base and of what is trained."""
+    if config.lora.rank:
+
+        def adapted(base: Params, adapters: Params) -> Params:
+            return {"base": base, "adapters": adapters}
+
+        return adapted, adapted  # a teacher that does not move has an empty tree of adapters
+
+    split, layout = (
+        param_sharding(mesh, {name: pipeline.unet}, config.sharding)[name] for name in ("student", "base")
+    )
+    dtype = jnp.dtype(config.compute_dtype)
+
+    def computed(_: Params, master: Params) -> Params:
+        """Cast the master weights once, not at each layer of each step, and lay them out as the base is."""
+        # The first constraint keeps XLA from gathering float32 and casting afterwards.
+        cast = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x.astype(dtype), master), split)
+        return jax.lax.with_sharding_constraint(cast, layout)
+
+    return computed, computed if config.teacher.ema_decay < 1 else lambda base, _: base
+
+
+def _open_rewards(config: Any, section: str, *, dtype: Any) -> dict[str, RewardModel]:
+    """Open all rewards of `rewards` or `monitor`, by name."""
+    return {
+        name: _open_reward(f"{section}.{name}", reward, dtype=dtype)
+        for name, reward in sorted(config[section].items())
+    }
+
+
+def _open_reward(field: str, reward: Any, *, dtype: Any) -> RewardModel:
+    try:
+        return REWARDS[reward.kind](reward.path, dtype=dtype)
+    except WeightsError as error:
+        raise WeightsError(f"{field}: {error}") from None
 
 
 def _grid(pipeline: Pipeline, sampling: Any, name: str) -> Grid:

@@ -25,8 +25,10 @@ def main(_: list[str]) -> None:
     try:
         validate(_CONFIG.value)
         validate_paths(_CONFIG.value)
+        from rats_jax.runtime import distributed
         from rats_jax.train import train_and_evaluate
 
+        distributed.initialize()
         train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     except (ConfigError, DivergedError, HackingError) as error:
         fail(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,14 @@ from rats_jax.types import Params, TrainState
 
 RenderFn = Callable[..., Pictures]
 """(params, batch, monitors' prompt inputs, noise) -> Pictures, frozen weights bound."""
+
+
+class Pretrained(NamedTuple):
+    """What the contestants that were not trained roll out with, as student and as teacher."""
+
+    student: Params
+    teacher: Params
+
 
 _GUARDS = {name: jax.jit(guard) for name, guard in guards.PICTURE_GUARDS.items()}
 _DIVERSITY = jax.jit(guards.diversity)
@@ -75,15 +83,15 @@ def draw_samples(
 def fixed_rows(
     experiment: Experiment,
     render_fns: Mapping[str, RenderFn],
-    pretrained: Params,
+    pretrained: Pretrained,
     evaluation_set: EvaluationSet,
     *,
     teacher_moves: bool,
 ) -> dict[str, Pictures]:
     """Render once what every sheet shows again: the untrained model, and a teacher that stays as it was."""
-    rows = {"untrained": _render(experiment, render_fns["student"], pretrained, evaluation_set)}
+    rows = {"untrained": _render(experiment, render_fns["student"], pretrained.student, evaluation_set)}
     if not teacher_moves:
-        rows["teacher"] = _render(experiment, render_fns["teacher"], pretrained, evaluation_set)
+        rows["teacher"] = _render(experiment, render_fns["teacher"], pretrained.teacher, evaluation_set)
     return rows
 
 
@@ -123,7 +131,7 @@ def score(
     experiment: Experiment,
     render_fns: Mapping[str, RenderFn],
     state: TrainState,
-    pretrained: Params,
+    pretrained: Pretrained,
     evaluation_set: EvaluationSet,
     *,
     heldout: str,
@@ -131,9 +139,9 @@ def score(
 ) -> dict[str, Any]:
     """Fill the table; its teacher is the pretrained model with all its steps."""
     contestants = {
-        "teacher": (render_fns["teacher"], pretrained),
-        "untrained": (render_fns["student"], pretrained),
-        "untrained_cfg": (render_fns["untrained_cfg"], pretrained),
+        "teacher": (render_fns["teacher"], pretrained.teacher),
+        "untrained": (render_fns["student"], pretrained.student),
+        "untrained_cfg": (render_fns["untrained_cfg"], pretrained.student),
         "student": (render_fns["student"], state.student),
     }
     pictures = {

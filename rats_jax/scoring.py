@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rats_jax.models.stored import read_all
 from rats_jax.rewards import make_score_fn
 from rats_jax.runtime.pairs import Pair, picture_size, read_picture
 from rats_jax.types import RewardModel
@@ -34,7 +35,8 @@ def score_pairs(
         ConfigError: a file is no picture.
     """
     score_fn = jax.jit(make_score_fn({name: reward.reward_fn for name, reward in rewards.items()}))
-    params = jax.device_put({name: reward.params for name, reward in rewards.items()})
+    params = read_all({name: reward.params for name, reward in rewards.items()})
+    params = jax.device_put(params)
     prompts = [pair.prompt for pair in pairs]
     inputs = {name: reward.prepare(prompts) for name, reward in rewards.items()}
     by_size: dict[tuple[int, int], list[int]] = {}

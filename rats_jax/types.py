@@ -83,6 +83,8 @@ class Moments(NamedTuple):
 class FrozenParams:
     """Weights that an update reads and never changes: an argument of it, never closed over or donated."""
 
+    base: Params
+    """The pretrained network: a teacher that does not move, and what adapters adapt."""
     text_encoder: Params
     decoder: Params
     rewards: dict[str, Params]
@@ -94,7 +96,9 @@ class TrainState:
 
     step: Array
     student: Params
+    """What is trained: the network's weights, or adapters of `FrozenParams.base`."""
     teacher: Params
+    """The moving average of `student`; an empty tree if the teacher does not move."""
     opt_state: Any
     gap: Moments
     """Of the gap R_T - R_S that the gate reads."""
@@ -139,7 +143,7 @@ class RewardModel(NamedTuple):
 
     Attributes:
         reward_fn: the pure function.
-        params: its weights, float32 NumPy tree.
+        params: its weights, a float32 tree of NumPy arrays or of leaves that are still in their files.
         prepare: list of B prompts -> its prompt inputs, pytree of NumPy arrays [B, ...]; slow work is done
             once per prompt.
     """

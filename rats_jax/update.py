@@ -19,6 +19,7 @@ from rats_jax.objective.gate import GateFn
 from rats_jax.objective.horizon import match_horizons, shaping_loss
 from rats_jax.objective.loss import rats_loss
 from rats_jax.objective.moments import update_moments
+from rats_jax.objective.parts import cut
 from rats_jax.types import (
     Array,
     Batch,
@@ -37,6 +38,8 @@ from rats_jax.types import (
 Metrics = dict[str, Array]
 RolloutFn = Callable[[Params, Array, PromptEmbeds], Trajectory]
 """(params, noise [B, H, W, C], embeds) -> Trajectory."""
+ParamsFn = Callable[[Params, Params], Params]
+"""(FrozenParams.base, TrainState.student or .teacher) -> the params of a rollout."""
 UpdateFn = Callable[[TrainState, FrozenParams, Batch, Key], tuple[TrainState, Metrics]]
 
 
@@ -47,6 +50,8 @@ class _LossFn(Protocol):
 def make_update_fn(
     teacher_rollout_fn: RolloutFn,
     student_rollout_fn: RolloutFn,
+    teacher_params_fn: ParamsFn,
+    student_params_fn: ParamsFn,
     encode_fn: EncodeFn,
     decode_fn: DecodeFn,
     score_fn: ScoreFn,
@@ -64,12 +69,14 @@ def make_update_fn(
     shaping_weight: float,
     ema_decay: float,
     accumulation_steps: int,
+    split_batch: Callable[[Array], Array],
 ) -> UpdateFn:
     """Compose the update; jit the result once, donating the state.
 
     Args:
         teacher_rollout_fn: many steps with the teacher's guidance.
         student_rollout_fn: K steps with the student's.
+        teacher_params_fn, student_params_fn: what each rolls out with, of the frozen base and the state.
         encode_fn, decode_fn: the frozen text encoder and decoder.
         score_fn: all rewards, each by name.
         combine_fn: their sum, the reward that is trained.
@@ -85,6 +92,7 @@ def make_update_fn(
         shaping_weight: alpha.
         ema_decay: m in theta_T <- m theta_T + (1 - m) theta_S; 1 freezes the teacher.
         accumulation_steps: parts that the batch is cut into and passed through one after another.
+        split_batch: lays an array [B, ...] out over the devices as the batch is, or leaves it.
 
     Returns:
         update(state, frozen, batch, key) -> (state, metrics); metrics are float32 scalars, batch means.
@@ -102,19 +110,21 @@ def make_update_fn(
 
     def make_loss_fn(state: TrainState, frozen: FrozenParams) -> _LossFn:
         # The loss is a function of the student alone: nothing else may learn from it.
-        teacher_params, frozen = jax.lax.stop_gradient((state.teacher, frozen))
+        frozen = jax.lax.stop_gradient(frozen)
+        teacher_params = teacher_params_fn(frozen.base, jax.lax.stop_gradient(state.teacher))
 
         def loss_fn(student: Params, batch: Batch, noise: Array) -> tuple[Array, Metrics]:
+            student_params = student_params_fn(frozen.base, student)
             embeds = encode_fn(frozen.text_encoder, batch.prompt)
 
             def scores_of(latents: Array) -> dict[str, Array]:
                 # Rewards are defined on pictures; what clips earns nothing and has no gradient.
-                images = jnp.clip(decode_fn(frozen.decoder, latents), 0.0, 1.0)
+                images = split_batch(jnp.clip(decode_fn(frozen.decoder, latents), 0.0, 1.0))
                 return score_fn(frozen.rewards, images, batch.reward)
 
             # 1-2. Teacher and student from the same noise and prompts.
             teacher = teacher_rollout_fn(teacher_params, noise, embeds)
-            student_path = student_rollout_fn(student, noise, embeds)
+            student_path = student_rollout_fn(student_params, noise, embeds)
             # 3. Their clean estimates at the student's noise levels.
             teacher_denoised = match_horizons(horizon_matrix, teacher.denoised)
             shaping = shaping_loss(student_path.denoised, teacher_denoised, horizon_weights)
@@ -153,7 +163,7 @@ def make_update_fn(
 
     def update(state: TrainState, frozen: FrozenParams, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
         batch_size = jax.tree.leaves(batch)[0].shape[0]
-        noise = jax.random.normal(key, (batch_size, *latent_shape), jnp.float32)
+        noise = split_batch(jax.random.normal(key, (batch_size, *latent_shape), jnp.float32))
         grads, samples = _accumulated_grads(
             make_loss_fn(state, frozen), state.student, batch, noise, accumulation_steps
         )
@@ -184,14 +194,11 @@ def _accumulated_grads(
     if num_parts == 1:
         return grad_fn(student, batch, noise)
 
-    def cut(x: Array) -> Array:
-        # Every part takes samples from every device: [B] -> [B / parts, parts] -> [parts, B / parts].
-        return jnp.moveaxis(x.reshape(x.shape[0] // num_parts, num_parts, *x.shape[1:]), 1, 0)
-
     def add(total: Params, part: tuple[Batch, Array]) -> tuple[Params, Metrics]:
         grads, metrics = grad_fn(student, *part)
         return jax.tree.map(jnp.add, total, grads), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, student)
-    total, metrics = jax.lax.scan(add, zeros, jax.tree.map(cut, (batch, noise)))
+    parts = jax.tree.map(lambda x: cut(x, num_parts), (batch, noise))
+    total, metrics = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda g: g / num_parts, total), metrics

@@ -26,7 +26,7 @@ def test_a_workdir_with_another_config_is_refused_and_left_alone(models, tmp_pat
         ({"student__num_steps": 5}, r"student\.num_steps=5: expected at most teacher\.num_steps=3"),
         ({"teacher__timestep_spacing": "leading"}, "horizon outside the grid: student sigma"),
         ({"prompts": "nowhere.txt"}, "prompts='nowhere.txt'"),
-        ({"pretrained": "nowhere"}, "nowhere/model_index.json"),
+        ({"pretrained": "nowhere"}, "'nowhere' is no file or folder"),
         ({"mesh__data": 4}, r"mesh\.data=4.*number of devices, 8"),
         ({"batch_size": 12}, "batch_size=12: expected a multiple of 8"),
         ({"heldout_reward": "nobody"}, "heldout_reward='nobody': expected .* \\('heldout'\\)"),

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from rats_jax.rewards import REWARDS
 from rats_jax.runtime.pairs import read_pairs, read_picture
 from rats_jax.scoring import format_scores, score_pairs, summarise
-from tests.tiny import PROMPTS, write_tiny_reward
+from tests.tiny import PROMPTS, read_reward, write_tiny_reward
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def run(folder, *arguments):
 
 def test_scores_are_those_of_the_rewards_one_picture_at_a_time(folder):
     rewards = {
-        "pickscore": REWARDS["pickscore"](str(folder / "reward")),
-        "colour_target": REWARDS["colour_target"](""),
+        "pickscore": read_reward(REWARDS["pickscore"](str(folder / "reward"))),
+        "colour_target": read_reward(REWARDS["colour_target"]("")),
     }
     pairs = read_pairs(folder / "images", folder / "prompts.txt")
     scores = score_pairs(rewards, pairs, batch_size=2)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rats_jax.runtime.sharding import batch_sharding, make_mesh, param_sharding
+from tests.tiny import mesh_sizes
 from tests.toy import KEY, make_toy, run
 
 
@@ -83,8 +84,9 @@ def test_eight_devices_are_one_device(data, fsdp, accumulation_steps):
     update, state, frozen, batch = make_toy(**changes, accumulation_steps=accumulation_steps)
     expected = jax.device_get(jax.jit(update)(state, frozen, batch, KEY))
 
-    mesh = make_mesh(data=data, fsdp=fsdp)
-    layout = (param_sharding(mesh, state), param_sharding(mesh, frozen), batch_sharding(mesh))
+    mesh = make_mesh(mesh_sizes(data=data, fsdp=fsdp))
+    rules = [("", "largest")]
+    layout = (param_sharding(mesh, state, rules), param_sharding(mesh, frozen, rules), batch_sharding(mesh))
     placed = tuple(jax.device_put(x, s) for x, s in zip((state, frozen, batch), layout, strict=True))
     sharded = jax.jit(update, in_shardings=(*layout, None), out_shardings=(layout[0], None), donate_argnums=0)
     new, metrics = sharded(*placed, KEY)

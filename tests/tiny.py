@@ -15,6 +15,7 @@ from rats_jax.models.folder import (
     write_model,
     write_model_index,
 )
+from rats_jax.models.stored import read_all
 from rats_jax.models.tokenizer import load_tokenizer
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.runtime.flags import load_config
@@ -99,6 +100,17 @@ def write_tiny_reward(folder: Path, *, seed: int = 0) -> Path:
     params = random_params(abstract_params(clip.init_clip, clip.make_clip(config)), seed=seed)
     write_model(folder, config, params | {"logit_scale": np.float32(np.log(10.0))}, CLIP_WEIGHTS)
     return folder
+
+
+def mesh_sizes(**sizes):
+    """Give the sizes of a mesh as a config has them; those that are not named are 1."""
+    axes = ("data", "fsdp", "tensor")
+    return dict.fromkeys([*axes, *(f"dcn_{axis}" for axis in axes)], 1) | sizes
+
+
+def read_reward(reward):
+    """Read the weights of a reward, which may still be in their files."""
+    return reward._replace(params=read_all(reward.params))
 
 
 def random_params(abstract, *, seed):

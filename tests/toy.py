@@ -74,6 +74,7 @@ def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), m
 
     student, teacher = network(), network()
     frozen = FrozenParams(
+        base={},
         text_encoder={"kernel": draw(FEATURES, FEATURES), "empty": draw(FEATURES)},
         decoder=draw(channels, 3, scale=0.4 / channels**0.5),
         rewards={name: draw(FEATURES, 3, scale=0.3) for name in REWARD_WEIGHTS},
@@ -89,7 +90,7 @@ def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), m
             prediction_type="v_prediction",
             step_fn=ddim_step,
             gradient_steps=len(grid.timesteps),
-            remat=False,
+            remat="none",
             unroll=False,
         )
         return lambda params, noise, embeds: sample(params, noise[permutation], embeds)
@@ -108,13 +109,16 @@ def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), m
         "shaping_weight": 0.8,
         "ema_decay": 1.0,
         "accumulation_steps": 1,
+        "teacher_params_fn": lambda base, teacher: teacher,
+        "student_params_fn": lambda base, student: student,
+        "split_batch": lambda x: x,
     }
     update = make_update_fn(
         rollout_fn(grids[0], GUIDANCE),
         rollout_fn(grids[1], 1.0),
-        encode_fn,
-        decode_fn,
-        make_score_fn(dict.fromkeys(REWARD_WEIGHTS, reward_fn)),
+        encode_fn=encode_fn,
+        decode_fn=decode_fn,
+        score_fn=make_score_fn(dict.fromkeys(REWARD_WEIGHTS, reward_fn)),
         optimizer=optimizer,
         **(settings | changes),
     )

@@ -14,6 +14,13 @@ from rats_jax.diffusion.sampler import StepFn, euler_step
 from rats_jax.types import Array, DenoiseFn, Grid, Params, Trajectory
 
 
+def _is_matmul(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("dot_general", "conv_general_dilated")
+
+
+_REMAT_POLICIES = {"step": None, "matmuls": _is_matmul}
+
+
 def rollout(
     denoise_fn: DenoiseFn,
     params: Params,
@@ -24,7 +31,7 @@ def rollout(
     prediction_type: str,
     step_fn: StepFn,
     gradient_steps: int,
-    remat: bool,
+    remat: str,
     unroll: bool,
 ) -> Trajectory:
     """Sample deterministically from noise along a grid and keep the clean estimate of every step.
@@ -42,7 +49,8 @@ def rollout(
         prediction_type: `epsilon`, `v_prediction`, `sample` or `flow`.
         step_fn: `ddim_step` or `euler_step`.
         gradient_steps: k from 1 to S: the gradient of the final latents reaches the last k steps only.
-        remat: recompute each step in the backward pass instead of storing it.
+        remat: what the backward pass computes again: `none`, all of a `step`, or all but its `matmuls` and
+            convolutions, whose results are stored.
         unroll: compile S copies of the step instead of one loop.
 
     Returns:
@@ -82,9 +90,9 @@ def rollout(
         )
         return next_latents, denoised
 
-    if remat:
+    if remat != "none":
         # Inside a loop XLA cannot merge the recomputation with the forward pass; unrolled, it could.
-        step = jax.checkpoint(step, prevent_cse=unroll)
+        step = jax.checkpoint(step, prevent_cse=unroll, policy=_REMAT_POLICIES[remat])
     levels = (
         grid.timesteps,
         *(grid.signal_rates[:-1], grid.noise_rates[:-1]),

@@ -17,6 +17,7 @@ from rats_jax.models.folder import describe, read_json
 from rats_jax.models.hub import find_file, get_file
 from rats_jax.models.open_clip import is_open_clip, to_transformers_config, to_transformers_names
 from rats_jax.models.state_dict import fit_state_dict, read_state_dict
+from rats_jax.models.stored import read_all
 from rats_jax.models.tokenizer import CLIP_VOCABULARY, load_tokenizer, once_per_prompt, tokenize
 from rats_jax.types import Params
 
@@ -28,7 +29,7 @@ OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin
 
 
 class Clip(NamedTuple):
-    """A loaded dual encoder: the linen module of both towers, and weights as a float32 NumPy tree."""
+    """A loaded dual encoder: the linen module of both towers, and weights, a tree of StoredArray."""
 
     module: Any
     params: Params
@@ -84,7 +85,7 @@ def make_embed_prompts(path: str, clip: Clip) -> Callable[[list[str]], np.ndarra
         WeightsError: the tokenizer is damaged, or does not fit the text tower.
     """
     tokenizer = load_tokenizer(_tokenizer_folder(path), clip.module.config.text_config)
-    text_tower = {name: clip.params[name] for name in TEXT_TOWER}
+    text_tower = read_all({name: clip.params[name] for name in TEXT_TOWER})
     embed = jax.jit(functools.partial(embed_text, clip.module))
 
     def embed_prompts(prompts: list[str]) -> np.ndarray:

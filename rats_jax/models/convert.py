@@ -40,16 +40,27 @@ def old_torch_name(path: tuple[str, ...]) -> str:
     return ".".join([*(_LIST_ITEM.sub(r"\1.\2", m) for m in modules), _LEAF_NAMES.get(leaf, leaf)])
 
 
-def to_flax_layout(value: np.ndarray, path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Transpose a PyTorch tensor to Flax's layout: Linear [out, in] -> [in, out], Conv OIHW -> HWIO."""
+def flax_axes(path: tuple[str, ...], torch_shape: tuple[int, ...], ndim: int) -> tuple[int | None, ...]:
+    """Say which axis of a PyTorch tensor each axis of the Flax parameter at `path` is.
+
+    Linear [out, in] -> [in, out], Conv OIHW -> HWIO. A 1x1 convolution and a linear layer hold the same
+    numbers, and files use either for projections.
+
+    Args:
+        path: keys from the root of the tree to the leaf.
+        torch_shape: of the tensor.
+        ndim: number of axes of the parameter.
+
+    Returns:
+        For each axis of the parameter the tensor's, None for a new one of length 1; a tensor that cannot be
+        that parameter keeps its own.
+    """
     if path[-1] != "kernel":
-        return value
-    if value.ndim == 4:
-        # A 1x1 convolution and a linear layer hold the same numbers; files use either for projections.
-        value = value.transpose(2, 3, 1, 0)
-        return value.reshape(value.shape[2:]) if len(shape) == 2 and value.shape[:2] == (1, 1) else value
-    value = value.T
-    return value[None, None] if len(shape) == 4 else value
+        return tuple(range(len(torch_shape)))
+    if len(torch_shape) == 4:
+        return (1, 0) if ndim == 2 and torch_shape[2:] == (1, 1) else (2, 3, 1, 0)
+    linear = tuple(reversed(range(len(torch_shape))))
+    return (None, None, *linear) if ndim == 4 else linear
 
 
 def _to_torch_layout(value: np.ndarray, path: tuple[str, ...]) -> np.ndarray:

@@ -1,16 +1,34 @@
-"""Stable Diffusion's three networks behind the contracts of `rats_jax.types`: NHWC, float32, [0, 1]."""
+"""Stable Diffusion's networks behind the contracts of `rats_jax.types`: NHWC, float32, [0, 1]."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from diffusers.models.attention_flax import FlaxGEGLU, FlaxTransformer2DModel
 from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
 from diffusers.models.vae_flax import FlaxAutoencoderKL
-from transformers import CLIPTextConfig, FlaxCLIPTextModel
+from transformers import CLIPTextConfig, FlaxCLIPTextModel, FlaxCLIPTextModelWithProjection
 
 from rats_jax.types import Array, DecodeFn, DenoiseFn, Key, Params
+
+
+class XLEmbeds(NamedTuple):
+    """What the UNet of SDXL is conditioned on.
+
+    Attributes:
+        tokens: [B, L, D1 + D2] of both text encoders.
+        pooled: [B, D2'] of the second one.
+        time_ids: [B, 6] float32: height and width of the original, top and left of the crop, height and width
+            of the target, pixels.
+    """
+
+    tokens: Array
+    pooled: Array
+    time_ids: Array
 
 
 def _known_fields(module: type, config: dict[str, Any]) -> dict[str, Any]:
@@ -36,11 +54,27 @@ def make_text_encoder(config: dict[str, Any], *, dtype: Any = jnp.float32) -> An
     return FlaxCLIPTextModel(CLIPTextConfig(**config), dtype=dtype, _do_init=False).module
 
 
+def make_pooling_text_encoder(config: dict[str, Any], *, dtype: Any = jnp.float32) -> Any:
+    """Build the linen module of a CLIP text encoder with a projection, SDXL's second one."""
+    return FlaxCLIPTextModelWithProjection(CLIPTextConfig(**config), dtype=dtype, _do_init=False).module
+
+
+def is_xl(unet: FlaxUNet2DConditionModel) -> bool:
+    """Tell whether a UNet is conditioned on XLEmbeds; all others on token embeddings alone."""
+    return unet.addition_embed_type == "text_time"
+
+
 def init_unet(unet: FlaxUNet2DConditionModel, key: Key) -> Params:
     """Initialise UNet weights with `key`; float32."""
     latents = jnp.zeros((1, unet.in_channels, unet.sample_size, unet.sample_size))
     embeds = jnp.zeros((1, 1, unet.cross_attention_dim))
-    return unet.init(key, latents, jnp.zeros((1,), jnp.int32), embeds)["params"]
+    added = None
+    if is_xl(unet):
+        time_ids = jnp.zeros((1, 6))
+        # Both libraries leave the width of the pooled embedding to be worked out from the sum of the two.
+        pooled = (unet.projection_class_embeddings_input_dim or 0) - 6 * (unet.addition_time_embed_dim or 0)
+        added = {"text_embeds": jnp.zeros((1, pooled)), "time_ids": time_ids}
+    return unet.init(key, latents, jnp.zeros((1,), jnp.int32), embeds, added)["params"]
 
 
 def init_vae(vae: FlaxAutoencoderKL, key: Key) -> Params:
@@ -55,14 +89,34 @@ def init_text_encoder(text_encoder: Any, key: Key) -> Params:
 
 
 def make_denoise_fn(unet: FlaxUNet2DConditionModel) -> DenoiseFn:
-    """Wrap the UNet, which takes and returns NCHW, as a `DenoiseFn`."""
+    """Wrap the UNet, which takes and returns NCHW, as a `DenoiseFn`; SDXL's reads XLEmbeds."""
 
-    def denoise_fn(params: Params, latents: Array, timestep: Array, embeds: Array) -> Array:
+    def denoise_fn(params: Params, latents: Array, timestep: Array, embeds: Any) -> Array:
         timesteps = jnp.broadcast_to(timestep, (latents.shape[0],))
-        outputs: Any = unet.apply({"params": params}, latents.transpose(0, 3, 1, 2), timesteps, embeds)
+        tokens, added = embeds, None
+        if is_xl(unet):
+            tokens, added = embeds.tokens, {"text_embeds": embeds.pooled, "time_ids": embeds.time_ids}
+        with nn.intercept_methods(_as_in_pytorch):
+            outputs: Any = unet.apply(
+                {"params": params}, latents.transpose(0, 3, 1, 2), timesteps, tokens, added
+            )
         return outputs.sample.transpose(0, 2, 3, 1).astype(jnp.float32)
 
     return denoise_fn
+
+
+def _as_in_pytorch(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Do what the PyTorch original does where the Flax classes differ: the exact GELU, a norm's epsilon."""
+    module = context.module
+    if context.method_name != "__call__":
+        return next_fn(*args, **kwargs)
+    if isinstance(module, FlaxGEGLU):
+        linear, gate = jnp.split(module.proj(args[0]), 2, axis=-1)
+        return linear * jax.nn.gelu(gate, approximate=False)
+    if isinstance(module, nn.GroupNorm) and isinstance(module.parent, FlaxTransformer2DModel):
+        norm = module.clone(epsilon=1e-6, parent=None, name=None)
+        return norm.apply({"params": module.variables["params"]}, *args)
+    return next_fn(*args, **kwargs)
 
 
 def encode_text(text_encoder: Any, params: Params, input_ids: Array) -> Array:
@@ -76,9 +130,27 @@ def encode_text(text_encoder: Any, params: Params, input_ids: Array) -> Array:
     Returns:
         [B, L, D] last hidden state after the final layer norm.
     """
+    return _run_text_encoder(text_encoder, params, input_ids).last_hidden_state
+
+
+def encode_text_xl(text_encoder: Any, params: Params, input_ids: Array) -> tuple[Array, Array | None]:
+    """Run one of SDXL's text encoders on token ids.
+
+    Args:
+        text_encoder: from `make_text_encoder` or `make_pooling_text_encoder`.
+        params: its weights.
+        input_ids: [B, L] int32.
+
+    Returns:
+        [B, L, D], the hidden state that enters the last layer, and the pooled embedding [B, D'] or None.
+    """
+    outputs = _run_text_encoder(text_encoder, params, input_ids, output_hidden_states=True)
+    return outputs.hidden_states[-2], getattr(outputs, "text_embeds", None)
+
+
+def _run_text_encoder(text_encoder: Any, params: Params, input_ids: Array, **options: bool) -> Any:
     positions = jnp.broadcast_to(jnp.arange(input_ids.shape[1]), input_ids.shape)
-    outputs = text_encoder.apply({"params": params}, input_ids, jnp.ones_like(input_ids), positions)
-    return outputs.last_hidden_state
+    return text_encoder.apply({"params": params}, input_ids, jnp.ones_like(input_ids), positions, **options)
 
 
 def encode_moments(vae: FlaxAutoencoderKL, params: Params, images: Array) -> tuple[Array, Array]:

@@ -41,7 +41,7 @@ def draw_samples(pipeline: Pipeline, prompts: list[str], settings: Any, *, seed:
         prediction_type=get_prediction_type(pipeline.scheduler_config),
         step_fn=ddim_step,
         gradient_steps=settings.num_steps,
-        remat=False,
+        remat="none",
         unroll=False,
     )
 

@@ -6,16 +6,16 @@ The frozen weights are not in them, and no key either: keys are folded from the 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+from etils import epath
 
 # Below every rank: a checkpoint of which nothing was measured is the best of none.
 _UNRANKED = float("-inf")
 
 
-def open_manager(directory: str | Path, *, keep: int, every: int) -> ocp.CheckpointManager:
+def open_manager(directory: epath.PathLike, *, keep: int, every: int) -> ocp.CheckpointManager:
     """Open the checkpoints of a run, made if there are none; what an interrupted save left is removed.
 
     Args:
@@ -34,7 +34,7 @@ def open_manager(directory: str | Path, *, keep: int, every: int) -> ocp.Checkpo
         save_decision_policy=managers.FixedIntervalPolicy(every),
         cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager(Path(directory).absolute(), options=options)
+    return ocp.CheckpointManager(epath.Path(directory).expanduser().absolute(), options=options)
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any, prompt_state: dict[str, Any]) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from rats_jax.errors import ConfigError
 from rats_jax.paths import is_hub_id, resolve_path
+from rats_jax.runtime.rules import parse_rule
 
 
 class Rule(NamedTuple):
@@ -55,6 +57,27 @@ _FRACTION = _number(lambda value: 0 <= value <= 1, "from 0 to 1")
 _DECAY = _number(lambda value: 0 <= value < 1, "from 0 to below 1")
 _SPACING = _one_of("", "leading", "linspace", "trailing")
 _ANY_NUMBER = _number(lambda value: True, "that is finite")
+_DTYPE = _one_of("float32", "bfloat16")
+
+
+def _is_sharding(value: Any) -> bool:
+    """Tell whether a value is a list of (regular expression, rule)."""
+    try:
+        for pattern, rule in value:
+            re.compile(pattern)
+            parse_rule(rule)
+        return isinstance(value, tuple | list)
+    except (TypeError, ValueError, AttributeError, re.error):
+        return False
+
+
+_SHARDING = Rule(
+    _is_sharding,
+    "pairs of a regular expression and 'copy', 'largest' or mesh axes as in 'fsdp tensor'",
+)
+_EXPRESSION = Rule(
+    lambda value: isinstance(value, str) and _is_sharding([(value, "copy")]), "a regular expression"
+)
 _WEIGHTS = Rule(
     lambda value: (
         isinstance(value, tuple | list) and all(map(_NOT_NEGATIVE.holds, value)) and sum(value or (1,)) > 0
@@ -75,7 +98,7 @@ RULES: Mapping[str, Rule] = {
     "student.timestep_spacing": _SPACING,
     "student.reward_gradient_steps": _COUNT,
     "student.unroll": _one_of("auto", "yes", "no"),
-    "student.remat": _FLAG,
+    "student.remat": _one_of("none", "matmuls", "step"),
     "teacher.num_steps": _COUNT,
     "teacher.guidance_scale": _GUIDANCE,
     "teacher.timestep_spacing": _SPACING,
@@ -106,7 +129,13 @@ RULES: Mapping[str, Rule] = {
     "optimizer.b2": _DECAY,
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.accumulation_steps": _COUNT,
-    "compute_dtype": _one_of("float32", "bfloat16"),
+    "lora.rank": _integer(0),
+    "lora.alpha": _POSITIVE,
+    "lora.targets": _EXPRESSION,
+    "compute_dtype": _DTYPE,
+    "frozen_dtype": _DTYPE,
+    "decoder_parts": _COUNT,
+    "reward_parts": _COUNT,
     "checkpoint.every": _COUNT,
     "checkpoint.keep": _COUNT,
     "samples.every": _COUNT,
@@ -116,6 +145,11 @@ RULES: Mapping[str, Rule] = {
     "evaluation.seed": _SEED,
     "mesh.data": _DEVICES,
     "mesh.fsdp": _DEVICES,
+    "mesh.tensor": _DEVICES,
+    "mesh.dcn_data": _DEVICES,
+    "mesh.dcn_fsdp": _DEVICES,
+    "mesh.dcn_tensor": _DEVICES,
+    "sharding": _SHARDING,
 }
 """The rule of every field but the rewards, by dotted name."""
 
@@ -224,19 +258,24 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
     check(
         "batch_size", flat["batch_size"] % parts == 0, f"a multiple of optimizer.accumulation_steps={parts}"
     )
-    data, fsdp = flat["mesh.data"], flat["mesh.fsdp"]
-    check(
-        "mesh.data",
-        (data, fsdp) != (-1, -1),
-        "a number of devices while mesh.fsdp=-1 (only one can be what is left)",
-    )
-    devices = max(data, 1) * max(fsdp, 1)
+    for prefix in ("", "dcn_"):
+        fields = [f"mesh.{prefix}{axis}" for axis in ("data", "fsdp", "tensor")]
+        left = [field for field in fields if flat[field] == -1]
+        for field in left[1:]:
+            check(field, False, f"a number of devices while {left[0]}=-1 (only one can be what is left)")
+    ways = 1
+    for axis in ("data", "fsdp"):
+        ways *= max(flat[f"mesh.{axis}"], 1) * max(flat[f"mesh.dcn_{axis}"], 1)
     for field, batch in (
         ("batch_size", flat["batch_size"] // parts),
         ("evaluation.batch_size", flat["evaluation.batch_size"]),
     ):
         split = " in each accumulation step" if field == "batch_size" and parts > 1 else ""
-        check(field, batch % devices == 0, f"a multiple of the {devices} devices of the mesh{split}")
+        check(field, batch % ways == 0, f"a multiple of the {ways} devices of the mesh{split}")
+        for name in ("decoder_parts", "reward_parts"):
+            times = flat[name]
+            expected = f"a multiple of {name}={times} times the {ways} devices of the mesh{split}"
+            check(field, batch % (ways * times) == 0, expected)
 
 
 def validate_reward_kinds(config: Mapping[str, Any], kinds: Collection[str]) -> None:
@@ -269,11 +308,13 @@ def validate_paths(config: Mapping[str, Any]) -> None:
         ConfigError: names the field and the path that is missing.
     """
     path = config["pretrained"]
-    expect(resolve_path(path).is_dir(), "pretrained", path, "an existing folder")
+    known = resolve_path(path).is_dir() or is_hub_id(path)
+    expect(known, "pretrained", path, "an existing folder, or a hub id 'owner/name'")
     for field, reward in _all_rewards(config).items():
         known = reward["path"] == "" or resolve_path(reward["path"]).exists() or is_hub_id(reward["path"])
         expected = "an existing folder or file, a hub id 'owner/name', or '' for the published weights"
         expect(known, f"{field}.path", reward["path"], expected)
     for field in ("prompts", "reference"):
         path = config[field]
-        expect(path == "" or resolve_path(path).is_file(), field, path, "an existing file")
+        elsewhere = path == "" or (field == "prompts" and path.startswith("tfds:"))
+        expect(elsewhere or resolve_path(path).is_file(), field, path, "an existing file")

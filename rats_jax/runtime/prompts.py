@@ -1,4 +1,4 @@
-"""Prompts: the file, and the endless shuffled stream of batches whose position a checkpoint can hold."""
+"""Prompts, and the endless shuffled stream of batches whose position a checkpoint can hold."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import numpy as np
 
 from rats_jax.errors import ConfigError
+from rats_jax.runtime.captions import Captions, open_captions
 
 # More than any run. A dataset without end, in batches of one, has a length that overflows inside grain.
 _EPOCHS = 2**31
 
 
-def read_prompts(path: str | Path) -> list[str]:
-    """Read the prompts of a file, in its order; blank lines are skipped.
+def read_prompts(path: str | Path) -> Sequence[str]:
+    """Read the prompts of a file, in its order, or open those of a TFDS dataset; blank lines are skipped.
 
     Args:
-        path: UTF-8 text with one prompt per line, or .jsonl with a field `prompt` or `text` per line.
+        path: UTF-8 text with one prompt per line, .jsonl with a field `prompt` or `text` per line, or
+            'tfds:NAME[:SPLIT]'.
 
     Returns:
-        The prompts, stripped, at least one; doubles stay.
+        The prompts, stripped, at least one; doubles stay. Those of a dataset are read when they are wanted.
 
     Raises:
-        ConfigError: the file is missing, unreadable or without a prompt, or a line of .jsonl has none.
+        ConfigError: the file or dataset is missing, unreadable or without a prompt, or a line has none.
     """
+    if str(path).startswith("tfds:"):
+        return open_captions(str(path))
     if Path(path).suffix == ".jsonl":
         return [record["prompt"] for _, record in read_records(path)]
     return [line.strip() for _, line in _read_lines(path)]
@@ -68,28 +72,23 @@ def _record_of(line: str, place: str) -> dict[str, Any]:
     return record | {"prompt": prompt.strip()}
 
 
-class PromptBatch(NamedTuple):
-    """This process's part of a global batch: indices int64 [B / processes] and the prompts there."""
-
-    indices: np.ndarray
-    prompts: list[str]
-
-
 class PromptIterator:
-    """The stream of batches; each epoch is a new order, and a batch may reach into the next epoch."""
+    """The stream of global batches: indices into the prompts, the same in every process.
 
-    def __init__(self, prompts: Sequence[str], batches: grain.MapDataset):
-        self._prompts = list(prompts)
-        self._digest = hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest()[:16]
+    Each epoch is a new order, and a batch may reach into the next epoch.
+    """
+
+    def __init__(self, batches: grain.MapDataset, digest: str):
+        self._digest = digest
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         self._iterator = iter(batches.to_iter_dataset(options))
 
     def __iter__(self) -> PromptIterator:
         return self
 
-    def __next__(self) -> PromptBatch:
-        indices = np.asarray(next(self._iterator), np.int64)
-        return PromptBatch(indices, [self._prompts[i] for i in indices])
+    def __next__(self) -> np.ndarray:
+        """Give the indices of the next batch, [B] int64."""
+        return np.asarray(next(self._iterator), np.int64)
 
     def get_state(self) -> dict[str, Any]:
         """Describe the position, in a form that JSON can hold; the same in every process."""
@@ -102,34 +101,27 @@ class PromptIterator:
             ConfigError: the position belongs to other prompts.
         """
         if state["prompts"] != self._digest:
-            raise ConfigError(
-                "prompts: expected the file with which the run began, but its prompts have changed"
-            )
+            raise ConfigError("prompts: expected those with which the run began, but they have changed")
         self._iterator.set_state(dict(state["iterator"]))
 
 
-def make_prompt_iterator(
-    prompts: Sequence[str], *, batch_size: int, seed: int, process_index: int, process_count: int
-) -> PromptIterator:
-    """Make the endless shuffled stream of batches of prompts.
+def make_prompt_iterator(prompts: Sequence[str], *, batch_size: int, seed: int) -> PromptIterator:
+    """Make the endless shuffled stream of batches of prompts, as indices.
 
-    The global stream does not depend on the number of processes: process p takes elements p, p + count, ...
+    It depends on no number of processes: each reads the prompts of those rows that its devices hold.
 
     Args:
-        prompts: the prompts, at least one.
-        batch_size: prompts per batch over all processes, a multiple of process_count.
+        prompts: from `read_prompts`, at least one.
+        batch_size: prompts per batch over all processes.
         seed: of the order, 0 .. 2**32 - 1.
-        process_index: this process, 0 .. process_count - 1.
-        process_count: processes that share the stream.
 
     Returns:
         An iterator with `get_state` and `set_state`.
-
-    Raises:
-        ConfigError: batch_size is not a multiple of process_count.
     """
-    if batch_size % process_count:
-        raise ConfigError(f"batch_size={batch_size}: expected a multiple of the {process_count} processes")
     stream = grain.MapDataset.source(range(len(prompts))).seed(seed).shuffle().repeat(_EPOCHS)
-    mine = stream.slice(slice(process_index, None, process_count))
-    return PromptIterator(prompts, mine.batch(batch_size // process_count))
+    return PromptIterator(stream.batch(batch_size), _digest(prompts))
+
+
+def _digest(prompts: Sequence[str]) -> str:
+    text = prompts.name if isinstance(prompts, Captions) else json.dumps(list(prompts))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

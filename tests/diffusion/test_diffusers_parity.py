@@ -36,7 +36,7 @@ def our_rollout(grid, prediction_type, step_fn, noise=NOISE):
         prediction_type=prediction_type,
         step_fn=step_fn,
         gradient_steps=len(grid.timesteps),
-        remat=False,
+        remat="none",
         unroll=False,
     )
     return trajectory.latents

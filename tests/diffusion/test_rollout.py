@@ -16,7 +16,9 @@ NUM_STEPS = 5
 TRAILING = {"timestep_spacing": "trailing", "beta_schedule": "scaled_linear", "beta_end": 0.012}
 FLOW = {"prediction_type": "flow", "shift": 3.0}
 GRID = make_grid(TRAILING, NUM_STEPS)
-MODES = [(False, False), (False, True), (True, False), (True, True)]  # remat, unroll
+MODES = [
+    (remat, unroll) for remat in ("none", "matmuls", "step") for unroll in (False, True)
+]  # remat, unroll
 
 
 def toy_denoise_fn(params, latents, timestep, embeds):
@@ -38,7 +40,7 @@ def sample(params, noise, embeds, **changes):
         "prediction_type": "epsilon",
         "step_fn": ddim_step,
         "gradient_steps": len(changes.get("grid", GRID).timesteps),
-        "remat": False,
+        "remat": "none",
         "unroll": False,
     }
     return rollout(toy_denoise_fn, params, noise, embeds, **(settings | changes))
@@ -119,7 +121,7 @@ def test_the_network_sees_the_timesteps_and_may_compute_in_bfloat16():
         prediction_type="sample",
         step_fn=ddim_step,
         gradient_steps=2,
-        remat=False,
+        remat="none",
         unroll=False,
     )
     jax.effects_barrier()
@@ -141,7 +143,7 @@ def final_loss(params, noise, embeds, **changes):
 
 @pytest.mark.parametrize(
     ("gradient_steps", "remat", "unroll"),
-    [(k, False, False) for k in range(1, NUM_STEPS + 1)] + [(2, True, True)],
+    [(k, "none", False) for k in range(1, NUM_STEPS + 1)] + [(2, "step", True)],
 )
 def test_gradient_of_the_final_latents_reaches_the_last_steps_only(gradient_steps, remat, unroll):
     settings = {"gradient_steps": gradient_steps, "remat": remat, "unroll": unroll}
@@ -215,9 +217,9 @@ def test_unroll_removes_the_loop_and_remat_recomputes(gradient_steps, remat, unr
     traced = function.trace(*toy_arguments())
     program = traced.lower().as_text()
     assert ("stablehlo.while" in program) == (not unroll)
-    assert ("remat" in str(traced.jaxpr)) == remat
+    assert ("remat" in str(traced.jaxpr)) == (remat != "none")
     # The barrier that keeps XLA from merging forward and recomputation is needed outside loops only.
-    assert ("optimization_barrier" in program) == (remat and unroll)
+    assert ("optimization_barrier" in program) == (remat != "none" and unroll)
 
 
 def test_gradients_are_those_of_finite_differences():

@@ -54,7 +54,8 @@ def test_the_network_sees_its_own_layout(pipeline):
     actual, expected = both(pipeline.unet)
     chex.assert_shape(actual, (2, 8, 8, 4))
     chex.assert_type(actual, jnp.float32)
-    chex.assert_trees_all_close(actual, expected, atol=1e-6)
+    # diffusers' Flax class approximates the GELU: tests/models/test_pytorch.py has the sharper comparison.
+    chex.assert_trees_all_close(actual, expected, atol=2e-3)
     assert float(jnp.std(actual)) > 0.1
 
 
@@ -137,13 +138,13 @@ def rewrite(file, **changes):
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DAMAGE = {
-    "no index": (lambda f: (f / "model_index.json").unlink(), "lacks '.*model_index.json'"),
-    "no unet config": (lambda f: (f / "unet" / "config.json").unlink(), "lacks '.*unet/config.json'"),
-    "no unet weights": (lambda f: (f / "unet" / WEIGHTS).unlink(), f"'.*unet/{WEIGHTS}' does not exist"),
-    "no vae": (lambda f: shutil.rmtree(f / "vae"), "lacks '.*vae/config.json'"),
-    "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "lacks '.*tokenizer/vocab.json'"),
-    "no merges": (lambda f: (f / "tokenizer" / "merges.txt").unlink(), "lacks '.*tokenizer/merges.txt'"),
-    "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "lacks '.*scheduler/scheduler_config.json'"),
+    "no index": (lambda f: (f / "model_index.json").unlink(), "lacks 'model_index.json'"),
+    "no unet config": (lambda f: (f / "unet" / "config.json").unlink(), "lacks 'unet/config.json'"),
+    "no unet weights": (lambda f: (f / "unet" / WEIGHTS).unlink(), f"lacks 'unet/{WEIGHTS}' or"),
+    "no vae": (lambda f: shutil.rmtree(f / "vae"), "lacks 'vae/config.json'"),
+    "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "lacks 'tokenizer/vocab.json'"),
+    "no merges": (lambda f: (f / "tokenizer" / "merges.txt").unlink(), "lacks 'tokenizer/merges.txt'"),
+    "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "lacks 'scheduler/scheduler_config.json'"),
     "broken JSON": (
         lambda f: (f / "unet" / "config.json").write_text('{"sample_size": '),
         "'.*unet/config.json' is no JSON file",
@@ -167,7 +168,7 @@ DAMAGE = {
     ),
     "another pipeline": (
         lambda f: rewrite(f / "model_index.json", _class_name="FluxPipeline"),
-        "is a 'FluxPipeline' folder, expected a 'StableDiffusionPipeline'",
+        "is a 'FluxPipeline' folder, expected 'StableDiffusionPipeline' or",
     ),
     "an unknown activation": (
         lambda f: rewrite(f / "text_encoder" / "config.json", hidden_act="cube"),

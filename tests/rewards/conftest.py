@@ -3,6 +3,7 @@
 import pytest
 
 from rats_jax.rewards import REWARDS
+from tests.tiny import read_reward
 
 try:
     import torch
@@ -41,7 +42,7 @@ def load_pair(written):
     def load(name):
         if name not in loaded:
             folder, original = written(name)
-            loaded[name] = original, REWARDS[ORIGINALS[name][0]](str(folder))
+            loaded[name] = original, read_reward(REWARDS[ORIGINALS[name][0]](str(folder)))
         return loaded[name]
 
     return load

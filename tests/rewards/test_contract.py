@@ -8,6 +8,7 @@ import pytest
 
 from rats_jax.errors import WeightsError
 from rats_jax.rewards import REWARDS
+from tests.tiny import read_reward
 
 PROMPTS = ["a photo of a cat", "", "two red apples", "a dog"]
 NO_WEIGHTS = ("colour_target", "compressibility_proxy")
@@ -15,7 +16,7 @@ NO_WEIGHTS = ("colour_target", "compressibility_proxy")
 
 @pytest.fixture
 def reward(any_reward, load_pair):
-    return REWARDS[any_reward]("") if any_reward in NO_WEIGHTS else load_pair(any_reward)[1]
+    return read_reward(REWARDS[any_reward]("")) if any_reward in NO_WEIGHTS else load_pair(any_reward)[1]
 
 
 def pictures(height=40, width=32):
@@ -72,7 +73,7 @@ def test_prompts_are_prepared_once_and_row_by_row(reward):
 
 
 def test_towers_in_bfloat16_stay_close(original, load_folder, load_pair):
-    low = REWARDS[original.split(",")[0]](str(load_folder(original)), dtype=jnp.bfloat16)
+    low = read_reward(REWARDS[original.split(",")[0]](str(load_folder(original)), dtype=jnp.bfloat16))
     high = load_pair(original)[1]
     images, prompt = pictures(), high.prepare(PROMPTS)
     expected = np.asarray(jax.jit(high.reward_fn)(high.params, images, prompt))

@@ -16,7 +16,7 @@ from rats_jax.models.state_dict import read_safetensors
 from rats_jax.models.tokenizer import tokenize
 from rats_jax.rewards import REWARDS, make_score_fn
 from rats_jax.rewards.pickscore import load_pickscore
-from tests.tiny import PROMPTS, write_tiny_reward
+from tests.tiny import PROMPTS, read_reward, write_tiny_reward
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reward(folder):
-    return REWARDS["pickscore"](str(folder))
+    return read_reward(REWARDS["pickscore"](str(folder)))
 
 
 def random_images(batch, size=32, seed=0):
@@ -94,7 +94,7 @@ def test_a_picture_s_score_does_not_depend_on_its_neighbours(reward):
 def test_larger_pictures_are_resized_and_low_precision_stays_close(folder, reward):
     images, ids = random_images(4, size=64), reward.prepare(PROMPTS[:4])
     expected = jax.jit(reward.reward_fn)(reward.params, images, ids)
-    low = load_pickscore(str(folder), dtype=jnp.bfloat16)
+    low = read_reward(load_pickscore(str(folder), dtype=jnp.bfloat16))
     actual = jax.jit(low.reward_fn)(low.params, images, ids)
     chex.assert_type(actual, jnp.float32)
     chex.assert_trees_all_close(actual, expected, atol=0.3)

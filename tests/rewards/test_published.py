@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from rats_jax.rewards import REWARDS
+from tests.tiny import read_reward
 
 pytestmark = pytest.mark.network
 
@@ -22,7 +23,7 @@ def download(address):
 
 
 def score(kind, path, picture, prompts):
-    reward = REWARDS[kind](path)
+    reward = read_reward(REWARDS[kind](path))
     images = np.broadcast_to(picture, (len(prompts), *picture.shape))
     return np.asarray(jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(prompts)))
 

@@ -14,6 +14,7 @@ from rats_jax.runtime.checkpoint import best_step, open_manager, restore, save, 
 from rats_jax.runtime.optimizer import make_optimizer
 from rats_jax.runtime.sharding import make_mesh, param_sharding
 from rats_jax.types import Moments, TrainState
+from tests.tiny import mesh_sizes
 
 
 class Run(NamedTuple):
@@ -44,7 +45,7 @@ def run() -> Run:
         return TrainState(jnp.int32(0), student, teacher, optimizer.init(student), gap, {"first": gap})
 
     shapes = jax.eval_shape(init, jax.random.key(0))
-    shardings = param_sharding(make_mesh(data=2, fsdp=4), shapes)
+    shardings = param_sharding(make_mesh(mesh_sizes(data=2, fsdp=4)), shapes, [("", "largest")])
     abstract = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,

@@ -67,7 +67,7 @@ BAD = [
     ("student.reward_gradient_steps", 0, ">= 1"),
     ("student.reward_gradient_steps", 5, "student.num_steps=4"),
     ("student.unroll", "maybe", "one of 'auto', 'yes', 'no'"),
-    ("student.remat", 1, "True or False"),
+    ("student.remat", True, "one of 'none', 'matmuls', 'step'"),
     ("teacher.num_steps", 0, ">= 1"),
     ("teacher.guidance_scale", float("nan"), ">= 1"),
     ("teacher.timestep_spacing", "karras", "'trailing'"),
@@ -116,6 +116,22 @@ BAD = [
     ("mesh.data", 3, "the 3 devices"),
     ("mesh.fsdp", -2, "or -1"),
     ("mesh.fsdp", -1, "what is left"),
+    ("mesh.tensor", 0, "a number of devices"),
+    ("mesh.dcn_data", 0, "a number of devices"),
+    ("mesh.dcn_fsdp", "2", "a number of devices"),
+    ("mesh.dcn_tensor", -2, "a number of devices"),
+    ("sharding", (("(", "copy"),), "pairs of a regular expression"),
+    ("sharding", (("a", "fsdp fsdp"),), "'largest' or mesh axes"),
+    ("sharding", (("a", "data"),), "'largest' or mesh axes"),
+    ("sharding", (("a",),), "pairs of a regular expression"),
+    ("lora.rank", -1, ">= 0"),
+    ("lora.alpha", 0.0, "> 0"),
+    ("lora.targets", "(", "a regular expression"),
+    ("frozen_dtype", "float16", "one of 'float32', 'bfloat16'"),
+    ("decoder_parts", 0, ">= 1"),
+    ("decoder_parts", 3, "a multiple of decoder_parts=3"),
+    ("reward_parts", 0, ">= 1"),
+    ("reward_parts", 3, "a multiple of reward_parts=3"),
     ("rewards.first.weight", 0.0, "> 0"),
     ("rewards.first.path", None, "a text"),
     ("rewards.first.kind", 7, "not empty"),
@@ -133,7 +149,7 @@ def test_bad_value_is_named_with_what_was_expected(config, field, value, expecte
     text = message(nested)
     assert expected in text
     assert (
-        repr(value) in text or "accumulation_steps" in field or field == "mesh.data" or field == "mesh.fsdp"
+        repr(value) in text or field.startswith("mesh.") or field.endswith(("accumulation_steps", "_parts"))
     )
 
 
@@ -224,7 +240,7 @@ def test_paths(config, tmp_path, monkeypatch):
     validate_paths(config)
     validate_paths(config)
     bad = {
-        "pretrained": "owner/name",
+        "pretrained": "/missing",
         "prompts": "model",
         "reference": "x.npz",
     }

@@ -36,7 +36,7 @@ def test_a_file_that_makes_no_config(tmp_path):
         [],
         ["--workdir=x"],
         [f"--config={EMOJI}", "--config.student.num_steps=8"],
-        ["--config", EMOJI, "--config.student.num_steps", "8", "--noconfig.student.remat"],
+        ["--config", EMOJI, "--config.student.num_steps", "8", "--noconfig.gate.relative"],
         [f"--config={EMOJI}", "--config.horizon.weights[0]=1", "--config.rewards.pickscore_emoji.weight=2"],
         [f"--config={EMOJI}", "--config.student={'num_steps': 8}"],
         [f"--config={EMOJI}", "--", "--config.nothing=1"],
@@ -51,7 +51,7 @@ def test_good_overrides_pass(arguments):
     [
         ("--config.student.nmu_steps=8", "'student.nmu_steps' in .*; did you mean 'student.num_steps'"),
         ("-config.bath_size=8", "did you mean 'batch_size'"),
-        ("--noconfig.student.reamt", "did you mean 'student.remat'"),
+        ("--noconfig.gate.realtive", "did you mean 'gate.relative'"),
         ("--config.xyzzy=8", "no field 'xyzzy' in .*emoji_cpu.py$"),
         ("--config.rewards.other.weight=8", "no field 'rewards.other.weight'"),
     ],

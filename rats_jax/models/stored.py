@@ -1,0 +1,66 @@
+"""Weights that still lie in their files: checked when they are found, read when and where they are placed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+
+class Sliceable(Protocol):
+    """A tensor of which parts can be read: a NumPy array, or one in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: Any, /) -> np.ndarray: ...
+
+
+class StoredArray:
+    """An array in Flax's layout over a tensor in another layout that is not read yet; float32 by default.
+
+    A leaf of a tree of weights: it has a shape and a dtype, and `array[index]` reads the part that a device
+    wants, so that a host never holds the whole of what is spread over many.
+    """
+
+    def __init__(self, tensor: Sliceable, axes: Sequence[int | None], dtype: Any = np.float32):
+        """Take a view of a tensor.
+
+        Args:
+            tensor: where the numbers are, of any float dtype.
+            axes: for each axis of the array the axis of the tensor that it is; None is a new one of length 1.
+                Axes of the tensor that are not named have length 1.
+            dtype: of what is read.
+        """
+        self._tensor, self._axes, self.dtype = tensor, tuple(axes), np.dtype(dtype)
+        self.shape = tuple(1 if axis is None else tensor.shape[axis] for axis in self._axes)
+        self.ndim, self.size = len(self.shape), int(np.prod(self.shape, dtype=np.int64))
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """Read a part, given as one slice of step 1 for each axis."""
+        wanted = [slice(None)] * len(self._tensor.shape)
+        for axis, part in zip(self._axes, index, strict=True):
+            if axis is not None:
+                wanted[axis] = part
+        found = np.asarray(self._tensor[tuple(wanted)])
+        kept = [axis for axis in self._axes if axis is not None]
+        dropped = tuple(axis for axis in range(found.ndim) if axis not in kept)
+        found = found.transpose(*dropped, *kept).reshape([found.shape[axis] for axis in kept])
+        new = tuple(i for i, axis in enumerate(self._axes) if axis is None)
+        return np.asarray(np.expand_dims(found, new), self.dtype, order="C")
+
+    def astype(self, dtype: Any) -> StoredArray:
+        """Give the same weights in another dtype, as unread as before."""
+        return StoredArray(self._tensor, self._axes, dtype)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        """Read all of it."""
+        del copy  # it is always a new array
+        return np.asarray(self[(slice(None),) * self.ndim], dtype)
+
+
+def read_all(tree: Any) -> Any:
+    """Read every stored leaf of a tree of weights: the same tree of float32 NumPy arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree)
