@@ -11,6 +11,7 @@ from rats_jax.runtime.config import flatten
 
 _MAY_CHANGE = (
     *("num_updates", "log_every", "checkpoint.", "samples.", "hacking_patience", "stop_on_hacking"),
+    *("mesh.", "sharding"),
 )
 _SHOWN = 5
 

@@ -1,0 +1,81 @@
+"""Compile a training update for a TPU that is not there.
+
+    python -m rats_jax.compile --config=configs/sd_tpu.py --topology=v5e:4x4
+
+Needs the package libtpu (extra `tpu`) and no TPU. One JSON object on stdout says what the update needs; the
+exit status is 1, with advice, if it does not fit into the chips' memory. Of published models nothing is read.
+`--dry` only traces and counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from rats_jax.errors import ConfigError
+from rats_jax.runtime.config import expect, validate
+from rats_jax.runtime.flags import fail, parse_flags
+
+CHIPS = {
+    # generation: memory of a chip in bytes, and the machine that libtpu is told it runs on
+    "v4": (32 * 10**9, "v4-8"),
+    "v5e": (16 * 10**9, "v5litepod-4"),
+    "v5p": (95 * 10**9, "v5p-8"),
+    "v6e": (32 * 10**9, "v6e-4"),
+}
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
+)
+_TOPOLOGY = flags.DEFINE_string("topology", None, "TPU generation and chips, e.g. v5e:4x4.", required=True)
+_DRY = flags.DEFINE_bool("dry", False, "Only trace and count.")
+_EFFORT = flags.DEFINE_float(
+    "effort",
+    -1.0,
+    "XLA's effort for the program's speed, from -1 (compiles several times faster) to 1; a run trains at 0.",
+    lower_bound=-1.0,
+    upper_bound=1.0,
+)
+_HLO = flags.DEFINE_string("hlo", "", "File to write the compiled program's text to.")
+flags.mark_flag_as_required("config")
+
+
+def main(_: list[str]) -> None:
+    """Check the input, compile, report; jax is imported once its environment is set."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        topology = str(_TOPOLOGY.value)
+        generation = topology.partition(":")[0]
+        expect(generation in CHIPS, "topology", topology, f"GENERATION:SHAPE, with {', '.join(CHIPS)}")
+        validate(_CONFIG.value)
+        memory, machine = CHIPS[generation]
+        os.environ |= {
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "TPU_ACCELERATOR_TYPE": machine,
+        }
+        from rats_jax import compiling
+
+        program = compiling.trace(_CONFIG.value, compiling.find_devices(topology))
+        report = {"config": _CONFIG.value.pretrained, "topology": topology, **program.counts}
+        if not _DRY.value:
+            result = compiling.compile_for(program, effort=_EFFORT.value, chip_bytes=memory)
+            if _HLO.value and result.text:
+                with open(_HLO.value, "w") as file:
+                    file.write(result.text)
+            report |= result.report
+    except ConfigError as error:
+        fail(error)
+    print(json.dumps(report))
+    if not report.get("fits", True):
+        print(f"error: {compiling.advice(_CONFIG.value)}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

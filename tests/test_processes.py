@@ -1,0 +1,155 @@
+"""Several real processes on this machine: the same run as one process with the same devices, or with one."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rats_jax.errors import ConfigError
+from rats_jax.runtime.distributed import parse_processes
+from rats_jax.runtime.metrics import read_metrics
+from rats_jax.train import train_and_evaluate
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from rats_jax.runtime import distributed
+distributed.initialize()
+from rats_jax.train import train_and_evaluate
+from tests.tiny import tiny_config
+models, workdir, overrides = sys.argv[1:]
+train_and_evaluate(tiny_config(Path(models), **json.loads(overrides)), workdir)
+"""
+# Both axes reach over both processes, and the last batch of the table is filled up.
+SETTINGS = {"mesh__data": 2, "mesh__fsdp": 4, "samples__every": 2}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def run(models, workdir, *, processes, devices, **overrides):
+    """Run the job in so many processes with so many devices each; none may fail."""
+    port, running = free_port(), []
+    for process in range(processes):
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "PYTHONPATH": str(ROOT),
+        }
+        if processes > 1:
+            environment |= {
+                "RATS_COORDINATOR": f"127.0.0.1:{port}",
+                "RATS_NUM_PROCESSES": str(processes),
+                "RATS_PROCESS_ID": str(process),
+            }
+        arguments = [sys.executable, "-c", PROGRAM, str(models), str(workdir), json.dumps(overrides)]
+        running.append(
+            subprocess.Popen(
+                arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
+    outputs = [process.communicate(timeout=900)[0] for process in running]
+    for process, output in zip(running, outputs, strict=True):
+        assert process.returncode == 0, output[-4000:]
+    return outputs
+
+
+def curves(workdir):
+    records = read_metrics(workdir)
+    assert [r["step"] for r in records] == [1, 2, 3, 4]
+    return {name: [r[name] for r in records] for name in records[0] if not name.startswith("time/")}
+
+
+def assert_same_curves(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(actual[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def two_times_four(models, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("processes") / "run"
+    outputs = run(models, workdir, processes=2, devices=4, **SETTINGS)
+    return workdir, outputs
+
+
+@pytest.fixture(scope="module")
+def one_device(models, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    run(models, workdir, processes=1, devices=1, **(SETTINGS | {"mesh__data": 1, "mesh__fsdp": 1}))
+    return curves(workdir)
+
+
+@pytest.mark.slow
+def test_two_processes_with_four_devices_are_one_with_eight_and_one_device(
+    two_times_four, one_device, models, tmp_path
+):
+    workdir, _ = two_times_four
+    train_and_evaluate(tiny_config(models, **SETTINGS), tmp_path / "run")
+    assert_same_curves(curves(workdir), curves(tmp_path / "run"))
+    assert_same_curves(curves(workdir), one_device)
+    summaries = [json.loads((w / "summary.json").read_text()) for w in (workdir, tmp_path / "run")]
+    for table in ("reward", "heldout_reward", "reference_distance"):
+        for who, value in summaries[0][table].items():
+            assert value == pytest.approx(summaries[1][table][who], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_only_the_first_process_speaks_and_writes(two_times_four):
+    workdir, outputs = two_times_four
+    assert "mesh data=2 x fsdp=4 x tensor=1 in 2 processes" in outputs[0] and "beats teacher" in outputs[0]
+    assert "compiled" not in outputs[1] and "beats teacher" not in outputs[1]
+    assert len(list(workdir.glob("events.out.tfevents.*"))) == 1
+    assert (workdir / "samples" / "step_000004.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [8, 1])
+def test_a_run_of_two_processes_goes_on_in_one(two_times_four, one_device, models, tmp_path, devices):
+    workdir, _ = two_times_four
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    if devices == 8:
+        train_and_evaluate(
+            tiny_config(models, **(SETTINGS | {"mesh__fsdp": 2, "mesh__data": 4})), tmp_path / "run"
+        )
+    else:
+        settings = SETTINGS | {"mesh__data": 1, "mesh__fsdp": 1}
+        (output,) = run(models, tmp_path / "run", processes=1, devices=1, **settings)
+        assert "resuming at update 2" in output
+    assert_same_curves(curves(tmp_path / "run"), one_device)
+
+
+GIVEN = {"RATS_COORDINATOR": "host:1234", "RATS_NUM_PROCESSES": "4", "RATS_PROCESS_ID": "3"}
+
+
+def test_processes_are_read_from_the_environment():
+    assert parse_processes(GIVEN) == ("host:1234", 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"RATS_COORDINATOR": None}, "RATS_COORDINATOR is not set: expected all of"),
+        ({"RATS_PROCESS_ID": None}, "RATS_PROCESS_ID is not set"),
+        ({"RATS_PROCESS_ID": "4"}, "RATS_PROCESS_ID=4: expected from 0 to 3"),
+        ({"RATS_NUM_PROCESSES": "four"}, "RATS_NUM_PROCESSES='four': expected a number"),
+        ({"RATS_COORDINATOR": "host"}, "RATS_COORDINATOR='host': expected host:port"),
+        ({"RATS_COORDINATOR": ":12"}, "RATS_COORDINATOR=':12': expected host:port"),
+    ],
+)
+def test_an_environment_that_names_no_process_is_refused(change, message):
+    given = {name: value for name, value in (GIVEN | change).items() if value is not None}
+    with pytest.raises(ConfigError, match=message):
+        parse_processes(given)
