@@ -18,14 +18,17 @@ from rats_jax.train import train_and_evaluate
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent
+# `tests` is no package of its own: any installed one of that name would come first.
 PROGRAM = """
-import json, sys
+import json, sys, types
 from pathlib import Path
+models, workdir, overrides, root = sys.argv[1:]
+sys.modules["tests"] = tests = types.ModuleType("tests")
+tests.__path__ = [root + "/tests"]
 from rats_jax.runtime import distributed
 distributed.initialize()
 from rats_jax.train import train_and_evaluate
 from tests.tiny import tiny_config
-models, workdir, overrides = sys.argv[1:]
 train_and_evaluate(tiny_config(Path(models), **json.loads(overrides)), workdir)
 """
 # Both axes reach over both processes, and the last batch of the table is filled up.
@@ -53,10 +56,14 @@ def run(models, workdir, *, processes, devices, **overrides):
                 "RATS_NUM_PROCESSES": str(processes),
                 "RATS_PROCESS_ID": str(process),
             }
-        arguments = [sys.executable, "-c", PROGRAM, str(models), str(workdir), json.dumps(overrides)]
+        arguments = [str(models), str(workdir), json.dumps(overrides), str(ROOT)]
         running.append(
             subprocess.Popen(
-                arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                [sys.executable, "-c", PROGRAM, *arguments],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
         )
     outputs = [process.communicate(timeout=900)[0] for process in running]
