@@ -3,6 +3,7 @@ PIP ?= .venv/bin/pip
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
+LIBTPU := 0.0.42.1
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
 
@@ -19,10 +20,12 @@ $(STAMP): requirements.txt setup.py
 
 test-venv: $(TEST_STAMP)
 
+# libtpu compiles for TPUs that are not there. It lies beside the packages, or jax would look for a TPU each time.
 # open_clip's networks work without torchvision, whose builds on PyPI are for CUDA and break beside a CPU torch.
 $(TEST_STAMP): $(STAMP) requirements-test.txt
 	$(PIP) install -r requirements-test.txt
 	$(PIP) install --no-deps open-clip-torch==3.3.0
+	$(PIP) install -q --no-deps --upgrade --target .venv/libtpu libtpu==$(LIBTPU)
 	@touch $@
 
 run: venv

@@ -17,8 +17,8 @@ from rats_jax.errors import ConfigError
 from rats_jax.experiment import Experiment, describe_models, make_experiment
 from rats_jax.runtime import sharding
 from rats_jax.runtime.flops import count_flops
-from rats_jax.runtime.hlo import count_costs
-from rats_jax.types import PromptEmbeds
+from rats_jax.runtime.program import count_costs
+from rats_jax.types import Batch, PromptEmbeds
 
 
 class Program(NamedTuple):
@@ -88,7 +88,7 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
         out_shardings=(state_sharding, None),
         donate_argnums=0,
     )
-    batch = jax.eval_shape(lambda: experiment.make_batch([""] * config.batch_size))
+    batch = abstract_batch(experiment, config.batch_size)
     start = time.perf_counter()
     traced = update.trace(state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -107,6 +107,15 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
     return Program(traced, counts)
 
 
+def abstract_batch(experiment: Experiment, batch_size: int) -> Batch:
+    """Shapes and dtypes of a batch of so many prompts."""
+
+    def widen(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
+
+    return jax.tree.map(widen, experiment.make_batch([""]))
+
+
 def analytic_flops(config: Any, experiment: Experiment, batch_size: int) -> float:
     """Count the multiply-adds of an update from the evaluations of each network, times two.
 
@@ -123,7 +132,7 @@ def analytic_flops(config: Any, experiment: Experiment, batch_size: int) -> floa
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), frozen)
     state = experiment.abstract_state()
     latents = jax.ShapeDtypeStruct((batch_size, *pipeline.latent_shape), jnp.float32)
-    batch = jax.eval_shape(lambda: experiment.make_batch([""] * batch_size))
+    batch = abstract_batch(experiment, batch_size)
     embeds: PromptEmbeds = jax.eval_shape(pipeline.encode_fn, abstract.text_encoder, batch.prompt)
     images = jax.ShapeDtypeStruct((batch_size, *experiment.image_shape()), jnp.float32)
     timestep = jax.ShapeDtypeStruct((), jnp.int32)
@@ -139,7 +148,7 @@ def analytic_flops(config: Any, experiment: Experiment, batch_size: int) -> floa
         return experiment.denoise_fn(experiment.teacher_params_fn(base, trained), *arguments)
 
     def decoded(latents: Any, params: Any) -> Any:
-        return jnp.sum(pipeline.decode_fn(params, latents))
+        return jnp.sum(experiment.decode_fn(params, latents))
 
     def scored(images: Any, params: Any, prompt: Any) -> Any:
         return jnp.sum(jnp.stack(list(experiment.score_fn(params, images, prompt).values())))

@@ -98,7 +98,7 @@ def make_render_fn(
     ) -> Pictures:
         embeds = experiment.pipeline.encode_fn(frozen.text_encoder, batch.prompt)
         latents = rollout_fn(params_fn(frozen.base, params), noise, embeds).latents
-        images = jnp.clip(experiment.pipeline.decode_fn(frozen.decoder, latents), 0.0, 1.0)
+        images = jnp.clip(experiment.decode_fn(frozen.decoder, latents), 0.0, 1.0)
         scores = experiment.score_fn(frozen.rewards, images, batch.reward)
         scores |= experiment.monitor_fn(monitor_params, images, monitor_prompt)
         return Pictures(images, latents, scores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from rats_jax.runtime.optimizer import make_optimizer
 from rats_jax.runtime.sharding import Mesh, batch_sharding, param_sharding
 from rats_jax.types import (
     Batch,
+    DecodeFn,
     DenoiseFn,
     FrozenParams,
     Grid,
@@ -67,6 +67,7 @@ class Experiment:
 
     Attributes:
         pipeline: the pretrained model.
+        decode_fn: its decoder, in parts if the config asks for them.
         student: what training starts from, float32: the UNet's weights, or adapters that change nothing.
         denoise_fn: the network as the rollouts see it, before guidance: with adapters, if there are any.
         student_params_fn, teacher_params_fn: as in the update.
@@ -87,6 +88,7 @@ class Experiment:
     """
 
     pipeline: Pipeline
+    decode_fn: DecodeFn
     student: Params
     denoise_fn: DenoiseFn
     student_params_fn: ParamsFn
@@ -321,7 +323,8 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         split_batch=lambda x: jax.lax.with_sharding_constraint(x, batch_layout),
     )
     return Experiment(
-        pipeline=dataclasses.replace(pipeline, decode_fn=decode_fn),
+        pipeline=pipeline,
+        decode_fn=decode_fn,
         student=student,
         denoise_fn=denoise_fn,
         student_params_fn=student_params_fn,

@@ -37,7 +37,7 @@ def init_adapters(abstract_params: Params, *, targets: str, rank: int, seed: int
     chosen = {path: shape for path, shape in kernels.items() if re.search(targets, "/".join(path))}
     if not chosen:
         raise ConfigError(
-            f"lora.targets={targets!r}: expected an expression that some layer of the UNet matches"
+            f"lora.targets={targets!r}: expected an expression that a layer of the UNet matches"
         )
     rng = np.random.default_rng(seed)
     adapters = {}

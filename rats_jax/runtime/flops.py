@@ -15,7 +15,9 @@ import jax
 import numpy as np
 
 # What multiplies and adds out of sight; a count without them would be too low and not say so.
-_OPAQUE = frozenset({"pallas_call", "ffi_call", "ragged_dot_general", "scaled_matmul", "custom_linear_solve"})
+_OPAQUE = frozenset(
+    {"pallas_call", "ffi_call", "ragged_dot_general", "scaled_matmul_wrapper", "custom_linear_solve"}
+)
 
 
 @functools.cache
@@ -65,21 +67,49 @@ def dot_flops(lhs: Sequence[int], out: Sequence[int], contracting: Iterable[int]
 
 
 def conv_flops(
-    *, out_batch: int, out_features: int, kernel_in_features: int, useful_pairs: Iterable[int]
+    lhs: Sequence[int],
+    rhs: Sequence[int],
+    out: Sequence[int],
+    *,
+    specs: Sequence[Sequence[int]],
+    strides: Sequence[int],
+    pads_low: Sequence[int],
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
 ) -> float:
     """Count a convolution: 2 flops for each multiply-add with an input element.
 
+    Groups, of features or of the batch, need no argument: each element of the result sums over as many input
+    features as the kernel has.
+
     Args:
-        out_batch: batch size of the result.
-        out_features: features of the result, of all groups.
-        kernel_in_features: input features of the kernel, those of one group. Groups, of features or of the
-            batch, need nothing more: each element of the result sums over this many features.
-        useful_pairs: `useful_taps` of each spatial dimension.
+        lhs: shape of the input.
+        rhs: shape of the kernel.
+        out: shape of the result.
+        specs: of input, kernel and result, which dimension is which: batch (of the kernel, output feature),
+            then feature (of the kernel, input feature of one group), then the spatial ones.
+        strides: of each spatial dimension, as all that follow; see `useful_taps`.
+        pads_low: padding before the first input element.
+        lhs_dilation: of the input.
+        rhs_dilation: of the kernel.
 
     Returns:
         The flops, >= 0.
     """
-    return 2.0 * out_batch * out_features * kernel_in_features * math.prod(useful_pairs)
+    lhs_spec, rhs_spec, out_spec = specs
+    pairs = (
+        useful_taps(
+            lhs[lhs_spec[2 + i]],
+            out[out_spec[2 + i]],
+            rhs[rhs_spec[2 + i]],
+            stride=stride,
+            pad_low=pads_low[i],
+            lhs_dilate=lhs_dilation[i],
+            rhs_dilate=rhs_dilation[i],
+        )
+        for i, stride in enumerate(strides)
+    )
+    return 2.0 * out[out_spec[0]] * out[out_spec[1]] * rhs[rhs_spec[1]] * math.prod(pairs)
 
 
 def count_flops(fn: Callable[..., Any], *args: Any) -> float:
@@ -111,8 +141,17 @@ def _equation_flops(equation: Any) -> float:
         (contracting, _), _ = params["dimension_numbers"]
         return dot_flops(equation.invars[0].aval.shape, equation.outvars[0].aval.shape, contracting)
     if name == "conv_general_dilated":
-        lhs, rhs = (operand.aval.shape for operand in equation.invars)
-        return _conv_flops(lhs, rhs, equation.outvars[0].aval.shape, params)
+        lhs, rhs, out = (variable.aval.shape for variable in (*equation.invars, *equation.outvars))
+        return conv_flops(
+            lhs,
+            rhs,
+            out,
+            specs=params["dimension_numbers"],
+            strides=params["window_strides"],
+            pads_low=[low for low, _ in params["padding"]],
+            lhs_dilation=params["lhs_dilation"],
+            rhs_dilation=params["rhs_dilation"],
+        )
     if name in _OPAQUE:
         raise ValueError(f"{name}: its multiply-adds cannot be counted from the trace")
     inner = [_jaxpr_flops(jaxpr) for jaxpr in _jaxprs(params.values())]
@@ -138,27 +177,3 @@ def _jaxprs(values: Iterable[Any]) -> Iterator[Any]:
             yield getattr(value, "jaxpr", value)
         elif isinstance(value, tuple | list):
             yield from _jaxprs(value)
-
-
-def _conv_flops(
-    lhs: Sequence[int], rhs: Sequence[int], out: Sequence[int], params: Mapping[str, Any]
-) -> float:
-    numbers = params["dimension_numbers"]  # of each operand: batch (or output), feature, then spatial
-    pairs = [
-        useful_taps(
-            lhs[numbers.lhs_spec[2 + i]],
-            out[numbers.out_spec[2 + i]],
-            rhs[numbers.rhs_spec[2 + i]],
-            stride=params["window_strides"][i],
-            pad_low=params["padding"][i][0],
-            lhs_dilate=params["lhs_dilation"][i],
-            rhs_dilate=params["rhs_dilation"][i],
-        )
-        for i in range(len(lhs) - 2)
-    ]
-    return conv_flops(
-        out_batch=out[numbers.out_spec[0]],
-        out_features=out[numbers.out_spec[1]],
-        kernel_in_features=rhs[numbers.rhs_spec[1]],
-        useful_pairs=pairs,
-    )

@@ -1,0 +1,137 @@
+"""Compiling for a TPU that is not there: the embedded default for four chips of v5e, and what is refused."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rats_jax import compiling
+from rats_jax.runtime.flops import count_flops
+from rats_jax.runtime.program import count_costs
+from rats_jax.update import UpdateFn
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parent.parent
+LIBTPU = Path(sys.prefix) / "libtpu"  # where the Makefile puts it
+EMOJI = str(ROOT / "configs" / "emoji_cpu.py")
+# As in configs/sd_tpu.py: what is trained is split, what is frozen is copied.
+SPLIT = [
+    "--config.mesh.data=1",
+    "--config.mesh.fsdp=4",
+    '--config.sharding=(("^(base|text_encoder|decoder|rewards)/", "copy"), ("", "largest"))',
+]
+
+
+def run(*arguments, libtpu=True):
+    environment = os.environ | {"PYTHONPATH": f"{LIBTPU if libtpu else ''}{os.pathsep}{ROOT}"}
+    environment.pop("XLA_FLAGS", None)
+    return subprocess.run(
+        [sys.executable, "-m", "rats_jax.compile", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    file = tmp_path_factory.mktemp("compile") / "program.txt"
+    result = run(f"--config={EMOJI}", "--topology=v5e:2x2", f"--hlo={file}", *SPLIT)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1]), file.read_text()
+
+
+@pytest.mark.slow
+def test_the_embedded_default_fits_and_does_no_hidden_work(compiled):
+    report, _ = compiled
+    assert report["fits"] and report["devices"] == 4
+    assert report["total_bytes"] < report["chip_bytes"]
+    assert 0.95 < report["flops_ratio"] < 1.15
+    assert report["evaluations"] == {"teacher": 100, "student": 4}
+
+
+@pytest.mark.slow
+def test_the_student_is_split_as_the_rules_say(compiled):
+    _, text = compiled
+    entry = next(line for line in text.splitlines() if line.startswith("ENTRY"))
+    shapes = re.findall(r"f32\[([\d,]+)\]", entry)
+    # A convolution of 192 -> 128 channels: of student and both moments a quarter, all of the base.
+    assert shapes.count("3,3,48,128") == 3 and shapes.count("3,3,192,128") == 1
+
+
+@pytest.mark.slow
+def test_no_frozen_network_is_gathered(compiled):
+    report, text = compiled
+    split = 4 * report["trained_parameters"]
+    gathered = sum(c.nbytes * c.times for c in count_costs(text).collectives if c.kind == "all-gather")
+    # The student is gathered once for all its steps; a frozen network besides would show.
+    assert 0.5 * split < gathered < 1.05 * split
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_without_compiling():
+    result = run(f"--config={EMOJI}", "--topology=v5e:2x2", "--dry")
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["analytic_flops_per_device"] > 1e9 and "compile_seconds" not in report
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_said_with_advice():
+    result = run(
+        f"--config={EMOJI}", "--topology=v5e:2x2", "--config.batch_size=16384", "--config.student.unroll=no"
+    )
+    assert result.returncode == 1
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["fits"] is False
+    assert "--config.student.remat=step; --config.compute_dtype=bfloat16" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology=h100:8"], "topology='h100:8': expected GENERATION:SHAPE, with v4, v5e, v5p, v6e"),
+        (["--topology=v5e:3x77"], "topology='v5e:3x77': expected one that libtpu knows"),
+        (["--topology=v5e:2x2", "--config.mesh.data=2"], "mesh.data=2, .* number of devices, 4"),
+        (["--topology=v5e:2x4", "--config.batch_size=12"], "batch_size=12: expected a multiple of 8"),
+        (["--topology=v5e:2x2", "--config.pretrained=/nowhere"], "'/nowhere' is no file or folder"),
+    ],
+)
+def test_bad_input_is_one_line_before_compilation(arguments, message):
+    result = run(f"--config={EMOJI}", *arguments)
+    assert result.returncode == 1 and re.search(message, result.stderr), result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+
+
+def test_without_libtpu_it_says_what_to_install():
+    result = run(f"--config={EMOJI}", "--topology=v5e:2x2", libtpu=False)
+    assert result.returncode == 1 and "expected the package libtpu" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"student__remat": "step"}, {"lora__rank": 2}])
+def test_the_analytic_count_is_that_of_the_traced_update(models, changes):
+    """The evaluations times their cost, against every product in the update itself."""
+    import jax
+    import numpy as np
+
+    from rats_jax.experiment import describe_models, make_experiment
+    from rats_jax.runtime.sharding import make_mesh
+    from tests.tiny import mesh_sizes
+
+    config = tiny_config(models, batch_size=2, student__unroll="no", **changes)
+    mesh = make_mesh(mesh_sizes(), jax.devices()[:1])
+    experiment = make_experiment(config, describe_models(config), mesh)
+    update: UpdateFn = experiment.update_fn
+    frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), experiment.frozen_params())
+    batch = compiling.abstract_batch(experiment, 2)
+    traced = count_flops(
+        update, experiment.abstract_state(), frozen, batch, jax.eval_shape(lambda: jax.random.key(0))
+    )
+    assert compiling.analytic_flops(config, experiment, 2) == pytest.approx(traced, rel=0.03)
