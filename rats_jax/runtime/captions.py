@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -9,6 +10,7 @@ from rats_jax.errors import ConfigError
 
 # What datasets call a caption; the value is a text, or a sequence of texts or of records with one.
 _NAMES = ("captions", "caption", "text", "prompt", "prompts")
+_PATH = re.compile(r"tfds:(?P<name>\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?)(:(?P<split>.+))?")
 
 
 class Captions(Sequence[str]):
@@ -51,11 +53,10 @@ def open_captions(path: str) -> Captions:
     """
     import tensorflow_datasets as tfds  # half a second that runs on a file of prompts do not pay
 
-    name, _, split = path.removeprefix("tfds:").partition(":")
-    if split.replace(".", "").isdigit() or ":" in split:
-        version, _, split = split.partition(":")
-        name = f"{name}:{version}"
-    split = split or "train"
+    found = _PATH.fullmatch(path)
+    if found is None:
+        raise ConfigError(f"prompts={path!r}: expected 'tfds:NAME[/CONFIG][:VERSION][:SPLIT]'")
+    name, split = found["name"], found["split"] or "train"
     try:
         builder = tfds.builder(name, try_gcs=False)
     except Exception as error:  # unknown datasets, versions and configs have an error type each
@@ -64,16 +65,17 @@ def open_captions(path: str) -> Captions:
         known = ", ".join(map(repr, builder.info.splits)) or "none: is it prepared in this data directory?"
         raise ConfigError(f"prompts={path!r}: expected a split of the prepared dataset, found {known}")
     features = dict(builder.info.features or {})
-    found = [feature for feature in _NAMES if feature in features]
-    if not found:
+    named = [feature for feature in _NAMES if feature in features]
+    if not named:
         raise ConfigError(
             f"prompts={path!r}: expected one of the features {', '.join(_NAMES)}, found {', '.join(features)}"
         )
-    feature = found[0]
+    feature = named[0]
+    # Pictures stay compressed.
+    skipped = [n for n, f in features.items() if isinstance(f, tfds.features.Image)]
     try:
-        # Only the captions are decoded: pictures stay compressed and unread.
-        wanted = tfds.decode.PartialDecoding({feature: True})
-        source: Any = builder.as_data_source(split, decoders=wanted)
+        decoders: Any = {name: tfds.decode.SkipDecoding() for name in skipped}
+        source: Any = builder.as_data_source(split, decoders=decoders)
     except Exception as error:
         raise ConfigError(
             f"prompts={path!r}: expected a dataset prepared with file_format='array_record' ({_line(error)})"

@@ -171,7 +171,7 @@ def test_a_dry_run_prints_what_can_be_pasted_and_does_nothing(checkout, script):
         (
             "tpu_vm.sh",
             ["a", "b", "nowhere.py", "runs/a"],
-            "CONFIG=nowhere.py: expected a file of the last commit",
+            "CONFIG=nowhere.py: expected a file of",
         ),
         ("tpu_vm.sh", ["--sopt", *ARGUMENTS, "runs/a"], "--sopt: no such option"),
         ("tpu_pod.sh", [*ARGUMENTS, "runs/a"], "WORKDIR=runs/a: expected gs://BUCKET"),
