@@ -66,7 +66,8 @@ setup(
             "open-clip-torch>=3.3",
             "torch>=2.13",
         ],
-        "tpu": [f"jax[tpu]{JAX}"],
+        # gcsfs: work directories in buckets.
+        "tpu": [f"jax[tpu]{JAX}", "gcsfs>=2024.6"],
         "cuda": [f"jax[cuda12]{JAX}"],
     },
 )

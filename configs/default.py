@@ -27,6 +27,10 @@ def get_config() -> ConfigDict:
     # 'tfds:NAME[:SPLIT]', a prepared TFDS dataset with captions (~/tensorflow_datasets or TFDS_DATA_DIR).
     config.prompts = ""
 
+    # Folder that `python -m rats_jax.embed` wrote for this model and these prompts: the text encoders then
+    # need no device memory. '' computes embeddings in each update.
+    config.prompt_embeds = ""
+
     # The deterministic sampler of both rollouts: 'ddim' | 'euler'.
     config.sampler = "ddim"
 

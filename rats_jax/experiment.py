@@ -20,6 +20,7 @@ from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.models.lora import init_adapters, with_adapters
 from rats_jax.models.pipeline import Pipeline, describe_pipeline, open_pipeline
+from rats_jax.models.prompt_embeds import with_abstract_embeds, with_stored_embeds
 from rats_jax.objective.combine import CombineFn, normalised_sum, weighted_sum
 from rats_jax.objective.gate import (
     GateFn,
@@ -32,6 +33,7 @@ from rats_jax.objective.horizon import interpolation_matrix, normalise_weights
 from rats_jax.objective.loss import hinge_reward, negative_reward
 from rats_jax.objective.moments import init_moments
 from rats_jax.objective.parts import in_parts
+from rats_jax.paths import resolve_path
 from rats_jax.rewards import REWARDS, make_score_fn
 from rats_jax.rewards.full_size import FULL_SIZE
 from rats_jax.runtime.config import validate_reward_kinds
@@ -187,6 +189,9 @@ def open_models(config: Any) -> Models:
     validate_reward_kinds(config, REWARDS)
     dtype = jnp.dtype(config.compute_dtype)
     pipeline = open_pipeline(config.pretrained, dtype=dtype)
+    if config.prompt_embeds:
+        folder = resolve_path(config.prompt_embeds)
+        pipeline = with_stored_embeds(pipeline, folder, source=config.pretrained)
     return Models(pipeline, *(_open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor")))
 
 
@@ -213,7 +218,8 @@ def describe_models(config: Any) -> Models:
             build = functools.partial(FULL_SIZE[reward.kind], dtype=dtype)
             reward_fn, params, _ = build(1)
             rewards[name] = RewardModel(reward_fn, params, lambda p, build=build: build(len(p))[2])
-    return Models(describe_pipeline(config.pretrained, dtype=dtype), rewards, {})
+    pipeline = describe_pipeline(config.pretrained, dtype=dtype)
+    return Models(with_abstract_embeds(pipeline) if config.prompt_embeds else pipeline, rewards, {})
 
 
 def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:

@@ -24,7 +24,7 @@ from rats_jax.report import RenderFn
 from rats_jax.runtime import checkpoint, distributed, figures, hacking, sharding
 from rats_jax.runtime.config import validate
 from rats_jax.runtime.metrics import SAMPLES_FILE, MetricsWriter, read_metrics
-from rats_jax.runtime.prompts import make_prompt_iterator, read_prompts
+from rats_jax.runtime.prompts import find_prompts, make_prompt_iterator
 from rats_jax.runtime.workdir import claim, open_logs, write_whole
 from rats_jax.types import Batch, Params, TrainState
 
@@ -48,7 +48,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     start = time.perf_counter()
     workdir = str(workdir)
     validate(config)
-    prompts = read_prompts(_prompts_path(config.prompts))
+    prompts = find_prompts(config.prompts)
     mesh = sharding.make_mesh(config.mesh)
     parts = config.optimizer.accumulation_steps
     sharding.validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
@@ -215,10 +215,6 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
             file = f"{workdir.rstrip('/')}/summary.json"
             print(f"\n{evaluate.format_table(summary)}\n\n{report.conclusion(summary)}\n{file}")
         return summary
-
-
-def _prompts_path(prompts: str) -> str | Path:
-    return prompts if prompts.startswith("tfds:") else resolve_path(prompts)
 
 
 def _shape(mesh: Any) -> str:

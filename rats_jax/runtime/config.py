@@ -92,6 +92,7 @@ RULES: Mapping[str, Rule] = {
     "log_every": _COUNT,
     "pretrained": _NOT_EMPTY,
     "prompts": _NOT_EMPTY,
+    "prompt_embeds": _TEXT,
     "sampler": _one_of("ddim", "euler"),
     "student.num_steps": _COUNT,
     "student.guidance_scale": _GUIDANCE,

@@ -12,10 +12,16 @@ import grain
 import numpy as np
 
 from rats_jax.errors import ConfigError
+from rats_jax.paths import resolve_path
 from rats_jax.runtime.captions import Captions, open_captions
 
 # More than any run. A dataset without end, in batches of one, has a length that overflows inside grain.
 _EPOCHS = 2**31
+
+
+def find_prompts(path: str) -> Sequence[str]:
+    """Read the prompts that a config names: `read_prompts` of a dataset, or of a path resolved."""
+    return read_prompts(path if path.startswith("tfds:") else resolve_path(path))
 
 
 def read_prompts(path: str | Path) -> Sequence[str]:

@@ -59,6 +59,7 @@ BAD = [
     ("log_every", 0, "an integer >= 1"),
     ("pretrained", "", "not empty"),
     ("prompts", " ", "not empty"),
+    ("prompt_embeds", None, "a text"),
     ("sampler", "dpm", "one of 'ddim', 'euler'"),
     ("student.timestep_spacing", "karras", "'trailing'"),
     ("student.num_steps", 0, "an integer >= 1"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from rats_jax.runtime.flops import count_flops, useful_taps
 
@@ -136,7 +136,7 @@ def test_arguments_may_be_pytrees():
 
 
 def test_all_devices_of_a_shard_map_count():
-    mesh, row = jax.make_mesh((2, 4), ("data", "fsdp")), PartitionSpec(("data", "fsdp"))
+    mesh, row = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "fsdp")), PartitionSpec(("data", "fsdp"))
     fn = jax.shard_map(jnp.dot, mesh=mesh, in_specs=(row, PartitionSpec()), out_specs=row)
     assert count_flops(fn, struct(32, 8), struct(8, 8)) == 8 * ONE
 

@@ -65,6 +65,12 @@ def test_every_turn_of_a_loop_counts():
     )
 
 
+def test_a_condition_and_a_counter_that_are_fused_are_read():
+    text = jax.jit(nested).lower(struct(16, 64), struct(6, 64, 64)).compile().as_text()
+    assert "fusion(" in text and '"known_trip_count"' in text
+    assert count_costs(text.replace('"known_trip_count"', '"unknown"')) == count_costs(text)
+
+
 def test_a_batched_dot_is_the_product_of_its_sizes():
     shapes = struct(2, 9, 4, 8), struct(2, 5, 4, 8)
     costs = compiled(lambda q, k: jnp.einsum("bqhd,bkhd->bhqk", q, k), *shapes)
@@ -106,14 +112,15 @@ def mesh():
     return Mesh(np.array(jax.devices()), ("fsdp",))
 
 
-def test_weights_are_gathered_in_every_turn(mesh):
+@pytest.mark.parametrize(("fn", "turns"), [(scan, 6), (nested, 30)])
+def test_weights_are_gathered_in_every_turn(mesh, fn, turns):
     rows = NamedSharding(mesh, PartitionSpec("fsdp"))
     columns = NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))
-    costs = compiled(scan, struct(16, 64), struct(6, 64, 64), in_shardings=(rows, columns))
-    assert costs.flops == 6 * 2 * (16 // 8) * 64 * 64
-    assert costs.collective_bytes == {"all-gather": 6 * 64 * 64 * 4}
+    costs = compiled(fn, struct(16, 64), struct(6, 64, 64), in_shardings=(rows, columns))
+    assert costs.flops == turns * 2 * (16 // 8) * 64 * 64
+    assert costs.collective_bytes == {"all-gather": turns * 64 * 64 * 4}
     (gather,) = costs.collectives
-    assert gather == Collective("all-gather", 64 * 64 * 4, 6, "f32[64,64]", gather.op_name)
+    assert gather == Collective("all-gather", 64 * 64 * 4, turns, "f32[64,64]", gather.op_name)
     assert gather.op_name.endswith("dot_general")
 
 
@@ -139,7 +146,7 @@ def test_collectives_count_the_bytes_of_the_whole(mesh):
     }
 
 
-# Cut out of the gradient of six layers, batch 16 and weights bf16[1024,1024] split in 4 on a v5e:2x2: a gather
+# Cut out of the gradient of six layers, batch 16, weights bf16[1024,1024] split in 4, on a v5e:2x2: a gather
 # that other work overlaps is written three times, and a reduce-scatter as an all-reduce.
 FSDP = """HloModule jit_grad, is_scheduled=true, num_partitions=4
 
@@ -252,6 +259,7 @@ def test_a_known_trip_count_is_taken():
             "s32[]{:T(128)} add(%gte.0, %gte.0)",
             "while.9: the trip count",
         ),
+        ("s32[]{:T(128)} constant(1)", "s32[]{:T(128)} constant(-1)", "while.9: the trip count"),
         ("copy(%constant.0)", "negate(%constant.0)", "while.9: the trip count"),
         ('"AsyncCollectiveStart"', '"SomethingElse"', "without its start"),
         ("ENTRY ", "", "no ENTRY computation"),
@@ -285,8 +293,16 @@ def entry(*lines):
             "window={size=8 stride=8 pad=7_7 lhs_dilate=7 rhs_reversal=1}, dim_labels=b0f_0oi->0fb",
             8 * 256 * 256 * 64,
         ),
+        # Of a convolution of 5 positions, 3 taps and stride 3, the last of which falls off.
+        ("1,5,1", "3,1,1", "1,2,1", "window={size=3 stride=3 pad=0_2}, dim_labels=b0f_0io->b0f", 5),
         # Of a convolution 3x3 with stride 2 of 32x32 pixels, and its two gradients.
-        ("2,32,32,4", "3,3,4,8", "2,16,16,8", "window={size=3x3 stride=2x2 pad=0_1x0_1}, dim_labels=b01f_01io->b01f", 2 * 47**2 * 32),
+        (
+            "2,32,32,4",
+            "3,3,4,8",
+            "2,16,16,8",
+            "window={size=3x3 stride=2x2 pad=0_1x0_1}, dim_labels=b01f_01io->b01f",
+            2 * 47**2 * 32,
+        ),
         (
             "2,16,16,8",
             "3,3,4,8",
@@ -302,7 +318,7 @@ def entry(*lines):
             2 * 47**2 * 32,
         ),
     ],
-)  # fmt: skip
+)
 def test_holes_and_padding_do_not_count(lhs, rhs, out, attributes, multiply_adds):
     text = entry(
         f"%l = bf16[{lhs}]{{3,2,1,0:T(8,128)(2,1)S(1)}} parameter(0)",

@@ -1,0 +1,45 @@
+"""Compute the prompt embeddings of a config once: `python -m rats_jax.embed --config=FILE --output=DIR`.
+
+A run with --config.prompt_embeds=DIR then needs no text encoder in device memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from rats_jax.errors import ConfigError
+from rats_jax.runtime.config import expect, validate, validate_paths
+from rats_jax.runtime.flags import fail, parse_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write; it must not be there yet.", required=True)
+flags.mark_flag_as_required("config")
+
+
+def main(_: list[str]) -> None:
+    """Check the input, compute, store; the slow imports wait until the input is known to be good."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        config, output = _CONFIG.value, Path(str(_OUTPUT.value)).expanduser()
+        validate(config)
+        validate_paths(config)
+        expect(not output.exists(), "output", str(output), "a folder that is not there yet")
+        from rats_jax.models.pipeline import open_pipeline
+        from rats_jax.models.prompt_embeds import write_prompt_embeds
+        from rats_jax.runtime.prompts import find_prompts
+
+        pipeline = open_pipeline(config.pretrained, dtype=config.compute_dtype)
+        prompts = find_prompts(config.prompts)
+        count = write_prompt_embeds(output, pipeline, list(prompts), source=config.pretrained)
+        print(f"{count} prompts\n{output}")
+    except ConfigError as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
