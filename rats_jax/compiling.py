@@ -17,7 +17,7 @@ from rats_jax.errors import ConfigError
 from rats_jax.experiment import Experiment, describe_models, make_experiment
 from rats_jax.runtime import sharding
 from rats_jax.runtime.flops import count_flops
-from rats_jax.runtime.program import count_costs
+from rats_jax.runtime.hlo import count_costs
 from rats_jax.types import Batch, PromptEmbeds
 
 
@@ -211,7 +211,7 @@ def compile_for(program: Program, *, effort: float, chip_bytes: int) -> Result:
         "peak_bytes": memory.peak_memory_in_bytes,
         "flops_per_device": costs.flops,
         "flops_ratio": costs.flops / program.counts["analytic_flops_per_device"],
-        "collective_bytes": costs.collective_bytes(),
+        "collective_bytes": costs.collective_bytes,
         "compile_seconds": seconds,
     }
     return Result(report, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ class EvaluationSet:
     batch_size: int
 
 
-def make_evaluation_set(experiment: Experiment, prompts: list[str], settings: Any) -> EvaluationSet:
+def make_evaluation_set(experiment: Experiment, prompts: Sequence[str], settings: Any) -> EvaluationSet:
     """Draw the prompts and the noise of the table.
 
     Args:
@@ -68,7 +68,7 @@ def make_evaluation_set(experiment: Experiment, prompts: list[str], settings: An
         The set; the same for the same settings, whatever the run did before.
     """
     order = np.random.default_rng(settings.seed).permutation(len(prompts))
-    chosen = [prompts[order[i % len(order)]] for i in range(settings.num_prompts)]
+    chosen = [prompts[int(order[i % len(order)])] for i in range(settings.num_prompts)]
     shape = (settings.num_prompts, *experiment.pipeline.latent_shape)
     noise = np.asarray(jax.random.normal(jax.random.key(settings.seed), shape, jnp.float32))
     return EvaluationSet(chosen, noise, settings.batch_size)
@@ -138,7 +138,7 @@ def render_set(
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def load_reference(path: Any, prompts: list[str], image_shape: tuple[int, ...]) -> Reference:
+def load_reference(path: Any, prompts: Sequence[str], image_shape: tuple[int, ...]) -> Reference:
     """Read the real pictures of the prompts.
 
     Args:

@@ -84,7 +84,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
 
     def place_batch(indices: np.ndarray) -> Batch:
         """Read and place the prompts of those rows that the devices of this process hold."""
-        batch = experiment.make_batch([prompts[i] for i in indices[rows]])
+        batch = experiment.make_batch([prompts[int(i)] for i in indices[rows]])
         return sharding.place_rows(batch, rows, batch_sharding, config.batch_size)
 
     with (

@@ -11,7 +11,7 @@ import pytest
 
 from rats_jax import compiling
 from rats_jax.runtime.flops import count_flops
-from rats_jax.runtime.program import count_costs
+from rats_jax.runtime.hlo import count_costs
 from rats_jax.update import UpdateFn
 from tests.tiny import tiny_config
 
@@ -69,7 +69,7 @@ def test_the_student_is_split_as_the_rules_say(compiled):
 def test_no_frozen_network_is_gathered(compiled):
     report, text = compiled
     split = 4 * report["trained_parameters"]
-    gathered = sum(c.nbytes * c.times for c in count_costs(text).collectives if c.kind == "all-gather")
+    gathered = sum(c.bytes * c.times for c in count_costs(text).collectives if c.kind == "all-gather")
     # The student is gathered once for all its steps; a frozen network besides would show.
     assert 0.5 * split < gathered < 1.05 * split
 

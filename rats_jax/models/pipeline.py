@@ -179,6 +179,7 @@ def _compose(
 ) -> Pipeline:
     """Put functions and weights together; both text encoders of SDXL are one tree, by folder."""
     unet = networks.modules["unet"]
+    tokenize_fn: Callable[[list[str]], PromptInputs]
     if len(tokenizers) == 1:
         (tokenize_fn,) = tokenizers.values()
         text_encoder = weights["text_encoder"]
@@ -187,8 +188,10 @@ def _compose(
         text_encoder = {name: weights[name] for name in tokenizers}
         encode_fn = _make_encode_fn_xl(networks, {name: f([""]) for name, f in tokenizers.items()})
 
-        def tokenize_fn(prompts: list[str]) -> PromptInputs:
+        def tokenize_both(prompts: list[str]) -> PromptInputs:
             return {name: f(prompts) for name, f in tokenizers.items()}
+
+        tokenize_fn = tokenize_both
 
     return Pipeline(
         denoise_fn=sd.make_denoise_fn(unet),

@@ -46,11 +46,9 @@ def write_prompt_embeds(folder: Path, pipeline: Pipeline, prompts: Sequence[str]
         filled = part + part[-1:] * (_BATCH - len(part))
         embeds: PromptEmbeds = encode(params, pipeline.tokenize(filled))
         if not start:
-            files = [
-                _create(partial / f"cond_{i}.npy", len(texts), x) for i, x in enumerate(_leaves(embeds.cond))
-            ]
-            for i, x in enumerate(_leaves(embeds.uncond)):
-                np.save(partial / f"uncond_{i}.npy", np.asarray(x[:1]).astype(_stored_dtype(x.dtype)))
+            for i, (x, empty) in enumerate(zip(*map(_leaves, embeds), strict=True)):
+                files.append(_create(partial / f"cond_{i}.npy", len(texts), x))
+                np.save(partial / f"uncond_{i}.npy", np.asarray(empty[:1]).astype(_stored_dtype(x.dtype)))
         for file, x in zip(files, _leaves(embeds.cond), strict=True):
             file[start : start + len(part)] = np.asarray(x[: len(part)]).astype(file.dtype)
     (partial / "prompts.json").write_text(json.dumps({"pretrained": source, "prompts": texts}))

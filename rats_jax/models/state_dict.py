@@ -155,7 +155,7 @@ def open_weights(file: Path, abstract_params: Any) -> dict[str, Any]:
     if file.suffix != ".msgpack":
         return fit_state_dict(read_safetensors(file), abstract_params, source=str(file))
     try:
-        flat = flatten_dict(msgpack_restore(file.read_bytes()))
+        flat: Mapping[Any, Any] = cast(Any, flatten_dict(msgpack_restore(file.read_bytes())))
     except Exception as error:  # msgpack has an error type for each kind of damage
         reason = " ".join(str(error).split())
         raise WeightsError(f"weights file {str(file)!r} is not a readable msgpack file: {reason}") from None

@@ -58,13 +58,13 @@ def open_captions(path: str) -> Captions:
         raise ConfigError(f"prompts={path!r}: expected 'tfds:NAME[/CONFIG][:VERSION][:SPLIT]'")
     name, split = found["name"], found["split"] or "train"
     try:
-        builder = tfds.builder(name, try_gcs=False)
+        builder: Any = tfds.builder(name, try_gcs=False)
     except Exception as error:  # unknown datasets, versions and configs have an error type each
         raise ConfigError(f"prompts={path!r}: expected a TFDS dataset ({_line(error)})") from None
     if split.split("[")[0] not in builder.info.splits:
         known = ", ".join(map(repr, builder.info.splits)) or "none: is it prepared in this data directory?"
         raise ConfigError(f"prompts={path!r}: expected a split of the prepared dataset, found {known}")
-    features = dict(builder.info.features or {})
+    features: dict[str, Any] = dict(builder.info.features or {})
     named = [feature for feature in _NAMES if feature in features]
     if not named:
         raise ConfigError(
@@ -74,7 +74,8 @@ def open_captions(path: str) -> Captions:
     # Pictures stay compressed.
     skipped = [n for n, f in features.items() if isinstance(f, tfds.features.Image)]
     try:
-        decoders: Any = {name: tfds.decode.SkipDecoding() for name in skipped}
+        skip: Any = tfds.decode.SkipDecoding()
+        decoders: Any = dict.fromkeys(skipped, skip)
         source: Any = builder.as_data_source(split, decoders=decoders)
     except Exception as error:
         raise ConfigError(

@@ -20,25 +20,26 @@ _EPOCHS = 2**31
 
 
 def find_prompts(path: str) -> Sequence[str]:
-    """Read the prompts that a config names: `read_prompts` of a dataset, or of a path resolved."""
-    return read_prompts(path if path.startswith("tfds:") else resolve_path(path))
-
-
-def read_prompts(path: str | Path) -> Sequence[str]:
-    """Read the prompts of a file, in its order, or open those of a TFDS dataset; blank lines are skipped.
-
-    Args:
-        path: UTF-8 text with one prompt per line, .jsonl with a field `prompt` or `text` per line, or
-            'tfds:NAME[:SPLIT]'.
-
-    Returns:
-        The prompts, stripped, at least one; doubles stay. Those of a dataset are read when they are wanted.
+    """Find the prompts that a config names: of a file, or, read when they are wanted, of a TFDS dataset.
 
     Raises:
-        ConfigError: the file or dataset is missing, unreadable or without a prompt, or a line has none.
+        ConfigError: as `read_prompts` and `open_captions`.
     """
-    if str(path).startswith("tfds:"):
-        return open_captions(str(path))
+    return open_captions(path) if path.startswith("tfds:") else read_prompts(resolve_path(path))
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """Read the prompts of a file, in its order; blank lines are skipped.
+
+    Args:
+        path: UTF-8 text with one prompt per line, or .jsonl with a field `prompt` or `text` per line.
+
+    Returns:
+        The prompts, stripped, at least one; doubles stay.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or without a prompt, or a line of .jsonl has none.
+    """
     if Path(path).suffix == ".jsonl":
         return [record["prompt"] for _, record in read_records(path)]
     return [line.strip() for _, line in _read_lines(path)]

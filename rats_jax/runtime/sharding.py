@@ -176,7 +176,7 @@ def place(tree: Any, shardings: Any, *, dtype: Any = None) -> Any:
         leaf = leaf if hasattr(leaf, "shape") else np.asarray(leaf)
         parts: dict[Any, np.ndarray] = {}  # devices that hold the same part share one reading of it
 
-        def read(index: tuple[slice, ...]) -> np.ndarray:
+        def read(index: Any) -> np.ndarray:
             key = tuple((part.start, part.stop) for part in index)
             if key not in parts:
                 parts[key] = np.asarray(leaf[index], dtype or leaf.dtype)
@@ -207,7 +207,7 @@ def place_rows(tree: Any, rows: np.ndarray, sharding: NamedSharding, batch_size:
     """
 
     def put(leaf: np.ndarray) -> jax.Array:
-        def read(index: tuple[slice, ...]) -> np.ndarray:
+        def read(index: Any) -> np.ndarray:
             return leaf[np.searchsorted(rows, np.arange(batch_size)[index[0]])]
 
         return jax.make_array_from_callback((batch_size, *leaf.shape[1:]), sharding, read)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -57,7 +58,7 @@ def is_remote(workdir: str) -> bool:
     return "://" in workdir
 
 
-def claim(workdir: str, config: object, *, writes: bool) -> None:
+def claim(workdir: str, config: Mapping[str, Any], *, writes: bool) -> None:
     """Take a new work directory, or check that the run in it had the same config.
 
     Args:

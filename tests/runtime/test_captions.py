@@ -10,7 +10,7 @@ from PIL import Image
 
 from rats_jax.errors import ConfigError
 from rats_jax.runtime.captions import open_captions
-from rats_jax.runtime.prompts import make_prompt_iterator, read_prompts
+from rats_jax.runtime.prompts import find_prompts, make_prompt_iterator
 
 TEXTS = ["a red kite", "grüne Äpfel ", "three dogs on a boat"]
 
@@ -81,7 +81,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.mark.parametrize("path", ["tfds:rats_plain", "tfds:rats_coco:train", "tfds:rats_coco:1.0.0:val"])
 def test_the_first_caption_of_every_example_is_a_prompt(path):
-    prompts = read_prompts(path)
+    prompts = find_prompts(path)
     assert len(prompts) == 3 and sorted(prompts) == sorted(text.strip() for text in TEXTS)
     assert prompts[:2] == [prompts[0], prompts[1]] and prompts[-1] == prompts[2]
     with pytest.raises(IndexError):
@@ -90,17 +90,17 @@ def test_the_first_caption_of_every_example_is_a_prompt(path):
 
 
 def test_a_slice_of_a_split():
-    assert len(read_prompts("tfds:rats_plain:train[:2]")) == 2
+    assert len(find_prompts("tfds:rats_plain:train[:2]")) == 2
 
 
 def test_positions_belong_to_a_dataset():
     first, second = (
-        make_prompt_iterator(read_prompts(path), batch_size=2, seed=0)
+        make_prompt_iterator(find_prompts(path), batch_size=2, seed=0)
         for path in ("tfds:rats_plain", "tfds:rats_coco")
     )
     state = first.get_state()
     batch = next(first)
-    again = make_prompt_iterator(read_prompts("tfds:rats_plain"), batch_size=2, seed=0)
+    again = make_prompt_iterator(find_prompts("tfds:rats_plain"), batch_size=2, seed=0)
     again.set_state(state)
     np.testing.assert_array_equal(next(again), batch)
     with pytest.raises(ConfigError, match="expected those with which the run began"):
