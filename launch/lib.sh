@@ -1,5 +1,6 @@
 # Shared by the scripts that run on Cloud TPU: options, shipping the checkout, running, collecting.
 # shellcheck shell=bash
+# macOS ships bash 3.2, where an empty array counts as unset: arrays here always hold something.
 
 fail() {
   echo "error: $*" >&2
@@ -18,7 +19,7 @@ run() {
 
 # Read options and NAME ZONE CONFIG WORKDIR [OVERRIDE ...] into variables.
 parse_arguments() {
-  dry_run=false spot=() project=() delete_after=false max_restarts=20
+  dry_run=false spot=false project='' delete_after=false max_restarts=20
   while (($# > 0)); do
     case $1 in
       -h | --help)
@@ -26,84 +27,147 @@ parse_arguments() {
         exit 0
         ;;
       --dry-run) dry_run=true ;;
-      --spot) spot=(--spot) ;;
+      --spot) spot=true ;;
       --delete-after) delete_after=true ;;
       --accelerator-type=?*) accelerator_type=${1#*=} ;;
       --version=?*) version=${1#*=} ;;
-      --project=?*) project=("--project=${1#*=}") ;;
+      --project=?*) project=${1#*=} ;;
       --max-restarts=*)
         max_restarts=${1#*=}
-        [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts=$max_restarts: expected a number"
+        [[ $max_restarts =~ ^[0-9]{1,6}$ ]] || fail "--max-restarts=$max_restarts: expected a number"
         ;;
-      --*) fail "$1: no such option; --help lists them" ;;
+      --accelerator-type | --version | --project | --max-restarts)
+        (($# > 1)) && [[ -n $2 ]] || fail "$1: expected a value"
+        set -- "$1=$2" "${@:3}"
+        continue
+        ;;
+      -*) fail "$1: no such option; --help lists them" ;;
       *) break ;;
     esac
     shift
   done
   (($# >= 4)) || fail "expected NAME ZONE CONFIG WORKDIR [OVERRIDE ...], got $# arguments; --help shows an example"
-  name=$1 zone=$2 config=$3 workdir=$4
+  name=$1 zone=$2 config=$3 workdir=${4%/}
   shift 4
-  overrides=("$@")
-  place=("--zone=$zone" "${project[@]}")
-  [[ -z $(git -C "$root" status --porcelain) ]] || echo "warning: only what is committed is sent" >&2
-  git -C "$root" cat-file -e "HEAD:$config" 2>/dev/null ||
+  check_arguments "$@"
+  place=("--zone=$zone")
+  [[ -z $project ]] || place+=("--project=$project")
+  create_flags=("--accelerator-type=$accelerator_type")
+  ! "$spot" || create_flags+=(--spot)
+  printf -v program ' %q' "--config=$config" "--workdir=$(remote_workdir)" "$@"
+}
+
+check_arguments() { # OVERRIDE ...
+  local override
+  git -C "$root" rev-parse --quiet --verify 'HEAD^{commit}' >/dev/null 2>&1 ||
+    fail "$root: expected a git checkout with a commit, which is what is sent"
+  [[ $(git -C "$root" cat-file -t "HEAD:./$config" 2>/dev/null) == blob ]] ||
     fail "CONFIG=$config: expected a file of the last commit of this checkout"
+  # Versions of scp differ in how they read other characters in a path on the machine.
+  [[ $workdir == *://?* || ($workdir =~ ^[A-Za-z0-9._/-]+$ && /$workdir/ != */../*) ]] ||
+    fail "WORKDIR=$workdir: expected gs://BUCKET/..., or a folder of letters, digits and . _ - without .."
+  # An option that stands here would reach the program, and --dry-run at the end would not be one.
+  for override in "$@"; do
+    [[ $override == --config.?* || $override == --noconfig.?* ]] ||
+      fail "OVERRIDE=$override: expected --config.FIELD=VALUE; options stand before NAME"
+  done
+  [[ -z $(git -C "$root" --no-optional-locks status --porcelain) ]] ||
+    echo "warning: only what is committed is sent" >&2
 }
 
-# Write the command that installs the checkout on a machine and runs the job, quoted for its shell.
-remote_command() {
-  printf 'set -e; rm -rf rats_jax_checkout; mkdir rats_jax_checkout; tar -xzf rats_jax.tar.gz -C rats_jax_checkout; '
-  printf 'cd rats_jax_checkout; python3 -m venv ../rats_jax_venv; ../rats_jax_venv/bin/pip install -q -e ".[tpu]"; '
-  # Where a token is needed for gated weights, it is in a file, not in any command line.
-  printf '[ ! -f ../rats_jax_token ] || . ../rats_jax_token; '
-  printf '../rats_jax_venv/bin/python -m rats_jax.main --config=%q --workdir=%q' "$config" "$(remote_workdir)"
-  (($# == 0)) || printf ' %q' "$@"
-}
-
-# A local WORKDIR is a folder beside the checkout on the machine; an address such as gs://... is itself.
+# A local WORKDIR is a folder of its own on the machine; an address such as gs://... is itself.
 remote_workdir() {
-  if [[ $workdir == *://* ]]; then echo "$workdir"; else echo ../rats_jax_run; fi
+  if [[ $workdir == *://* ]]; then echo "$workdir"; else echo "../rats_jax_runs/$workdir"; fi
 }
 
-# Copy the last commit, and the token if there is one, to the workers.
-ship() {
-  local archive=$scratch/rats_jax.tar.gz
-  run git -C "$root" archive --format=tar.gz "--output=$archive" HEAD
-  run gcloud compute tpus tpu-vm scp "$archive" "$name:rats_jax.tar.gz" --worker=all "${place[@]}"
+# Write the command that installs the checkout on a machine. Its Python is 3.10, which is too old: uv brings one.
+install_command() {
+  printf 'set -e; rm -rf rats_jax_checkout; mkdir rats_jax_checkout; tar -xzf rats_jax.tar.gz -C rats_jax_checkout; '
+  printf 'cd rats_jax_checkout; PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install -q --user uv; '
+  printf 'python3 -m uv venv -q --allow-existing --seed --python 3.11 ../rats_jax_venv; '
+  printf '../rats_jax_venv/bin/pip install -q -e ".[tpu]"'
+}
+
+# Write the command that runs the job there, quoted for its shell.
+train_command() {
+  printf 'set -e; cd rats_jax_checkout; '
+  # So that there is something to copy back from a job that fails at once.
+  [[ $workdir == *://* ]] || printf 'mkdir -p %s; ' "$(remote_workdir)"
+  # Where a token is needed for gated weights, it is in a file, not in any command line.
+  [[ -z ${HF_TOKEN:-} ]] || printf '. ../rats_jax_token; '
+  printf '../rats_jax_venv/bin/python -m rats_jax.main%s' "$program"
+}
+
+# Write what is sent, once: a job that starts again goes on with the same code.
+pack() {
+  if "$dry_run"; then
+    scratch=${TMPDIR:-/tmp}/rats_jax_launch
+    run mkdir -p -m 700 "$scratch"
+  else
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+  fi
+  run git -C "$root" archive --format=tar.gz "--output=$scratch/rats_jax.tar.gz" HEAD
+  files=("$scratch/rats_jax.tar.gz")
   if [[ -n ${HF_TOKEN:-} ]]; then
-    "$dry_run" || (umask 077 && printf 'export HF_TOKEN=%q\n' "$HF_TOKEN" >"$scratch/rats_jax_token")
-    run gcloud compute tpus tpu-vm scp "$scratch/rats_jax_token" "$name:rats_jax_token" --worker=all "${place[@]}"
+    files+=("$scratch/rats_jax_token")
+    if "$dry_run"; then
+      # shellcheck disable=SC2016 # whoever pastes it expands it
+      printf '(umask 077; printf "export HF_TOKEN=%%q\\n" "$HF_TOKEN" >%q)\n' "${files[1]}"
+    else
+      (umask 077 && printf 'export HF_TOKEN=%q\n' "$HF_TOKEN" >"${files[1]}")
+    fi
   fi
 }
 
-# Run the job on all workers; its exit status is that of this function.
-execute() {
-  run gcloud compute tpus tpu-vm ssh "$name" --worker=all "${place[@]}" "--command=$(remote_command "${overrides[@]}")"
-}
+# Copy the last commit, and the token if there is one, to the workers.
+ship() { run gcloud compute tpus tpu-vm scp "${files[@]}" "$name:" --worker=all "${place[@]}"; }
+
+on_all_workers() { run gcloud compute tpus tpu-vm ssh "$name" --worker=all "${place[@]}" "--command=$1"; }
+
+# Install, then run the job, on all workers; none starts to wait for another one that cannot be installed.
+install() { ship && on_all_workers "$(install_command)"; }
+execute() { on_all_workers "$(train_command)"; }
 
 # Bring a local WORKDIR back from the first worker.
 collect() {
+  local parent
+  parent=$(dirname "$workdir")
   [[ $workdir != *://* ]] || return 0
-  run mkdir -p "$workdir"
-  run gcloud compute tpus tpu-vm scp --recurse "$name:rats_jax_run/*" "$workdir" --worker=0 "${place[@]}"
+  run mkdir -p "$parent" &&
+    run gcloud compute tpus tpu-vm scp --recurse "$name:rats_jax_runs/$workdir" "$parent" --worker=0 "${place[@]}"
+}
+
+create_unless_there() {
+  local state describe=(gcloud compute tpus tpu-vm describe "$name" "${place[@]}" '--format=value(state)')
+  if "$dry_run"; then
+    run "${describe[@]}"
+    echo "# only if there is none:"
+  elif state=$("${describe[@]}" 2>/dev/null); then
+    [[ $state == READY ]] && return 0
+    echo "error: $name is $state: expected READY; wait, or delete it" >&2
+    exit 1
+  fi
+  run gcloud compute tpus tpu-vm create "$name" "${place[@]}" "${create_flags[@]}" "--version=$version"
 }
 
 # Create the TPU VM unless there is one of that name, run the job, bring the results back, also after a failure.
 create_run_collect() {
-  if "$dry_run" || ! gcloud compute tpus tpu-vm describe "$name" "${place[@]}" >/dev/null 2>&1; then
-    run gcloud compute tpus tpu-vm create "$name" "${place[@]}" \
-      "--accelerator-type=$accelerator_type" "--version=$version" "${spot[@]}"
+  local status=0 collected=true
+  pack
+  create_unless_there
+  install || status=$?
+  if ((status == 0)); then
+    execute || status=$?
+    collect || collected=false
   fi
-  ship
-  local status=0
-  execute || status=$?
-  collect || echo "warning: the results could not be copied from $name" >&2
-  if "$delete_after"; then
-    run gcloud compute tpus tpu-vm delete "$name" "${place[@]}" --quiet
+  if ! "$collected"; then
+    echo "error: the results could not be copied; they are still on $name" >&2
+    ((status != 0)) || status=1
+  elif "$delete_after"; then
+    run gcloud compute tpus tpu-vm delete "$name" "${place[@]}" --quiet || status=$((status ? status : $?))
   fi
   return "$status"
 }
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

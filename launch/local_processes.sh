@@ -33,7 +33,7 @@ while (($# > 0)); do
     --processes=*) processes=${1#*=} ;;
     --devices=*) devices=${1#*=} ;;
     --logs=?*) logs=${1#*=} ;;
-    --*) fail "$1: no such option; --help lists them" ;;
+    -*) fail "$1: no such option; --help lists them" ;;
     *) break ;;
   esac
   shift
@@ -44,6 +44,10 @@ done
 [[ -f $1 ]] || fail "CONFIG=$1: expected a file"
 config=$1 workdir=$2
 shift 2
+for override in "$@"; do
+  [[ $override == --config.?* || $override == --noconfig.?* ]] ||
+    fail "OVERRIDE=$override: expected --config.FIELD=VALUE; options stand before CONFIG"
+done
 
 # A port that nothing listens on.
 port=0
@@ -69,7 +73,27 @@ fi
 if [[ -z $logs ]]; then logs=$(mktemp -d); else mkdir -p "$logs"; fi
 ((processes == 1)) || echo "output of the other processes: $logs" >&2
 running=()
-trap 'kill "${running[@]}" 2>/dev/null || true' EXIT
+alive() {
+  local pid
+  for pid in ${running[@]+"${running[@]}"}; do
+    if kill -0 "$pid" 2>/dev/null; then return 0; fi
+  done
+  return 1
+}
+# jax catches SIGTERM as the announcement of a preemption, so a process may go on after it.
+end_all() {
+  local i
+  alive || return 0
+  kill "${running[@]}" 2>/dev/null || true
+  for ((i = 0; i < 20; i++)); do
+    alive || return 0
+    sleep 0.1
+  done
+  kill -KILL "${running[@]}" 2>/dev/null || true
+  wait "${running[@]}" 2>/dev/null || true
+}
+trap end_all EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 for ((i = 0; i < processes; i++)); do
@@ -80,6 +104,18 @@ for ((i = 0; i < processes; i++)); do
   fi
   running+=($!)
 done
-for ((i = 0; i < processes; i++)); do
-  wait -n "${running[@]}" || exit $?
+# `wait -n` would do, but for bash 3.2.
+while ((${#running[@]} > 0)); do
+  for i in "${!running[@]}"; do
+    if kill -0 "${running[i]}" 2>/dev/null; then continue; fi
+    status=0
+    wait "${running[i]}" || status=$?
+    unset "running[i]"
+    if ((status != 0)); then
+      ((i == 0)) || tail -n 20 "$logs/process_$i.log" >&2
+      echo "error: process $i ended with status $status" >&2
+      exit "$status"
+    fi
+  done
+  sleep 0.1
 done

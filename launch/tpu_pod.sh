@@ -13,6 +13,7 @@ host, and starts on all of them
   python -m rats_jax.main --config=CONFIG --workdir=WORKDIR OVERRIDE ...
 The hosts find each other. They share the checkpoints, so WORKDIR is a bucket. A second start resumes.
 If HF_TOKEN is set, the job gets it.
+gcloud reaches several hosts only with its key in the ssh agent: ssh-add ~/.ssh/google_compute_engine
 
   --accelerator-type=TYPE  v5litepod-16
   --version=IMAGE          v2-alpha-tpuv5-lite

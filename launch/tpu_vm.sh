@@ -17,7 +17,7 @@ If HF_TOKEN is set, the job gets it.
   --version=IMAGE          v2-alpha-tpuv5-lite
   --project=PROJECT        that of gcloud's configuration
   --spot                   a cheaper machine that may be taken away
-  --delete-after           delete the machine at the end
+  --delete-after           delete the machine at the end, unless WORKDIR could not be copied back
   --dry-run                print the commands, run none
 
 example: launch/tpu_vm.sh my-tpu us-central1-a configs/emoji_cpu.py runs/emoji --config.seed=1
