@@ -61,8 +61,8 @@ def test_the_student_is_split_as_the_rules_say(compiled):
     _, text = compiled
     entry = next(line for line in text.splitlines() if line.startswith("ENTRY"))
     shapes = re.findall(r"f32\[([\d,]+)\]", entry)
-    # A convolution of 192 -> 128 channels: of student and both moments a quarter, all of the base.
-    assert shapes.count("3,3,48,128") == 3 and shapes.count("3,3,192,128") == 1
+    # Two convolutions of 192 -> 128 channels: a quarter of student and both moments, all of the base.
+    assert shapes.count("3,3,48,128") == 6 and shapes.count("3,3,192,128") == 2
 
 
 @pytest.mark.slow

@@ -59,8 +59,8 @@ def toy_experiment(heldout=True):
         pipeline=SimpleNamespace(
             latent_shape=(4, 4, 3),
             encode_fn=lambda params, prompt: prompt,
-            decode_fn=lambda params, latents: params * latents,
         ),
+        decode_fn=lambda params, latents: params * latents,
         make_batch=lambda prompts: SimpleNamespace(prompt=prepare(prompts), reward=prepare(prompts)),
         score_fn=lambda params, pictures, prompt: {"first": prompt + jnp.mean(pictures, axis=(1, 2, 3))},
         monitor_fn=lambda params, pictures, prompt: {name: params[name] * prompt[name] for name in monitored},
@@ -89,8 +89,12 @@ def test_the_set_depends_on_its_settings_alone():
 @pytest.mark.parametrize("heldout", [True, False])
 def test_a_set_is_rendered_in_whole_batches_and_cut(heldout):
     experiment = toy_experiment(heldout)
-    render = make_render_fn(experiment, lambda params, noise, embeds: Trajectory(params * noise, noise[None]))
-    frozen = FrozenParams(None, jnp.float32(0.5), {})
+    render = make_render_fn(
+        experiment,
+        lambda params, noise, embeds: Trajectory(params * noise, noise[None]),
+        lambda base, params: base * params,
+    )
+    frozen = FrozenParams(jnp.float32(1.0), None, jnp.float32(0.5), {})
     sizes = []
 
     def bound(params, batch, heldout_prompt, noise):

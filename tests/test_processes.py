@@ -113,6 +113,13 @@ def test_two_processes_with_four_devices_are_one_with_eight_and_one_device(
 
 
 @pytest.mark.slow
+def test_layers_that_are_split_over_devices_give_the_same_curve(one_device, models, tmp_path):
+    sizes = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
+    train_and_evaluate(tiny_config(models, **(SETTINGS | sizes)), tmp_path / "run")
+    assert_same_curves(curves(tmp_path / "run"), one_device)
+
+
+@pytest.mark.slow
 def test_only_the_first_process_speaks_and_writes(two_times_four):
     workdir, outputs = two_times_four
     assert "mesh data=2 x fsdp=4 x tensor=1 in 2 processes" in outputs[0] and "beats teacher" in outputs[0]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rats_jax.models.stored import read_all
 from rats_jax.pretraining.corrupt import Corruption
 from rats_jax.types import Array, RewardModel
 
@@ -40,6 +41,7 @@ def score_spoilt(
     Returns:
         {condition: {reward: mean cosine}}, 'clean' first.
     """
+    rewards = {name: reward._replace(params=read_all(reward.params)) for name, reward in rewards.items()}
     pictures, severities = jnp.asarray(images), jnp.full(len(images), severity)
     right = {name: reward.prepare(list(captions)) for name, reward in rewards.items()}
     wrong = jax.tree.map(lambda x: np.roll(x, 1, axis=0), right)
