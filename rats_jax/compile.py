@@ -58,6 +58,7 @@ def main(_: list[str]) -> None:
             "TPU_SKIP_MDS_QUERY": "1",
             "TPU_WORKER_HOSTNAMES": "localhost",
             "TPU_ACCELERATOR_TYPE": machine,
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # beside a run, or another compilation, on the same machine
         }
         from rats_jax import compiling
 

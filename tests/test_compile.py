@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from rats_jax import compiling
 from rats_jax.runtime.flops import count_flops
@@ -58,11 +60,38 @@ def test_the_embedded_default_fits_and_does_no_hidden_work(compiled):
 
 @pytest.mark.slow
 def test_the_student_is_split_as_the_rules_say(compiled):
+    import jax
+
+    from rats_jax.experiment import describe_models
+    from rats_jax.runtime.flags import load_config
+    from rats_jax.runtime.sharding import make_mesh, param_sharding
+    from tests.tiny import mesh_sizes
+
     _, text = compiled
-    entry = next(line for line in text.splitlines() if line.startswith("ENTRY"))
-    shapes = re.findall(r"f32\[([\d,]+)\]", entry)
-    # Two convolutions of 192 -> 128 channels: a quarter of student and both moments, all of the base.
-    assert shapes.count("3,3,48,128") == 6 and shapes.count("3,3,192,128") == 2
+    held = shapes_of_arguments(text)
+    unet = {
+        "/".join(path): leaf
+        for path, leaf in flatten_dict(describe_models(load_config(EMOJI)).pipeline.unet).items()
+    }
+    assert held["frozen.base"] == {path: leaf.shape for path, leaf in unet.items()}
+    mesh = make_mesh(mesh_sizes(fsdp=4), jax.devices()[:4])
+    shardings = param_sharding(mesh, unet, (("", "largest"),))
+    for tree in ("state.student", "state.opt_state[1][0].mu", "state.opt_state[1][0].nu"):
+        assert held[tree] == {path: shardings[path].shard_shape(leaf.shape) for path, leaf in unet.items()}
+    split = [path for path, leaf in unet.items() if held["state.student"][path] != leaf.shape]
+    assert split == [path for path, leaf in unet.items() if leaf.size > 2**16]
+
+
+def shapes_of_arguments(text):
+    """Read what a device holds of the arguments: {tree: {path of a leaf: shape}}."""
+    held = defaultdict(dict)
+    for line in text[text.index("\nENTRY") :].splitlines():
+        # %x = f32[64]{...} parameter(7), ..., metadata={op_name="state.student[..conv_in..][..bias..]"}
+        found = re.search(r"= \w+\[([\d,]*)\].* parameter\(.*op_name=\"(.*?)((\[\\'\w+\\'\])+)\"", line)
+        if found:
+            path = re.findall(r"\w+", found[3])
+            held[found[2]]["/".join(path)] = tuple(int(n) for n in re.findall(r"\d+", found[1]))
+    return held
 
 
 @pytest.mark.slow

