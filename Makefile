@@ -1,6 +1,7 @@
 PYTHON ?= python3
 PIP ?= .venv/bin/pip
-PYTEST_ARGS ?=
+# A worker for each of CI's two cores; the tests of a file stay together, for they share what takes long to make.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 BIN := .venv/bin
 LIBTPU := 0.0.42.1

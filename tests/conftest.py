@@ -1,5 +1,6 @@
 """What all tests share: eight fake CPU devices, set before anything imports jax."""
 
+import collections
 import os
 import tempfile
 
@@ -18,6 +19,12 @@ import pytest  # noqa: E402
 # A property's first example compiles, so its time says nothing.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files of the slowest tests, so that no worker is left with one at the end."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture

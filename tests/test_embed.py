@@ -12,8 +12,6 @@ from rats_jax.errors import ConfigError
 from rats_jax.experiment import describe_models, open_models
 from rats_jax.models.pipeline import load_pipeline, open_pipeline
 from rats_jax.models.prompt_embeds import with_stored_embeds, write_prompt_embeds
-from rats_jax.runtime.metrics import read_metrics
-from rats_jax.train import train_and_evaluate
 from tests.tiny import PROMPTS, tiny_config
 
 ROOT = Path(__file__).parent.parent
@@ -36,18 +34,6 @@ def test_they_are_what_the_text_encoder_gives(models, folder):
     actual = stored.encode_fn(stored.text_encoder, stored.tokenize(asked))
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_a_run_with_them_is_the_run_without(models, folder, tmp_path):
-    curves = []
-    for name, embeds in (("online", ""), ("stored", str(folder))):
-        config = tiny_config(models, num_updates=2, prompt_embeds=embeds)
-        train_and_evaluate(config, tmp_path / name)
-        records = read_metrics(tmp_path / name)
-        curves.append([{k: v for k, v in r.items() if not k.startswith("time/")} for r in records])
-    for one, two in zip(*curves, strict=True):
-        assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
 
 
 def test_what_is_compiled_for_is_what_is_run(models, folder):

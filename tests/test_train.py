@@ -18,12 +18,14 @@ from safetensors.numpy import load_file, save_file
 
 from rats_jax import experiment, guards
 from rats_jax.errors import DivergedError, HackingError
+from rats_jax.models.pipeline import open_pipeline
+from rats_jax.models.prompt_embeds import write_prompt_embeds
 from rats_jax.rewards import REWARDS
 from rats_jax.runtime.checkpoint import best_step, open_manager
 from rats_jax.runtime.metrics import read_metrics
 from rats_jax.train import train_and_evaluate
 from rats_jax.types import RewardModel
-from tests.tiny import tiny_config
+from tests.tiny import PROMPTS, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -163,20 +165,18 @@ def test_adapters_are_trained_and_saved_alone(models, tmp_path):
 
 
 @pytest.mark.slow
-def test_decoding_and_scoring_in_parts_changes_nothing(models, tmp_path):
-    curves = []
-    for parts in (1, 2):
-        settings = {
-            "decoder_parts": parts,
-            "reward_parts": parts,
-            "batch_size": 16,
-            "evaluation__batch_size": 16,
-        }
-        train_and_evaluate(tiny_config(models, num_updates=2, **settings), tmp_path / str(parts))
-        records = read_metrics(tmp_path / str(parts))
-        curves.append([{k: v for k, v in r.items() if not k.startswith("time/")} for r in records])
-    for one, two in zip(*curves, strict=True):
-        assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
+def test_a_run_with_stored_embeddings_is_the_run_without(finished, models, tmp_path):
+    straight, _, _ = finished
+    source = str(models / "pipeline")
+    write_prompt_embeds(tmp_path / "embeds", open_pipeline(source), PROMPTS, source=source)
+    config = tiny_config(models, num_updates=2, prompt_embeds=str(tmp_path / "embeds"))
+    train_and_evaluate(config, tmp_path / "run")
+    with_encoder, stored = (
+        [{k: v for k, v in r.items() if not k.startswith("time/")} for r in read_metrics(workdir)]
+        for workdir in (straight, tmp_path / "run")
+    )
+    for one, two in zip(with_encoder[:2], stored, strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-5)
 
 
 def load_saturation(path, *, dtype):
