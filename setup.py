@@ -30,6 +30,8 @@ setup(
         "chex>=0.1.90",
         # 0.39.0 is the last release with the Flax models and schedulers.
         "diffusers>=0.35,<0.40",
+        # jax.export writes programs with it, and does not ask for it.
+        "flatbuffers>=24.3",
         "flax>=0.12.8,<0.13",
         # CLIP's tokenizer mends texts with it, and reads some prompts differently without.
         "ftfy>=6.1",
@@ -57,6 +59,8 @@ setup(
         # pyright[nodejs] takes the node that pyright runs on from the package index as well.
         "test": [
             "hypothesis>=6.100",
+            # PyTorch diffusers reads adapters with it.
+            "peft>=0.15",
             "pyright[nodejs]>=1.1.400",
             "pytest>=8",
             "pytest-xdist>=3.5",

@@ -15,3 +15,7 @@ class HackingError(RuntimeError):
 
 class DivergedError(RuntimeError):
     """Training produced numbers that are not finite; says where, and what is kept."""
+
+
+class ExportError(RuntimeError):
+    """What was exported does not draw what the student draws."""

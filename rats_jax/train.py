@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -205,6 +206,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         )
         summary |= {
             "updates": step,
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
             "seconds": elapsed_before + time.perf_counter() - start,
             "compile_seconds": compile_seconds,
             "student_num_steps": config.student.num_steps,

@@ -31,26 +31,41 @@ def guide(cond_output: Array, uncond_output: Array, guidance_scale: Array | floa
 
 
 def with_guidance(denoise_fn: DenoiseFn, *, guidance_scale: float) -> DenoiseFn:
-    """Turn a network into one that reads PromptEmbeds and applies guidance.
-
-    A scale of exactly 1 evaluates the network once per step on `cond` alone; any other scale evaluates it
-    on one batch of 2B, the cost of two evaluations.
+    """Turn a network into one that reads PromptEmbeds and applies guidance, or none at a scale of exactly 1.
 
     Args:
         denoise_fn: (params, latents, timestep [], embeds) -> model_output, with embeds a pytree of [B, ...].
         guidance_scale: static; 1.0 turns guidance off.
 
     Returns:
+        `conditional` or `guided`.
+    """
+    if guidance_scale == 1.0:
+        return conditional(denoise_fn)
+    return guided(denoise_fn, guidance_scale=guidance_scale)
+
+
+def conditional(denoise_fn: DenoiseFn) -> DenoiseFn:
+    """Let a network read PromptEmbeds without guidance: one evaluation a step, on `cond` alone."""
+
+    def conditional_fn(params: Params, latents: Array, timestep: Array, embeds: PromptEmbeds) -> Array:
+        return denoise_fn(params, latents, timestep, embeds.cond)
+
+    return conditional_fn
+
+
+def guided(denoise_fn: DenoiseFn, *, guidance_scale: Array | float) -> DenoiseFn:
+    """Let a network read PromptEmbeds and apply guidance: one evaluation a step on a batch of 2B.
+
+    Args:
+        denoise_fn: (params, latents, timestep [], embeds) -> model_output, with embeds a pytree of [B, ...].
+        guidance_scale: scalar, which may be traced.
+
+    Returns:
         A function of the same signature whose embeds are PromptEmbeds; differentiable wherever denoise_fn is.
 
     Source: Ho and Salimans, arXiv 2207.12598, algorithm 2.
     """
-    if guidance_scale == 1.0:
-
-        def conditional_fn(params: Params, latents: Array, timestep: Array, embeds: PromptEmbeds) -> Array:
-            return denoise_fn(params, latents, timestep, embeds.cond)
-
-        return conditional_fn
 
     def guided_fn(params: Params, latents: Array, timestep: Array, embeds: PromptEmbeds) -> Array:
         chex.assert_trees_all_equal_structs(embeds.uncond, embeds.cond)

@@ -78,6 +78,27 @@ def with_adapters(denoise_fn: DenoiseFn, *, scale: float) -> DenoiseFn:
     return adapted_fn
 
 
+def merge_adapters(params: Params, adapters: Params, *, scale: float) -> Params:
+    """Give the weights of a network without adapters that computes what one with them does.
+
+    W + scale * down @ up, in float32; of a convolution, at each position of its kernel.
+
+    Args:
+        params: of the network, nested dict of NumPy arrays or of what is still in its files.
+        adapters: from `init_adapters`, trained.
+        scale: alpha / rank.
+
+    Returns:
+        A tree like `params`, whose adapted kernels are new NumPy arrays and whose other leaves are the same.
+    """
+    flat = dict(cast(Mapping[tuple[str, ...], Any], flatten_dict(params)))
+    trained = cast(Mapping[tuple[str, ...], Any], flatten_dict(adapters))
+    for path in {path[:-1] for path in trained}:
+        down, up = (np.asarray(trained[*path, name], np.float32) for name in ("down", "up"))
+        flat[*path, "kernel"] = np.asarray(flat[*path, "kernel"], np.float32) + scale * (down @ up)
+    return unflatten_dict(flat)
+
+
 def _find(adapters: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         if not isinstance(adapters, Mapping) or name not in adapters:

@@ -30,7 +30,7 @@ _DIFFUSERS_WEIGHTS = (
     "diffusion_flax_model.msgpack",
 )
 _TRANSFORMERS_WEIGHTS = ("model.safetensors", "model.fp16.safetensors", "flax_model.msgpack")
-_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,23 @@ def open_pipeline(path: str, *, dtype: Any = jnp.float32) -> Pipeline:
         WeightsError: it is no such folder, or weights are missing, extra or mis-shaped.
     """
     networks = _build(path, dtype)
-    weights = {}
-    for name, shapes in networks.shapes.items():
-        files = _DIFFUSERS_WEIGHTS if name in ("unet", "vae") else _TRANSFORMERS_WEIGHTS
-        weights[name] = open_weights(get_file(path, *(f"{name}/{file}" for file in files)), shapes)
+    weights = _open_weights(path, networks)
     tokenizers = {}
     for name in _encoders(networks):
         folder = name.replace("text_encoder", "tokenizer")
-        found = [find_file(path, f"{folder}/{file}") for file in _TOKENIZER_FILES]
-        for file, where in zip(_TOKENIZER_FILES[:2], found, strict=False):
+        found = [find_file(path, f"{folder}/{file}") for file in TOKENIZER_FILES]
+        for file, where in zip(TOKENIZER_FILES[:2], found, strict=False):
             if where is None:
                 raise WeightsError(f"model {path!r} lacks '{folder}/{file}': expected a CLIP tokenizer")
         assert found[0] is not None
         tokenizer = load_tokenizer(found[0].parent, networks.modules[name].config)
         tokenizers[name] = functools.partial(tokenize, tokenizer)
     return _compose(networks, weights, tokenizers)
+
+
+def network_weights(path: str) -> dict[str, Params]:
+    """Find the weights of every network of a pipeline, whole, by folder; raises as `open_pipeline` does."""
+    return _open_weights(path, _build(path, jnp.float32))
 
 
 def load_pipeline(path: Any, *, dtype: Any = jnp.float32) -> Pipeline:
@@ -135,6 +137,14 @@ def load_pipeline(path: Any, *, dtype: Any = jnp.float32) -> Pipeline:
         text_encoder=read_all(pipeline.text_encoder),
         decoder=read_all(pipeline.decoder),
     )
+
+
+def _open_weights(path: str, networks: _Networks) -> dict[str, Params]:
+    weights = {}
+    for name, shapes in networks.shapes.items():
+        files = _DIFFUSERS_WEIGHTS if name in ("unet", "vae") else _TRANSFORMERS_WEIGHTS
+        weights[name] = open_weights(get_file(path, *(f"{name}/{file}" for file in files)), shapes)
+    return weights
 
 
 def _encoders(networks: _Networks) -> list[str]:

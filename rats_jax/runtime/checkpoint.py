@@ -8,8 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+
+from rats_jax.errors import ConfigError
 
 # Below every rank: a checkpoint of which nothing was measured is the best of none.
 _UNRANKED = float("-inf")
@@ -94,6 +98,36 @@ def restore(manager: ocp.CheckpointManager, abstract_state: Any) -> tuple[Any, d
     )
     restored = manager.restore(step, args=arguments)
     return restored["state"], restored["prompts"]
+
+
+def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -> tuple[int, Any]:
+    """Read the student of a run, and nothing else of its state.
+
+    Args:
+        directory: folder of the checkpoints, left as it is.
+        like: a pytree of the same structure and shapes.
+        step: of the checkpoint; None is the newest.
+
+    Returns:
+        (step, student), the latter float32 NumPy arrays.
+
+    Raises:
+        ConfigError: there is no checkpoint, or none of that step.
+    """
+    folder = epath.Path(directory).expanduser().absolute()
+    # The manager would make a folder that it may not write, or warn that it may not.
+    found = ocp.path.step.standard_name_format().find_all(folder) if folder.is_dir() else []
+    steps = sorted(metadata.step for metadata in found)
+    if not steps:
+        raise ConfigError(f"workdir={str(folder.parent)!r}: expected a run with checkpoints, it has none")
+    if step is not None and step not in steps:
+        raise ConfigError(f"step={step}: expected one of the checkpoints {', '.join(map(str, steps))}")
+    chosen = steps[-1] if step is None else step
+    item = {"student": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32), like)}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    part = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return chosen, checkpointer.restore(folder / str(chosen) / "state", args=part)["student"]
 
 
 def _rank(metrics: Any) -> float:

@@ -12,6 +12,7 @@ matplotlib.use("Agg")  # no display on a TPU VM
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 _TILE = 128
 _CAPTION = 30
@@ -79,9 +80,13 @@ def _fit(text: str, font: Any, width: int) -> str:
 
 def to_picture(image: np.ndarray, side: int) -> Image.Image:
     """Turn [H, W, 3] float in [0, 1] into a square picture; small ones are enlarged without smoothing."""
-    picture = Image.fromarray(np.uint8(np.round(np.clip(image, 0.0, 1.0) * 255.0)))
+    picture = Image.fromarray(_to_bytes(image))
     smooth = Image.Resampling.LANCZOS if picture.width > side else Image.Resampling.NEAREST
     return picture.resize((side, side), smooth)
+
+
+def _to_bytes(image: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def save_picture(picture: Image.Image, file: Path) -> None:
@@ -90,6 +95,20 @@ def save_picture(picture: Image.Image, file: Path) -> None:
     partial = file.with_suffix(".tmp")
     picture.save(partial, format="PNG")
     partial.replace(file)
+
+
+def save_image(image: np.ndarray, file: Path, texts: Mapping[str, str]) -> None:
+    """Write [H, W, 3] float in [0, 1] as a PNG of its own size.
+
+    Args:
+        image: the picture.
+        file: where to.
+        texts: what its metadata says, by keyword.
+    """
+    info = PngInfo()
+    for keyword, text in texts.items():
+        info.add_itxt(keyword, text)
+    Image.fromarray(_to_bytes(image)).save(file, format="PNG", pnginfo=info)
 
 
 def draw_curves(

@@ -9,6 +9,8 @@ from typing import Any
 from rats_jax.errors import ConfigError
 from rats_jax.runtime.config import flatten
 
+FILE = "config.json"
+"""Its name in the work directory."""
 _MAY_CHANGE = (
     *("num_updates", "log_every", "checkpoint.", "samples.", "hacking_patience", "stop_on_hacking"),
     *("mesh.", "sharding"),

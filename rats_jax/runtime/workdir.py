@@ -72,7 +72,7 @@ def claim(workdir: str, config: Mapping[str, Any], *, writes: bool) -> None:
     folder = epath.Path(workdir).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"workdir={workdir!r}: expected a folder, it is a file")
-    file = folder / "config.json"
+    file = folder / saved_config.FILE
     if file.exists():
         saved_config.validate_resume(saved_config.from_json(file.read_text()), config, workdir=workdir)
     if not writes:

@@ -1,0 +1,48 @@
+"""Export the student of a run for use without this package.
+
+    python -m rats_jax.export --workdir=runs/emoji --out=student [--format=diffusers]
+
+  diffusers  a pipeline folder that PyTorch's DiffusionPipeline.from_pretrained opens
+  lora       the adapters of a run with lora.rank > 0, for load_lora_weights and for ComfyUI
+  jax        a StableHLO program with its weights, for any JAX
+
+What was written is read back and draws a picture; nothing stays if it is not the student's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from rats_jax.errors import ConfigError, ExportError
+from rats_jax.runtime.config import expect
+from rats_jax.runtime.flags import fail, parse_flags
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
+_FORMAT = flags.DEFINE_enum("format", "diffusers", ["diffusers", "lora", "jax"], "What to write.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "Weights on disk.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; without it the newest.", lower_bound=0)
+
+
+def main(_: list[str]) -> None:
+    """Check the input, write, verify; the slow imports wait until the input is known to be good."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        out = Path(str(_OUT.value)).expanduser()
+        expect(not out.exists(), "out", str(out), "a folder that is not there yet")
+        import rats_jax
+        from rats_jax.exporting import export_student
+        from rats_jax.runtime.new_folder import new_folder
+
+        with new_folder(out, field="out") as folder:
+            model = rats_jax.load(str(_WORKDIR.value), step=_STEP.value)
+            difference = export_student(model, folder, format=str(_FORMAT.value), dtype=str(_DTYPE.value))
+        print(f"read back, it draws the student's picture to {255 * difference:.3f}/255\n{out}")
+    except (ConfigError, ExportError) as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,76 @@
+"""Draw pictures with a trained student, or with any Stable Diffusion pipeline.
+
+    python -m rats_jax.generate --model=runs/emoji --prompt="black cat" --num-images=8 --out=cats
+
+The model is the work directory of a run, or a folder or hub id of a diffusers pipeline. One compilation
+serves all prompts, seeds and guidance scales. --out gets a PNG for each picture, with prompt, seed, steps,
+guidance and model in its metadata, a contact sheet, and prompts.jsonl for `python -m rats_jax.score`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from rats_jax.errors import ConfigError
+from rats_jax.runtime.config import expect
+from rats_jax.runtime.flags import fail, parse_flags
+from rats_jax.runtime.prompts import read_prompts
+
+_MODEL = flags.DEFINE_string("model", None, "Work directory, pipeline folder or hub id.", required=True)
+_PROMPT = flags.DEFINE_multi_string("prompt", [], "Prompt; give the flag several times for several.")
+_PROMPTS_FILE = flags.DEFINE_string("prompts-file", "", "Text file with a prompt a line, or .jsonl.")
+_NUM_STEPS = flags.DEFINE_integer(
+    "num-steps", None, "Sampling steps; without it those that the student was trained for.", lower_bound=1
+)
+_GUIDANCE = flags.DEFINE_float(
+    "guidance-scale",
+    None,
+    "Guidance; 1 is none. Without it, what the student was trained for.",
+    lower_bound=1,
+)
+_NUM_IMAGES = flags.DEFINE_integer("num-images", 1, "Pictures of each prompt.", lower_bound=1)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of the first picture of each prompt; the next one counts up.", lower_bound=0
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch-size", 8, "Pictures at once, if there are as many.", lower_bound=1)
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint of a run; without it the newest.", lower_bound=0)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the networks compute in.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
+
+
+def main(_: list[str]) -> None:
+    """Check the input, draw, write; the slow imports wait until the input is known to be good."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        out = Path(str(_OUT.value)).expanduser()
+        expect(not out.exists(), "out", str(out), "a folder that is not there yet")
+        prompts = list(_PROMPT.value or [])
+        if _PROMPTS_FILE.value:
+            prompts += read_prompts(Path(_PROMPTS_FILE.value).expanduser())
+        expect(bool(prompts), "prompt", prompts, "at least one, from --prompt or --prompts-file")
+        import rats_jax
+        from rats_jax.generating import draw_folder
+        from rats_jax.runtime.new_folder import new_folder
+
+        with new_folder(out, field="out") as folder:
+            model = rats_jax.load(str(_MODEL.value), step=_STEP.value, dtype=str(_DTYPE.value))
+            count = _NUM_IMAGES.value or 1
+            seconds = draw_folder(
+                model,
+                folder,
+                prompts,
+                seeds=range(_SEED.value or 0, (_SEED.value or 0) + count),
+                num_steps=_NUM_STEPS.value,
+                guidance_scale=_GUIDANCE.value,
+                batch_size=_BATCH_SIZE.value or 1,
+            )
+        total = len(prompts) * count
+        print(f"{total} pictures, {total / seconds:.2f} a second\n{out}")
+    except ConfigError as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,192 @@
+"""Pictures from a run, from a folder, from the command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import rats_jax
+from rats_jax.diffusion.grid import make_grid
+from rats_jax.diffusion.guidance import with_guidance
+from rats_jax.diffusion.rollout import rollout
+from rats_jax.diffusion.sampler import ddim_step
+from rats_jax.errors import ConfigError
+from rats_jax.models.lora import init_adapters, with_adapters
+from rats_jax.models.pipeline import load_pipeline
+from rats_jax.runtime.prompts import read_records
+from tests.finished import write_run
+from tests.tiny import PROMPTS, random_params, tiny_config
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(models, tmp_path_factory):
+    """A run whose student is another network than the pretrained one."""
+    config = tiny_config(models)
+    student = random_params(load_pipeline(models / "pipeline").unet, seed=9)
+    return write_run(tmp_path_factory.mktemp("runs") / "run", config, student, steps=(2, 4)), student
+
+
+@pytest.fixture(scope="module")
+def student(run):
+    return rats_jax.load(str(run[0]))
+
+
+def by_hand(models, unet, prompts, noise, *, num_steps, scale, denoise_fn=None):
+    pipeline = load_pipeline(models / "pipeline")
+    path = rollout(
+        with_guidance(denoise_fn or pipeline.denoise_fn, guidance_scale=scale),
+        unet,
+        noise,
+        pipeline.encode_fn(pipeline.text_encoder, pipeline.tokenize(prompts)),
+        grid=make_grid(pipeline.scheduler_config, num_steps),
+        prediction_type="v_prediction",
+        step_fn=ddim_step,
+        gradient_steps=num_steps,
+        remat="none",
+        unroll=False,
+    )
+    return np.clip(pipeline.decode_fn(pipeline.decoder, path.latents), 0.0, 1.0)
+
+
+@pytest.mark.slow
+def test_it_draws_what_a_rollout_of_the_student_gives(models, run, student):
+    noise = student.make_noise(range(3))
+    assert (student.num_steps, student.guidance_scale) == (2, 1.0)
+    for steps, scale in ((2, 1.0), (2, 2.5), (3, 1.0)):
+        expected = by_hand(models, run[1], PROMPTS[:3], noise, num_steps=steps, scale=scale)
+        images = student(PROMPTS[:3], num_steps=steps, latents=noise, guidance_scale=scale)
+        assert images.shape == (3, 32, 32, 3) and images.dtype == np.float32
+        np.testing.assert_allclose(images, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_picture_depends_on_its_own_seed_and_prompt_alone(student):
+    images = student(PROMPTS[:3], seed=5)
+    np.testing.assert_allclose(student(PROMPTS[1], seed=6)[0], images[1], atol=1e-5)
+    np.testing.assert_array_equal(student(PROMPTS[:3], seed=5), images)
+    assert np.abs(student(PROMPTS[:3], seed=8) - images).mean() > 1e-3
+
+
+@pytest.mark.slow
+def test_one_program_serves_all_prompts_seeds_and_guidance_scales(student):
+    program = student.compile(batch_size=3)
+    drawn = [
+        student(PROMPTS[i : i + 3], seed=i, guidance_scale=scale) for i, scale in enumerate((1.0, 1.5, 7.0))
+    ]
+    assert student.compile(batch_size=3) is program and len(drawn) == 3
+
+
+@pytest.mark.slow
+def test_adapters_are_merged_into_the_network(models, tmp_path):
+    pipeline = load_pipeline(models / "pipeline")
+    settings = {"lora__rank": 3, "lora__alpha": 6.0, "lora__targets": "to_q|conv1|proj_in"}
+    adapters = init_adapters(pipeline.unet, targets=settings["lora__targets"], rank=3, seed=0)
+    adapters = jax.tree.map(lambda x: np.random.default_rng(x.size).normal(size=x.shape) / 4, adapters)
+    adapters = jax.tree.map(lambda x: x.astype(np.float32), adapters)
+    run = write_run(tmp_path / "run", tiny_config(models, **settings), adapters)
+    student = rats_jax.load(str(run))
+    noise = student.make_noise([0, 1])
+    expected = by_hand(
+        models,
+        {"base": pipeline.unet, "adapters": adapters},
+        PROMPTS[:2],
+        noise,
+        num_steps=2,
+        scale=1.0,
+        denoise_fn=with_adapters(pipeline.denoise_fn, scale=2.0),
+    )
+    np.testing.assert_allclose(student(PROMPTS[:2], latents=noise), expected, atol=2e-4)
+    assert (
+        np.abs(by_hand(models, pipeline.unet, PROMPTS[:2], noise, num_steps=2, scale=1.0) - expected).max()
+        > 0.05
+    )
+
+
+def test_what_a_call_gets_wrong_is_one_line(models, run, student):
+    for call, message in (
+        (lambda: student([]), "prompts=.*: expected at least one"),
+        (lambda: student("cat", num_steps=0), "num_steps"),
+        (lambda: student("cat", guidance_scale=0.5), "guidance_scale=0.5: expected a number >= 1"),
+        (
+            lambda: student("cat", latents=np.zeros((2, 8, 8, 4))),
+            r"latents.shape=.*: expected \(1, 8, 8, 4\)",
+        ),
+        (lambda: student("cat", seed=-1), "seed=-1: expected 0"),
+        (lambda: rats_jax.load(str(run[0]), step=3), "step=3: expected one of the checkpoints 2, 4"),
+        (lambda: rats_jax.load(str(models / "pipeline"), step=3), "step=3: expected none"),
+        (lambda: rats_jax.load(str(models)), "lacks 'model_index.json'"),
+        (lambda: rats_jax.load(str(models / "pipeline"), dtype="float8"), "dtype='float8'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+
+
+def test_a_run_without_checkpoints_is_refused(models, tmp_path):
+    write_run(tmp_path / "run", tiny_config(models), {}, steps=())
+    with pytest.raises(ConfigError, match="expected a run with checkpoints, it has none"):
+        rats_jax.load(str(tmp_path / "run"))
+
+
+def generate(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "rats_jax.generate", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_writes_pictures_that_say_what_they_are(run, student, tmp_path):
+    (tmp_path / "prompts.txt").write_text("taxi\n")
+    out = tmp_path / "new" / "out"
+    arguments = [f"--model={run[0]}", "--prompt=cat face", f"--prompts-file={tmp_path / 'prompts.txt'}"]
+    result = generate(*arguments, "--num-images=2", "--seed=3", "--batch-size=3", f"--out={out}")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "4 pictures, " in result.stdout and " a second" in result.stdout
+    jobs = [("cat face", 3), ("cat face", 4), ("taxi", 3), ("taxi", 4)]
+    for i, (prompt, seed) in enumerate(jobs):
+        with Image.open(out / f"{i:05d}.png") as picture:
+            assert picture.info["prompt"] == prompt and picture.info["seed"] == str(seed)
+            assert picture.info["num_steps"] == "2" and picture.info["model"] == f"{run[0]}, update 4"
+            expected = student([prompt], seed=seed)[0]
+            assert np.abs(np.asarray(picture) / 255 - expected).max() < 1 / 255
+    records = [record for _, record in read_records(out / "prompts.jsonl")]
+    assert [(r["prompt"], r["seed"]) for r in records] == jobs
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.height > 2 * 128
+    assert sorted(file.name for file in out.iterdir()) == [
+        *(f"{i:05d}.png" for i in range(4)),
+        "contact_sheet.png",
+        "prompts.jsonl",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt=cat", "--num-steps=0"], "num-steps"),
+        ([], "expected at least one, from --prompt or --prompts-file"),
+        (["--prompt=cat", "--out=tests"], "out='tests': expected a folder that is not there yet"),
+        (["--prompt=cat", "--model=tests"], "lacks 'model_index.json'"),
+        (
+            ["--prompt=cat", "--out=/proc/none/out"],
+            "out='/proc/none/out': expected a folder that can be written",
+        ),
+    ],
+)
+def test_bad_input_of_the_command_is_one_line_and_leaves_nothing(arguments, message, tmp_path):
+    given = [f"--out={tmp_path / 'out'}", "--model=assets/emoji/pipeline", *arguments]
+    result = generate(*given)
+    assert result.returncode == 1 and message in result.stderr, result.stderr[-2000:]
+    lines = [line for line in result.stderr.splitlines() if "deprecated" not in line]
+    assert len(lines) == 1, lines
+    assert list(tmp_path.iterdir()) == []
