@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -176,6 +177,23 @@ def test_what_cannot_be_exported_is_refused(models, tmp_path):
         exporting.export_student(
             rats_jax.load(str(models / "pipeline")), tmp_path, format="diffusers", dtype="float32"
         )
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_ends_in_one_line_and_leaves_nothing(emoji, tmp_path):
+    command = [sys.executable, "-m", "rats_jax.export", f"--workdir={emoji}", f"--out={tmp_path / 'out'}"]
+    result = subprocess.run(
+        ["bash", "-c", 'ulimit -f 300; exec "$@"', "-", *command],  # no file above 300 kB
+        cwd=ROOT,
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr[-2000:]
+    assert re.search(r"out='.*/out': expected a folder that can be written \(.*too large", result.stderr)
+    assert "Traceback" not in result.stderr and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

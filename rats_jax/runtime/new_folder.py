@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from rats_jax.errors import ConfigError
 
 
@@ -32,8 +34,11 @@ def new_folder(folder: Path, *, field: str) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         partial.rename(folder)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        named = Path(getattr(error, "filename", None) or partial)
+        if not (partial.is_relative_to(named) or named.is_relative_to(partial)):
+            raise  # of a file elsewhere
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(
             f"{field}={str(folder)!r}: expected a folder that can be written ({reason})"
         ) from None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rats_jax.diffusion.guidance import guide, with_guidance
+from rats_jax.diffusion.guidance import guide, guided, with_guidance
 from rats_jax.types import PromptEmbeds
 
 SHAPE = (3, 2, 2, 2)
@@ -78,6 +78,18 @@ def test_with_guidance_is_two_evaluations_combined(scale, jit):
     function = with_guidance(toy_denoise_fn, guidance_scale=scale)
     actual = (jax.jit(function) if jit else function)(params, latents, timestep, embeds)
     chex.assert_trees_all_close(actual, uncond + scale * (cond - uncond), rtol=1e-5, atol=1e-5)
+
+
+def test_the_scale_may_be_known_only_when_it_runs():
+    params, latents, timestep, embeds = toy_arguments()
+
+    @jax.jit
+    def draw(scale):
+        return guided(toy_denoise_fn, guidance_scale=scale)(params, latents, timestep, embeds)
+
+    for scale in (1.0, 2.0, 7.5):
+        expected = guided(toy_denoise_fn, guidance_scale=scale)(params, latents, timestep, embeds)
+        chex.assert_trees_all_close(draw(jnp.float32(scale)), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_scale_one_is_exactly_the_conditional_model():

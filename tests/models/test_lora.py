@@ -1,5 +1,6 @@
 """Adapters on a UNet: they change nothing at first, and then what merged weights would."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.errors import ConfigError
-from rats_jax.models.lora import init_adapters, with_adapters
+from rats_jax.models.lora import init_adapters, merge_adapters, with_adapters
 from rats_jax.models.pipeline import load_pipeline
 
 # Linear layers, a 1x1 and a 3x3 convolution.
@@ -63,6 +64,14 @@ def test_adapters_do_what_merged_weights_do(network):
     np.testing.assert_allclose(actual, expected, atol=1e-4)
     plain = jax.jit(pipeline.denoise_fn)(pipeline.unet, *inputs)
     assert np.abs(np.asarray(actual - plain)).max() > 0.01
+
+
+def test_weights_are_merged_as_adapters_mean_it(network):
+    pipeline, _ = network
+    adapters = draw(init_adapters(pipeline.unet, targets=TARGETS, rank=3, seed=0))
+    merged = merge_adapters(pipeline.unet, adapters, scale=SCALE)
+    chex.assert_trees_all_close(merged, merge(pipeline.unet, adapters), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(merge_adapters(pipeline.unet, {}, scale=SCALE), pipeline.unet)
 
 
 def test_gradients_are_those_of_merged_weights(network):

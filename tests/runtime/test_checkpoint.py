@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rats_jax.runtime.checkpoint import best_step, open_manager, restore, save, save_now, save_ranked
+from rats_jax.errors import ConfigError
+from rats_jax.runtime.checkpoint import (
+    best_step,
+    open_manager,
+    restore,
+    restore_student,
+    save,
+    save_now,
+    save_ranked,
+)
 from rats_jax.runtime.optimizer import make_optimizer
 from rats_jax.runtime.sharding import make_mesh, param_sharding
 from rats_jax.types import Moments, TrainState
@@ -93,6 +102,23 @@ def test_restored_is_bit_for_bit_what_was_saved_and_lies_where_it_lay(run, tmp_p
 def test_nothing_to_restore(run, tmp_path):
     with open_manager(tmp_path / "new", keep=1, every=1) as manager:
         assert restore(manager, run.abstract) is None
+
+
+def test_the_student_alone_is_read_whole_from_any_layout(run, tmp_path):
+    with open_manager(tmp_path / "checkpoints", keep=9, every=1) as manager:
+        for step in (3, 12):
+            save_now(manager, step, run.state, {})
+    before = sorted(path.name for path in (tmp_path / "checkpoints").rglob("*"))
+    for asked, expected in ((None, 12), (3, 3)):
+        step, student = restore_student(tmp_path / "checkpoints", run.abstract.student, step=asked)
+        assert step == expected
+        assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(student))
+        chex.assert_trees_all_equal(bits(student), bits(run.state.student))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").rglob("*")) == before
+    with pytest.raises(ConfigError, match="step=4: expected one of the checkpoints 3, 12"):
+        restore_student(tmp_path / "checkpoints", run.abstract.student, step=4)
+    with pytest.raises(ConfigError, match=f"workdir='{tmp_path}/none': expected a run with checkpoints"):
+        restore_student(tmp_path / "none" / "checkpoints", run.abstract.student, step=None)
 
 
 def test_saves_when_due_keeps_the_newest_and_survives_donation(tmp_path):
