@@ -23,6 +23,7 @@ from rats_jax.models.pipeline import load_pipeline
 from rats_jax.runtime.flags import load_config
 from tests.finished import write_run
 from tests.tiny import PROMPTS, random_params, tiny_config
+from tests.torch_pipelines import make_original
 
 ROOT = Path(__file__).parent.parent
 EMOJI = ROOT / "rats_jax" / "assets" / "emoji" / "pipeline"
@@ -107,6 +108,26 @@ def test_the_folder_says_what_it_is_and_loads_here(emoji, exported):
         assert text in card, text
     settings = json.loads((exported / "rats_jax.json").read_text())
     assert settings["update"] == 4 and settings["config"]["teacher"]["num_steps"] == 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+def test_every_kind_of_pipeline_goes_back_to_where_it_came_from(models, tmp_path, kind):
+    make_original(kind).save_pretrained(tmp_path / "pipeline")
+    unet = perturbed(load_pipeline(tmp_path / "pipeline").unet, share=0.1)
+    settings = {"student__num_steps": 4, "student__timestep_spacing": "trailing"}
+    config = tiny_config(models, pretrained=str(tmp_path / "pipeline"), **settings)
+    student = rats_jax.load(str(write_run(tmp_path / "run", config, unet)))
+    (tmp_path / "out").mkdir()
+    exporting.export_student(student, tmp_path / "out", format="diffusers", dtype="float32")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out")
+    noise, prompts = student.make_noise([0]), ["two red apples"]
+    ours = student(prompts, latents=noise, guidance_scale=3.0)
+    theirs = draw_with_torch(pipeline, noise, prompts=prompts, steps=4, scale=3.0)
+    assert theirs.std() > 0.1 and difference(theirs, ours) < 0.01
+    if kind == "sdxl":
+        (tmp_path / "jax").mkdir()
+        exporting.export_student(student, tmp_path / "jax", format="jax", dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -239,7 +239,7 @@ def _make_encode_fn_xl(networks: _Networks, uncond_ids: Mapping[str, np.ndarray]
             for name in ("text_encoder", "text_encoder_2")
         )
         assert pooled is not None, "the second encoder has a projection"
-        rows = jnp.broadcast_to(jnp.asarray(time_ids), (len(pooled), 6))
+        rows = jnp.broadcast_to(jnp.asarray(time_ids), (pooled.shape[0], 6))
         return sd.XLEmbeds(jnp.concatenate([first, second], axis=-1), pooled, rows)
 
     def encode_fn(params: Params, prompt: PromptInputs) -> PromptEmbeds:
