@@ -15,7 +15,7 @@ import optax
 from rats_jax.diffusion.grid import make_grid, sigmas
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
-from rats_jax.diffusion.sampler import ddim_step, euler_step
+from rats_jax.diffusion.sampler import STEP_FNS
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.models.lora import init_adapters, with_adapters
@@ -260,9 +260,13 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
     def rollout_fn(grid: Grid, guidance_scale: float, **differences: Any) -> RolloutFn:
         options = {"gradient_steps": len(grid.timesteps), "remat": "none", "unroll": False} | differences
         guided = with_guidance(denoise_fn, guidance_scale=guidance_scale)
-        step_fn = {"ddim": ddim_step, "euler": euler_step}[config.sampler]
         return functools.partial(
-            rollout, guided, grid=grid, prediction_type=prediction_type, step_fn=step_fn, **options
+            rollout,
+            guided,
+            grid=grid,
+            prediction_type=prediction_type,
+            step_fn=STEP_FNS[config.sampler],
+            **options,
         )
 
     # XLA's CPU backend differentiates a loop several times slower than its steps in a row.

@@ -17,14 +17,12 @@ from tqdm import tqdm
 from rats_jax.diffusion.grid import make_grid
 from rats_jax.diffusion.guidance import conditional, guided
 from rats_jax.diffusion.rollout import rollout
-from rats_jax.diffusion.sampler import ddim_step, euler_step
+from rats_jax.diffusion.sampler import STEP_FNS
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
 from rats_jax.models.pipeline import Pipeline
 from rats_jax.runtime import figures, sharding
 from rats_jax.types import Array, Params, PromptInputs
-
-STEP_FNS = {"ddim": ddim_step, "euler": euler_step}
 
 
 @dataclass(frozen=True, eq=False)

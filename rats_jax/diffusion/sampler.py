@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import chex
@@ -98,3 +99,7 @@ def euler_step(
     exploding = latents / signal_rate
     derivative = (exploding - denoised) / sigma
     return next_signal_rate * (exploding + (next_sigma - sigma) * derivative)
+
+
+STEP_FNS: Mapping[str, StepFn] = {"ddim": ddim_step, "euler": euler_step}
+"""The samplers, by name."""
