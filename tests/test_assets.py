@@ -18,7 +18,7 @@ EMOJI = Path(rats_jax.__file__).parent / "assets" / "emoji"
 def test_they_are_small_and_hold_nothing_but_what_is_read():
     files = [file for file in EMOJI.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 40e6
-    kinds = {".safetensors", ".json", ".txt", ".npz"}
+    kinds = {".safetensors", ".json", ".txt", ".npz", ".md"}  # the last a model card, for its licence
     assert {file.suffix for file in files} == kinds, "weights are safetensors, never pickles"
     assert {file.name for file in EMOJI.iterdir()} == {
         *("pipeline", "reward", "heldout_reward", "prompts.txt", "reference.npz")
