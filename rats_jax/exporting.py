@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +18,15 @@ from rats_jax.generating import Origin, TextToImage, make_draw_fn
 from rats_jax.loading import SETTINGS_FILE, load
 from rats_jax.model_card import write_card
 from rats_jax.models.folder import write_json
-from rats_jax.models.hub import find_file
 from rats_jax.models.lora import merge_adapters
-from rats_jax.models.pipeline import TOKENIZER_FILES, open_pipeline
-from rats_jax.models.student_folder import LORA_FILE, read_adapters, write_adapters, write_pipeline
+from rats_jax.models.pipeline import open_pipeline
+from rats_jax.models.student_folder import (
+    LORA_FILE,
+    copy_tokenizers,
+    read_adapters,
+    write_adapters,
+    write_pipeline,
+)
 from rats_jax.runtime import saved_config
 
 TOLERANCE = 2 / 255
@@ -143,12 +147,7 @@ def _write_jax(model: TextToImage, folder: Path, dtype: str) -> None:
     (folder / _PROGRAM).write_bytes(program.serialize())
     save_file(named, str(folder / _WEIGHTS))
     (folder / _WEIGHTS).chmod(0o644)
-    source = origin_of(model).config.pretrained
-    for tokenizer in ("tokenizer", "tokenizer_2"):
-        found = [find_file(source, f"{tokenizer}/{file}") for file in TOKENIZER_FILES]
-        for file in filter(None, found):
-            (folder / tokenizer).mkdir(exist_ok=True)
-            shutil.copyfile(file, folder / tokenizer / file.name)
+    copy_tokenizers(origin_of(model).config.pretrained, folder)
 
 
 def _read_jax(model: TextToImage, folder: Path) -> np.ndarray:

@@ -56,13 +56,18 @@ def write_pipeline(
         write_json(folder / name / "config.json", read_json(get_file(source, f"{name}/config.json")))
         file = {"unet": UNET_WEIGHTS, "vae": VAE_WEIGHTS}.get(name, CLIP_WEIGHTS)
         save_safetensors(folder / name / file, params, dtype=dtype)
-        if name.startswith("text_encoder"):
-            tokenizer = name.replace("text_encoder", "tokenizer")
-            (folder / tokenizer).mkdir()
-            for file in TOKENIZER_FILES:
-                found = find_file(source, f"{tokenizer}/{file}")
-                if found is not None:
-                    shutil.copyfile(found, folder / tokenizer / file)
+    copy_tokenizers(source, folder)
+
+
+def copy_tokenizers(source: str, folder: Path) -> None:
+    """Copy the tokenizers that the index of a pipeline names, each into its folder."""
+    index = read_json(get_file(source, "model_index.json"))
+    for tokenizer in (name for name in index if name.startswith("tokenizer")):
+        (folder / tokenizer).mkdir()
+        for file in TOKENIZER_FILES:
+            found = find_file(source, f"{tokenizer}/{file}")
+            if found is not None:
+                shutil.copyfile(found, folder / tokenizer / file)
 
 
 # What schedulers of other kinds have in their config, and DDIM warns of.
