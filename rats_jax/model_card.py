@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from rats_jax import evaluate
+from rats_jax.evaluation import table
 from rats_jax.generating import Origin, TextToImage
 from rats_jax.models.student_folder import LORA_FILE, find_licence
 
@@ -115,8 +115,8 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
         f"## How it was made\n\n{_table(_facts(config, origin, scores))}\n",
     ]
     if scores:
-        table, judge = evaluate.format_table(scores), config.heldout_reward or "none"
-        sections.append(_SCORES.format(num_prompts=config.evaluation.num_prompts, judge=judge, table=table))
+        text, judge = table.format_table(scores), config.heldout_reward or "none"
+        sections.append(_SCORES.format(num_prompts=config.evaluation.num_prompts, judge=judge, table=text))
     sections.append(f"## Licence\n\n{_TERMS.format(licence=licence) if licence else _NO_TERMS}")
     return "\n".join(sections)
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax import evaluate, guards
-from rats_jax.evaluate import EvaluationSet, Pictures
+from rats_jax import guards
+from rats_jax.evaluation import table
+from rats_jax.evaluation.table import EvaluationSet, Pictures
 from rats_jax.experiment import Experiment
 from rats_jax.runtime import figures
 from rats_jax.runtime.metrics import first_update_student_leads, read_metrics
@@ -120,7 +121,7 @@ def measure_diversity(
 def _render(
     experiment: Experiment, render: RenderFn, params: Params, evaluation_set: EvaluationSet
 ) -> Pictures:
-    return evaluate.render_set(experiment, render, params, evaluation_set, num_batches=1)
+    return table.render_set(experiment, render, params, evaluation_set, num_batches=1)
 
 
 def _combined(experiment: Experiment, state: TrainState, pictures: Pictures) -> np.ndarray:
@@ -135,7 +136,7 @@ def score(
     evaluation_set: EvaluationSet,
     *,
     heldout: str,
-    reference: evaluate.Reference | None,
+    reference: table.Reference | None,
 ) -> dict[str, Any]:
     """Fill the table; its teacher is the pretrained model with all its steps."""
     contestants = {
@@ -145,10 +146,10 @@ def score(
         "student": (render_fns["student"], state.student),
     }
     pictures = {
-        name: evaluate.render_set(experiment, render, params, evaluation_set)
+        name: table.render_set(experiment, render, params, evaluation_set)
         for name, (render, params) in contestants.items()
     }
-    scores = evaluate.summarise(
+    scores = table.summarise(
         pictures,
         evaluation_set.prompts,
         lambda scores: experiment.combine_fn(scores, state.rewards),

@@ -16,9 +16,10 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from rats_jax import evaluate, report
+from rats_jax import report
 from rats_jax.errors import DivergedError, HackingError
-from rats_jax.evaluate import Pictures
+from rats_jax.evaluation import table
+from rats_jax.evaluation.table import Pictures
 from rats_jax.experiment import Experiment, make_experiment, open_models
 from rats_jax.paths import resolve_path
 from rats_jax.report import RenderFn
@@ -59,8 +60,8 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     reference = None
     if config.reference:
         path = resolve_path(config.reference)
-        reference = evaluate.load_reference(path, prompts, experiment.image_shape())
-    evaluation_set = evaluate.make_evaluation_set(experiment, prompts, config.evaluation)
+        reference = table.load_reference(path, prompts, experiment.image_shape())
+    evaluation_set = table.make_evaluation_set(experiment, prompts, config.evaluation)
     if len(prompts) <= config.num_updates * config.batch_size:
         # All will be seen: what the rewards read of them is computed together, not batch by batch.
         experiment.make_batch(list(prompts))
@@ -215,7 +216,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
             summary |= report.curves(logs.folder)
             write_whole(logs.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
             file = f"{workdir.rstrip('/')}/summary.json"
-            print(f"\n{evaluate.format_table(summary)}\n\n{report.conclusion(summary)}\n{file}")
+            print(f"\n{table.format_table(summary)}\n\n{report.conclusion(summary)}\n{file}")
         return summary
 
 
@@ -244,7 +245,7 @@ def _make_render_fns(experiment: Experiment, frozen: Any, mesh: Any, rules: Any)
     def bind(rollout_fn: Any, params_fn: Any) -> RenderFn:
         # Every process gets all pictures: they are few, and all draw the same conclusions from them.
         whole = sharding.replicated(mesh)
-        render = jax.jit(evaluate.make_render_fn(experiment, rollout_fn, params_fn), out_shardings=whole)
+        render = jax.jit(table.make_render_fn(experiment, rollout_fn, params_fn), out_shardings=whole)
 
         def bound(params: Params, *inputs: Any) -> Pictures:
             return render(params, frozen, monitors, *sharding.place(inputs, sharding.batch_sharding(mesh)))

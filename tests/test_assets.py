@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rats_jax
-from rats_jax.evaluate import load_reference
+from rats_jax.evaluation.table import load_reference
 from rats_jax.pretraining.check import score_spoilt
 from rats_jax.pretraining.corrupt import CORRUPTIONS
 from rats_jax.rewards.pickscore import load_pickscore

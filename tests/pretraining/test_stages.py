@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rats_jax.evaluate import load_reference
+from rats_jax.evaluation.table import load_reference
 from rats_jax.models.pipeline import load_pipeline
 from rats_jax.pretraining.corrupt import CORRUPTIONS
 from rats_jax.pretraining.stages import STAGES

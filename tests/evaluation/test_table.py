@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rats_jax.errors import ConfigError
-from rats_jax.evaluate import (
+from rats_jax.evaluation.table import (
     EvaluationSet,
     Pictures,
     Reference,
