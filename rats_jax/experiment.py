@@ -51,7 +51,7 @@ from rats_jax.types import (
     ScoreFn,
     TrainState,
 )
-from rats_jax.update import ParamsFn, RolloutFn, UpdateFn, make_update_fn
+from rats_jax.update import ParamsFn, RolloutFn, TeachFn, UpdateFn, make_teach_fn, make_update_fn
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Experiment:
         frozen_dtype: what weights that never change are stored in.
         optimizer: of the student.
         update_fn: one RATS update.
+        teach_fn: the teacher's part of it alone.
         gate_fn: as in the update.
         student_rollout_fn, teacher_rollout_fn: as in the update.
         untrained_cfg_rollout_fn: the student's steps with the teacher's guidance.
@@ -99,6 +100,7 @@ class Experiment:
     frozen_dtype: Any
     optimizer: optax.GradientTransformation
     update_fn: UpdateFn
+    teach_fn: TeachFn
     gate_fn: GateFn
     student_rollout_fn: RolloutFn
     teacher_rollout_fn: RolloutFn
@@ -192,7 +194,7 @@ def open_models(config: Any) -> Models:
     if config.prompt_embeds:
         folder = resolve_path(config.prompt_embeds)
         pipeline = with_stored_embeds(pipeline, folder, source=config.pretrained)
-    return Models(pipeline, *(_open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor")))
+    return Models(pipeline, *(open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor")))
 
 
 def describe_models(config: Any) -> Models:
@@ -309,6 +311,15 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         "negative": negative_reward,
         "hinge": functools.partial(hinge_reward, margin=config.reward_loss.margin),
     }[config.reward_loss.kind]
+    layout = {
+        "latent_shape": pipeline.latent_shape,
+        "horizon_matrix": horizon_matrix,
+        "accumulation_steps": config.optimizer.accumulation_steps,
+        "split_batch": lambda x: jax.lax.with_sharding_constraint(x, batch_layout),
+    }
+    teach_fn = make_teach_fn(
+        teacher_rollout_fn, teacher_params_fn, pipeline.encode_fn, decode_fn, score_fn, **layout
+    )
     update_fn = make_update_fn(
         teacher_rollout_fn,
         student_rollout_fn,
@@ -321,16 +332,13 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         gate_fn,
         reward_loss_fn,
         optimizer,
-        latent_shape=pipeline.latent_shape,
-        horizon_matrix=horizon_matrix,
         horizon_weights=horizon_weights,
         gate_reward=config.gate.reward,
         moments_decay=config.gate.std_decay,
         reward_weight=config.reward_weight,
         shaping_weight=config.shaping_weight,
         ema_decay=config.teacher.ema_decay,
-        accumulation_steps=config.optimizer.accumulation_steps,
-        split_batch=lambda x: jax.lax.with_sharding_constraint(x, batch_layout),
+        **layout,
     )
     return Experiment(
         pipeline=pipeline,
@@ -343,6 +351,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         frozen_dtype=jnp.dtype(config.frozen_dtype),
         optimizer=optimizer,
         update_fn=update_fn,
+        teach_fn=teach_fn,
         gate_fn=gate_fn,
         student_rollout_fn=student_rollout_fn,
         teacher_rollout_fn=teacher_rollout_fn,
@@ -382,8 +391,12 @@ def _params_fns(config: Any, pipeline: Pipeline, mesh: Mesh) -> tuple[ParamsFn, 
     return computed, computed if config.teacher.ema_decay < 1 else lambda base, _: base
 
 
-def _open_rewards(config: Any, section: str, *, dtype: Any) -> dict[str, RewardModel]:
-    """Open all rewards of `rewards` or `monitor`, by name."""
+def open_rewards(config: Any, section: str, *, dtype: Any) -> dict[str, RewardModel]:
+    """Open all rewards of the config's `rewards` or `monitor`, by name.
+
+    Raises:
+        ConfigError: weights that do not fit (WeightsError).
+    """
     return {
         name: _open_reward(f"{section}.{name}", reward, dtype=dtype)
         for name, reward in sorted(config[section].items())

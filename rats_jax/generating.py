@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -118,6 +119,11 @@ class TextToImage:
             lowered = jitted.lower(self._placed(), *inputs, jnp.float32(1.0))
             self._programs[key] = Program(lowered.compile(), rows, layout)
         return self._programs[key]
+
+    def with_unet(self, unet: Params, *, guidance_scale: float) -> TextToImage:
+        """Draw with other weights of the same network, and with the programs that are compiled already."""
+        pipeline = dataclasses.replace(self.pipeline, unet=unet)
+        return dataclasses.replace(self, pipeline=pipeline, guidance_scale=guidance_scale, _weights=[])
 
     @property
     def title(self) -> str:

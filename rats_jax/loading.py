@@ -71,17 +71,36 @@ def _load_run(workdir: str, *, step: int | None, dtype: str) -> TextToImage:
     unet = student
     if lora:
         unet = merge_adapters(pipeline.unet, student, scale=config.lora.alpha / config.lora.rank)
+    model = _sampled(workdir, dataclasses.replace(pipeline, unet=unet), config, config.student, dtype)
+    return dataclasses.replace(model, origin=Origin(config, step, student if lora else None))
+
+
+def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextToImage:
+    """Load what a run starts from, sampled as its student or its teacher is.
+
+    Args:
+        config: of the run.
+        role: 'student' or 'teacher'.
+        dtype: as of `load`.
+
+    Raises:
+        ConfigError: the config's `pretrained` is no pipeline.
+    """
+    pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype))
+    return _sampled(config.pretrained, pipeline, config, config[role], dtype)
+
+
+def _sampled(source: str, pipeline: Pipeline, config: Any, sampling: Any, dtype: str) -> TextToImage:
     scheduler_config = dict(pipeline.scheduler_config)
-    if config.student.timestep_spacing:
-        scheduler_config["timestep_spacing"] = config.student.timestep_spacing
+    if sampling.timestep_spacing:
+        scheduler_config["timestep_spacing"] = sampling.timestep_spacing
     return TextToImage(
-        workdir,
-        _read(dataclasses.replace(pipeline, unet=unet), dtype),
+        source,
+        _read(pipeline, dtype),
         scheduler_config,
         sampler=config.sampler,
-        num_steps=config.student.num_steps,
-        guidance_scale=config.student.guidance_scale,
-        origin=Origin(config, step, student if lora else None),
+        num_steps=sampling.num_steps,
+        guidance_scale=sampling.guidance_scale,
     )
 
 

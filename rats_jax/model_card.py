@@ -114,7 +114,7 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
         f"## Use\n\n```python\n{_USE[format].format(**values)}```\n\n{_NOTES[format].format(**values)}\n",
         f"## How it was made\n\n{_table(_facts(config, origin, scores))}\n",
     ]
-    if scores:
+    if "reward" in scores:
         text, judge = table.format_table(scores), config.heldout_reward or "none"
         sections.append(_SCORES.format(num_prompts=config.evaluation.num_prompts, judge=judge, table=text))
     sections.append(f"## Licence\n\n{_TERMS.format(licence=licence) if licence else _NO_TERMS}")

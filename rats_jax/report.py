@@ -149,14 +149,13 @@ def score(
         name: table.render_set(experiment, render, params, evaluation_set)
         for name, (render, params) in contestants.items()
     }
-    scores = table.summarise(
+    return table.summarise(
         pictures,
         evaluation_set.prompts,
         lambda scores: experiment.combine_fn(scores, state.rewards),
         heldout=heldout,
         reference=reference,
     )
-    return {"nfe": experiment.nfe, "teacher_nfe": experiment.teacher_nfe, **scores}
 
 
 def curves(workdir: Path) -> dict[str, Any]:

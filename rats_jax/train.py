@@ -1,4 +1,4 @@
-"""The training loop: restore, update, log, draw, save. The only place that jits, places and donates."""
+"""The training loop: restore, update, log, draw, save."""
 
 from __future__ import annotations
 
@@ -19,16 +19,13 @@ from tqdm import tqdm
 from rats_jax import report
 from rats_jax.errors import DivergedError, HackingError
 from rats_jax.evaluation import table
-from rats_jax.evaluation.table import Pictures
-from rats_jax.experiment import Experiment, make_experiment, open_models
-from rats_jax.paths import resolve_path
-from rats_jax.report import RenderFn
+from rats_jax.program import Program, abstract
 from rats_jax.runtime import checkpoint, distributed, figures, hacking, sharding
-from rats_jax.runtime.config import validate
 from rats_jax.runtime.metrics import SAMPLES_FILE, MetricsWriter, read_metrics
-from rats_jax.runtime.prompts import find_prompts, make_prompt_iterator
+from rats_jax.runtime.prompts import make_prompt_iterator
+from rats_jax.runtime.targets import TargetStore
 from rats_jax.runtime.workdir import claim, open_logs, write_whole
-from rats_jax.types import Batch, Params, TrainState
+from rats_jax.types import Batch, Key, Targets, TrainState
 
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -47,47 +44,41 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         DivergedError: the loss is no longer finite; the last checkpoint stays.
         HackingError: the student climbs its reward only, and the config asks to stop there.
     """
+    return train(Program(config), config, workdir)
+
+
+def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
+    """Do the same with a program that other runs may have used.
+
+    Args:
+        program: of a config that differs from this one at most in the folder of `teacher.targets` and,
+            without adapters, which start from the seed, in `seed`.
+        config, workdir: as of `train_and_evaluate`.
+    """
     start = time.perf_counter()
     workdir = str(workdir)
-    validate(config)
-    prompts = find_prompts(config.prompts)
-    mesh = sharding.make_mesh(config.mesh)
-    parts = config.optimizer.accumulation_steps
-    sharding.validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
-    rendered = config.evaluation.batch_size
-    sharding.validate_batch(mesh, field="evaluation.batch_size", batch_size=rendered, parts=1)
-    experiment = make_experiment(config, open_models(config), mesh)
-    reference = None
-    if config.reference:
-        path = resolve_path(config.reference)
-        reference = table.load_reference(path, prompts, experiment.image_shape())
-    evaluation_set = table.make_evaluation_set(experiment, prompts, config.evaluation)
-    if len(prompts) <= config.num_updates * config.batch_size:
-        # All will be seen: what the rewards read of them is computed together, not batch by batch.
-        experiment.make_batch(list(prompts))
-        experiment.make_monitor_inputs(list(prompts))
+    experiment, prompts, evaluation_set = program.experiment, program.prompts, program.evaluation_set
     batches = make_prompt_iterator(prompts, batch_size=config.batch_size, seed=config.seed)
     writes = jax.process_index() == 0
     claim(workdir, config, writes=writes)
     distributed.wait("the work directory is claimed")
+    store = None
+    if config.teacher.targets:
+        store = TargetStore(config.teacher.targets, config, prompts, program.rows)
+    frozen, root = program.frozen, jax.random.key(config.seed)
+    draws = config.samples.every > 0
+    judges = config.evaluation.num_prompts > 0
 
-    abstract_state = experiment.abstract_state()
-    state_sharding = sharding.param_sharding(mesh, abstract_state, config.sharding)
-    batch_sharding = sharding.batch_sharding(mesh)
-    frozen = experiment.frozen_params()
-    frozen_sharding = sharding.param_sharding(mesh, frozen, config.sharding)
-    frozen = sharding.place(frozen, frozen_sharding)
-    untrained = frozen.base
-    if config.lora.rank:
-        untrained = sharding.place(experiment.student, state_sharding.student)
-    pretrained = report.Pretrained(untrained, untrained if experiment.teacher_moves else {})
-    render_fns = _make_render_fns(experiment, frozen, mesh, config.sharding)
-    rows = sharding.local_rows(batch_sharding, config.batch_size)
-
-    def place_batch(indices: np.ndarray) -> Batch:
-        """Read and place the prompts of those rows that the devices of this process hold."""
-        batch = experiment.make_batch([prompts[int(i)] for i in indices[rows]])
-        return sharding.place_rows(batch, rows, batch_sharding, config.batch_size)
+    def find_targets(step: int, state: TrainState, batch: Batch, key: Key) -> Targets | None:
+        """Take the teacher's targets of an update from the store, where the first run to come left them."""
+        if store is None:
+            return None
+        found = store.read(step)
+        everywhere = distributed.everywhere(found is not None)
+        if found is None or not everywhere:
+            found = sharding.read_rows(program.teach(state.teacher, frozen, batch, key), program.rows)
+            store.write(step, found)
+        return program.place_rows(found)
 
     with (
         open_logs(workdir, writes=writes) as logs,
@@ -95,34 +86,22 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
             epath.Path(workdir) / "checkpoints", keep=config.checkpoint.keep, every=config.checkpoint.every
         ) as manager,
     ):
-        restored = checkpoint.restore(manager, _abstract(abstract_state, state_sharding))
+        restored = checkpoint.restore(manager, abstract(program.abstract_state, program.state_sharding))
         if restored is None:
-            student = sharding.place(experiment.student, state_sharding.student)
-            state = jax.jit(experiment.init_state, out_shardings=state_sharding)(student)
+            state = program.init_state()
         else:
             state, position = restored
             batches.set_state(position)
         step = int(state.step)
 
-        size = sum(leaf.size for leaf in jax.tree.leaves(abstract_state.student))
+        size = sum(leaf.size for leaf in jax.tree.leaves(program.abstract_state.student))
         _say(
-            f"{len(prompts)} prompts, {size / 1e6:.1f} M trained parameters, mesh {_shape(mesh)} in "
+            f"{len(prompts)} prompts, {size / 1e6:.1f} M trained parameters, mesh {_shape(program.mesh)} in "
             f"{jax.process_count()} process{'es' if jax.process_count() > 1 else ''}, "
             f"{'resuming at' if step else 'starting from'} update {step}"
         )
-        compile_start = time.perf_counter()
-        root = jax.random.key(config.seed)
-        update = jax.jit(
-            experiment.update_fn,
-            in_shardings=(state_sharding, frozen_sharding, batch_sharding, None),
-            out_shardings=(state_sharding, None),
-            donate_argnums=0,
-        )
-        # Compiled ahead of the loop, once: a batch that would need a second compilation raises instead.
-        batch = place_batch(np.zeros(config.batch_size, np.int64))
-        update = update.lower(state, frozen, batch, root).compile()
-        compile_seconds = time.perf_counter() - compile_start
-        _say(f"compiled the update in {compile_seconds:.1f} s")
+        update = program.update
+        _say(f"compiled the update in {program.compile_seconds:.1f} s")
 
         with MetricsWriter(logs.folder, step=step) as writer, _progress_bar(step, config.num_updates) as bar:
             elapsed_before = _elapsed(logs.folder)
@@ -139,16 +118,20 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
                     elapsed = elapsed_before + time.perf_counter() - start
                     writer.write(step, values | {"time/elapsed": elapsed})
 
-            moves = config.teacher.ema_decay < 1
-            fixed = report.fixed_rows(experiment, render_fns, pretrained, evaluation_set, teacher_moves=moves)
+            fixed = {}
+            if draws:
+                moves = config.teacher.ema_decay < 1
+                fixed = report.fixed_rows(
+                    experiment, program.render_fns, program.pretrained, evaluation_set, teacher_moves=moves
+                )
 
             def draw(state: TrainState) -> dict[str, float]:
                 step = int(state.step)
                 sheet, record = report.draw_samples(
-                    experiment, render_fns, state, fixed, evaluation_set, config.samples.num
+                    experiment, program.render_fns, state, fixed, evaluation_set, config.samples.num
                 )
                 record["guard/diversity/student"] = report.measure_diversity(
-                    experiment, render_fns, state, evaluation_set.prompts, evaluation_set.batch_size
+                    experiment, program.render_fns, state, evaluation_set.prompts, evaluation_set.batch_size
                 )
                 figures.save_picture(sheet, logs.folder / "samples" / f"step_{step:06d}.png")
                 writer.write_image(step, "samples", np.asarray(sheet))
@@ -171,22 +154,25 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
                     raise HackingError(line)
                 _say(f"warning: {line}")
 
-            if step == 0:
+            if draws and step == 0:
                 watch(step, draw(state))
             pending = None
             while step < config.num_updates:
-                batch = place_batch(next(batches))
-                state, metrics = update(state, frozen, batch, jax.random.fold_in(root, step))
+                batch = program.place_batch(next(batches))
+                key = jax.random.fold_in(root, step)
+                targets = find_targets(step, state, batch, key)
+                state, metrics = update(state, frozen, batch, key, targets)
                 # The update before this one is reported while this one runs: the device never waits.
                 if pending is not None:
                     log(*pending)
                 step += 1
                 pending = (step, metrics)
                 last = step == config.num_updates
-                if last or step % config.checkpoint.every == 0 or step % config.samples.every == 0:
+                drawn = draws and (last or step % config.samples.every == 0)
+                if drawn or last or step % config.checkpoint.every == 0:
                     log(*pending)  # raises before anything that is not finite is saved
                     pending = None
-                    if last or step % config.samples.every == 0:
+                    if drawn:
                         record = draw(state)
                         rank = hacking.rank(record, judge=config.heldout_reward)
                         checkpoint.save_ranked(manager, step, state, batches.get_state(), rank)
@@ -196,27 +182,32 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
                     logs.push()
             checkpoint.save_now(manager, step, state, batches.get_state())
 
-        summary = report.score(
-            experiment,
-            render_fns,
-            state,
-            pretrained,
-            evaluation_set,
-            heldout=config.heldout_reward,
-            reference=reference,
-        )
-        summary |= {
+        scores = {}
+        if judges:
+            scores = report.score(
+                experiment,
+                program.render_fns,
+                state,
+                program.pretrained,
+                evaluation_set,
+                heldout=config.heldout_reward,
+                reference=program.reference,
+            )
+        summary: dict[str, Any] = scores | {
+            "nfe": experiment.nfe,
+            "teacher_nfe": experiment.teacher_nfe,
             "updates": step,
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
             "seconds": elapsed_before + time.perf_counter() - start,
-            "compile_seconds": compile_seconds,
+            "compile_seconds": program.compile_seconds,
             "student_num_steps": config.student.num_steps,
         }
         if writes:
             summary |= report.curves(logs.folder)
             write_whole(logs.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
             file = f"{workdir.rstrip('/')}/summary.json"
-            print(f"\n{table.format_table(summary)}\n\n{report.conclusion(summary)}\n{file}")
+            shown = [table.format_table(summary)] if judges else []
+            print("\n" + "\n\n".join([*shown, f"{report.conclusion(summary)}\n{file}"]))
         return summary
 
 
@@ -231,32 +222,6 @@ def _checkpoints(workdir: str) -> str:
 def _say(line: str) -> None:
     if jax.process_index() == 0:
         tqdm.write(line, file=sys.stderr)
-
-
-def _abstract(tree: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
-
-
-def _make_render_fns(experiment: Experiment, frozen: Any, mesh: Any, rules: Any) -> dict[str, RenderFn]:
-    """Jit the three samplers of the table: (params, batch, monitors' inputs, noise) -> Pictures."""
-    monitors = {"monitors": experiment.monitor_params()}
-    monitors = sharding.place(monitors, sharding.param_sharding(mesh, monitors, rules))["monitors"]
-
-    def bind(rollout_fn: Any, params_fn: Any) -> RenderFn:
-        # Every process gets all pictures: they are few, and all draw the same conclusions from them.
-        whole = sharding.replicated(mesh)
-        render = jax.jit(table.make_render_fn(experiment, rollout_fn, params_fn), out_shardings=whole)
-
-        def bound(params: Params, *inputs: Any) -> Pictures:
-            return render(params, frozen, monitors, *sharding.place(inputs, sharding.batch_sharding(mesh)))
-
-        return bound
-
-    return {
-        "teacher": bind(experiment.teacher_rollout_fn, experiment.teacher_params_fn),
-        "student": bind(experiment.student_rollout_fn, experiment.student_params_fn),
-        "untrained_cfg": bind(experiment.untrained_cfg_rollout_fn, experiment.student_params_fn),
-    }
 
 
 def _progress_bar(step: int, num_updates: int) -> tqdm:

@@ -52,6 +52,18 @@ class Trajectory(NamedTuple):
     denoised: Array
 
 
+class Targets(NamedTuple):
+    """What a teacher's rollout leaves for the student.
+
+    Attributes:
+        denoised: [B, K, H, W, C] float32, its clean estimates at the student's noise levels.
+        scores: each reward of its result, [B] float32, by name.
+    """
+
+    denoised: Array
+    scores: dict[str, Array]
+
+
 class PromptEmbeds(NamedTuple):
     """What the network is conditioned on: pytrees of arrays [B, ...], with and without the prompt."""
 

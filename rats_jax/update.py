@@ -19,7 +19,7 @@ from rats_jax.objective.gate import GateFn
 from rats_jax.objective.horizon import match_horizons, shaping_loss
 from rats_jax.objective.loss import rats_loss
 from rats_jax.objective.moments import update_moments
-from rats_jax.objective.parts import cut
+from rats_jax.objective.parts import cut, in_parts
 from rats_jax.types import (
     Array,
     Batch,
@@ -31,6 +31,7 @@ from rats_jax.types import (
     Params,
     PromptEmbeds,
     ScoreFn,
+    Targets,
     TrainState,
     Trajectory,
 )
@@ -40,11 +41,28 @@ RolloutFn = Callable[[Params, Array, PromptEmbeds], Trajectory]
 """(params, noise [B, H, W, C], embeds) -> Trajectory."""
 ParamsFn = Callable[[Params, Params], Params]
 """(FrozenParams.base, TrainState.student or .teacher) -> the params of a rollout."""
-UpdateFn = Callable[[TrainState, FrozenParams, Batch, Key], tuple[TrainState, Metrics]]
+TeachFn = Callable[[Params, FrozenParams, Batch, Key], Targets]
+"""(TrainState.teacher, frozen, batch, key) -> Targets."""
+
+
+class UpdateFn(Protocol):
+    """(state, frozen, batch, key, targets of the same batch and key or None) -> (state, metrics)."""
+
+    def __call__(
+        self,
+        state: TrainState,
+        frozen: FrozenParams,
+        batch: Batch,
+        key: Key,
+        targets: Targets | None = None,
+        /,
+    ) -> tuple[TrainState, Metrics]: ...
 
 
 class _LossFn(Protocol):
-    def __call__(self, student: Params, batch: Batch, noise: Array, /) -> tuple[Array, Metrics]: ...
+    def __call__(
+        self, student: Params, batch: Batch, noise: Array, targets: Targets | None, /
+    ) -> tuple[Array, Metrics]: ...
 
 
 def make_update_fn(
@@ -95,11 +113,15 @@ def make_update_fn(
         split_batch: lays an array [B, ...] out over the devices as the batch is, or leaves it.
 
     Returns:
-        update(state, frozen, batch, key) -> (state, metrics); metrics are float32 scalars, batch means.
-        The gradient reaches the student alone.
+        update(state, frozen, batch, key, targets=None) -> (state, metrics); metrics are float32 scalars,
+        batch means. The gradient reaches the student alone. With targets the teacher is not run.
 
     Source: Li et al., arXiv 2604.14910, section 3 and figure 2; the gate's sign is its abstract's.
     """
+    scores_of = _make_scores_of(decode_fn, score_fn, split_batch)
+    roll_and_score = _make_roll_and_score(
+        teacher_rollout_fn, decode_fn, score_fn, horizon_matrix=horizon_matrix, split_batch=split_batch
+    )
 
     def reward_moments(
         old: dict[str, Moments], teacher: dict[str, Array], student: dict[str, Array]
@@ -113,23 +135,21 @@ def make_update_fn(
         frozen = jax.lax.stop_gradient(frozen)
         teacher_params = teacher_params_fn(frozen.base, jax.lax.stop_gradient(state.teacher))
 
-        def loss_fn(student: Params, batch: Batch, noise: Array) -> tuple[Array, Metrics]:
+        def loss_fn(
+            student: Params, batch: Batch, noise: Array, targets: Targets | None
+        ) -> tuple[Array, Metrics]:
             student_params = student_params_fn(frozen.base, student)
             embeds = encode_fn(frozen.text_encoder, batch.prompt)
-
-            def scores_of(latents: Array) -> dict[str, Array]:
-                # Rewards are defined on pictures; what clips earns nothing and has no gradient.
-                images = split_batch(jnp.clip(decode_fn(frozen.decoder, latents), 0.0, 1.0))
-                return score_fn(frozen.rewards, images, batch.reward)
-
-            # 1-2. Teacher and student from the same noise and prompts.
-            teacher = teacher_rollout_fn(teacher_params, noise, embeds)
+            # 1. The teacher: its clean estimates at the student's noise levels, and its result scored.
+            if targets is None:
+                targets = roll_and_score(teacher_params, frozen, embeds, batch, noise)
+            teacher_denoised, teacher_scores = jnp.moveaxis(targets.denoised, 1, 0), targets.scores
+            # 2. The student, from the same noise and prompts.
             student_path = student_rollout_fn(student_params, noise, embeds)
-            # 3. Their clean estimates at the student's noise levels.
-            teacher_denoised = match_horizons(horizon_matrix, teacher.denoised)
+            # 3. Both compared at the same noise levels.
             shaping = shaping_loss(student_path.denoised, teacher_denoised, horizon_weights)
-            # 4. Both results scored.
-            teacher_scores, student_scores = scores_of(teacher.latents), scores_of(student_path.latents)
+            # 4. The student's result scored.
+            student_scores = scores_of(frozen, student_path.latents, batch)
             moments = reward_moments(state.rewards, teacher_scores, student_scores)
             teacher_reward = combine_fn(teacher_scores, moments)
             student_reward = combine_fn(student_scores, moments)
@@ -161,11 +181,12 @@ def make_update_fn(
 
         return loss_fn
 
-    def update(state: TrainState, frozen: FrozenParams, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
-        batch_size = jax.tree.leaves(batch)[0].shape[0]
-        noise = split_batch(jax.random.normal(key, (batch_size, *latent_shape), jnp.float32))
+    def update(
+        state: TrainState, frozen: FrozenParams, batch: Batch, key: Key, targets: Targets | None = None, /
+    ) -> tuple[TrainState, Metrics]:
+        noise = split_batch(_draw_noise(key, batch, latent_shape))
         grads, samples = _accumulated_grads(
-            make_loss_fn(state, frozen), state.student, batch, noise, accumulation_steps
+            make_loss_fn(state, frozen), state.student, (batch, noise, targets), accumulation_steps
         )
         # 7. The student's step, then the teacher follows.
         updates, opt_state = optimizer.update(grads, state.opt_state, state.student)
@@ -186,19 +207,93 @@ def make_update_fn(
     return update
 
 
+def make_teach_fn(
+    teacher_rollout_fn: RolloutFn,
+    teacher_params_fn: ParamsFn,
+    encode_fn: EncodeFn,
+    decode_fn: DecodeFn,
+    score_fn: ScoreFn,
+    *,
+    latent_shape: tuple[int, int, int],
+    horizon_matrix: np.ndarray,
+    accumulation_steps: int,
+    split_batch: Callable[[Array], Array],
+) -> TeachFn:
+    """Compose the teacher's part of the update alone, for targets that several updates share.
+
+    Args: as of `make_update_fn`.
+
+    Returns:
+        teach(teacher, frozen, batch, key) -> what the update with the same batch and key compares with.
+    """
+    roll_and_score = _make_roll_and_score(
+        teacher_rollout_fn, decode_fn, score_fn, horizon_matrix=horizon_matrix, split_batch=split_batch
+    )
+
+    def part(params: tuple[Params, FrozenParams], batch: Batch, noise: Array) -> Targets:
+        teacher, frozen = params
+        embeds = encode_fn(frozen.text_encoder, batch.prompt)
+        return roll_and_score(teacher_params_fn(frozen.base, teacher), frozen, embeds, batch, noise)
+
+    def teach(teacher: Params, frozen: FrozenParams, batch: Batch, key: Key) -> Targets:
+        noise = split_batch(_draw_noise(key, batch, latent_shape))
+        return in_parts(part, accumulation_steps)((teacher, frozen), batch, noise)
+
+    return teach
+
+
+def _make_roll_and_score(
+    teacher_rollout_fn: RolloutFn,
+    decode_fn: DecodeFn,
+    score_fn: ScoreFn,
+    *,
+    horizon_matrix: np.ndarray,
+    split_batch: Callable[[Array], Array],
+) -> Callable[[Params, FrozenParams, PromptEmbeds, Batch, Array], Targets]:
+    """Compose the teacher's rollout, its estimates at the student's noise levels, and its rewards."""
+    scores_of = _make_scores_of(decode_fn, score_fn, split_batch)
+
+    def roll_and_score(
+        params: Params, frozen: FrozenParams, embeds: PromptEmbeds, batch: Batch, noise: Array
+    ) -> Targets:
+        path = teacher_rollout_fn(params, noise, embeds)
+        denoised = jnp.moveaxis(match_horizons(horizon_matrix, path.denoised), 0, 1)
+        return Targets(denoised, scores_of(frozen, path.latents, batch))
+
+    return roll_and_score
+
+
+def _make_scores_of(
+    decode_fn: DecodeFn, score_fn: ScoreFn, split_batch: Callable[[Array], Array]
+) -> Callable[[FrozenParams, Array, Batch], dict[str, Array]]:
+    """Compose decoder and rewards."""
+
+    def scores_of(frozen: FrozenParams, latents: Array, batch: Batch) -> dict[str, Array]:
+        # Rewards are defined on pictures; what clips earns nothing and has no gradient.
+        images = split_batch(jnp.clip(decode_fn(frozen.decoder, latents), 0.0, 1.0))
+        return score_fn(frozen.rewards, images, batch.reward)
+
+    return scores_of
+
+
+def _draw_noise(key: Key, batch: Batch, latent_shape: tuple[int, int, int]) -> Array:
+    batch_size = jax.tree.leaves(batch)[0].shape[0]
+    return jax.random.normal(key, (batch_size, *latent_shape), jnp.float32)
+
+
 def _accumulated_grads(
-    loss_fn: _LossFn, student: Params, batch: Batch, noise: Array, num_parts: int
+    loss_fn: _LossFn, student: Params, inputs: tuple[Batch, Array, Targets | None], num_parts: int
 ) -> tuple[Params, Any]:
     """Average the gradient over equal parts of the batch; metrics keep their [num_parts, ...] axes."""
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if num_parts == 1:
-        return grad_fn(student, batch, noise)
+        return grad_fn(student, *inputs)
 
-    def add(total: Params, part: tuple[Batch, Array]) -> tuple[Params, Metrics]:
+    def add(total: Params, part: tuple[Batch, Array, Targets | None]) -> tuple[Params, Metrics]:
         grads, metrics = grad_fn(student, *part)
         return jax.tree.map(jnp.add, total, grads), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, student)
-    parts = jax.tree.map(lambda x: cut(x, num_parts), (batch, noise))
+    parts = jax.tree.map(lambda x: cut(x, num_parts), inputs)
     total, metrics = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda g: g / num_parts, total), metrics

@@ -105,6 +105,7 @@ RULES: Mapping[str, Rule] = {
     "teacher.timestep_spacing": _SPACING,
     "teacher.ema_decay": _FRACTION,
     "teacher.mixed_guidance_reason": _TEXT,
+    "teacher.targets": _TEXT,
     "horizon.interpolation": _one_of("linear", "nearest"),
     "horizon.weights": _WEIGHTS,
     "gate.kind": _one_of("sigmoid", "hard", "constant"),
@@ -139,9 +140,9 @@ RULES: Mapping[str, Rule] = {
     "reward_parts": _COUNT,
     "checkpoint.every": _COUNT,
     "checkpoint.keep": _COUNT,
-    "samples.every": _COUNT,
+    "samples.every": _integer(0),
     "samples.num": _COUNT,
-    "evaluation.num_prompts": _COUNT,
+    "evaluation.num_prompts": _integer(0),
     "evaluation.batch_size": _COUNT,
     "evaluation.seed": _SEED,
     "mesh.data": _DEVICES,
@@ -245,6 +246,12 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
         bool(allowed),
         f"1 while teacher.guidance_scale={scales[0]} and student.guidance_scale={scales[1]} differ "
         "(a moving teacher would mix both), or a teacher.mixed_guidance_reason",
+    )
+    field, frozen = "teacher.targets", flat["teacher.ema_decay"] == 1
+    check(
+        field,
+        frozen or flat[field] == "",
+        "'' while teacher.ema_decay < 1: a teacher that moves teaches anew",
     )
     shaping = flat["shaping_weight"] > 0 and not (flat["gate.kind"] == "constant" and flat["gate.value"] == 0)
     check(

@@ -60,6 +60,11 @@ def agree(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(flag)) if jax.process_count() > 1 else flag
 
 
+def everywhere(flag: bool) -> bool:
+    """Tell whether it holds in every process."""
+    return bool(multihost_utils.process_allgather(flag).all()) if jax.process_count() > 1 else flag
+
+
 def wait(name: str) -> None:
     """Wait until all processes are here."""
     if jax.process_count() > 1:

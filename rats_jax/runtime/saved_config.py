@@ -13,7 +13,7 @@ FILE = "config.json"
 """Its name in the work directory."""
 _MAY_CHANGE = (
     *("num_updates", "log_every", "checkpoint.", "samples.", "hacking_patience", "stop_on_hacking"),
-    *("mesh.", "sharding"),
+    *("mesh.", "sharding", "teacher.targets"),
 )
 _SHOWN = 5
 

@@ -213,3 +213,23 @@ def place_rows(tree: Any, rows: np.ndarray, sharding: NamedSharding, batch_size:
         return jax.make_array_from_callback((batch_size, *leaf.shape[1:]), sharding, read)
 
     return jax.tree.map(put, tree)
+
+
+def read_rows(tree: Any, rows: np.ndarray) -> Any:
+    """Undo `place_rows`: copy the rows that this process's devices hold back into its memory.
+
+    Args:
+        tree: pytree of jax arrays [B, ...], split as by `batch_sharding`.
+        rows: from `local_rows`.
+
+    Returns:
+        The same pytree of NumPy arrays [len(rows), ...].
+    """
+
+    def read(leaf: jax.Array) -> np.ndarray:
+        result = np.empty((len(rows), *leaf.shape[1:]), leaf.dtype)
+        for shard in leaf.addressable_shards:
+            result[np.searchsorted(rows, np.arange(len(leaf))[shard.index[0]])] = shard.data
+        return result
+
+    return jax.tree.map(read, tree)

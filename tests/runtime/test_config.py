@@ -75,6 +75,7 @@ BAD = [
     ("teacher.ema_decay", 1.5, "from 0 to 1"),
     ("teacher.ema_decay", 0.99, "teacher.mixed_guidance_reason"),
     ("teacher.mixed_guidance_reason", None, "a text"),
+    ("teacher.targets", None, "a text"),
     ("horizon.interpolation", "cubic", "'nearest'"),
     ("horizon.weights", (1.0, 1.0), "student.num_steps=4"),
     ("horizon.weights", (0.0,) * 4, "one is > 0"),
@@ -108,9 +109,9 @@ BAD = [
     ("compute_dtype", "float16", "'float32', 'bfloat16'"),
     ("checkpoint.every", 0, ">= 1"),
     ("checkpoint.keep", 0, ">= 1"),
-    ("samples.every", 0, ">= 1"),
+    ("samples.every", -1, ">= 0"),
     ("samples.num", 0, ">= 1"),
-    ("evaluation.num_prompts", 0, ">= 1"),
+    ("evaluation.num_prompts", -1, ">= 0"),
     ("evaluation.batch_size", 0, ">= 1"),
     ("evaluation.seed", -1, "from 0"),
     ("mesh.data", 0, "or -1"),
@@ -162,6 +163,9 @@ def test_moving_teacher_with_another_scale_needs_a_reason(config):
     config.teacher.ema_decay = 0.99
     config.teacher.mixed_guidance_reason = "the network is guidance-distilled"
     validate(config)
+    config.teacher.targets = "targets"
+    assert "teacher.targets='targets': expected '' while teacher.ema_decay < 1" in message(config)
+    config.teacher.targets = ""
     config.teacher.mixed_guidance_reason = ""
     config.student.guidance_scale = config.teacher.guidance_scale
     validate(config)

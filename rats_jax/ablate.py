@@ -1,0 +1,53 @@
+"""Compare variants of a run: each with several numbers of student steps and several seeds.
+
+    python -m rats_jax.ablate --config=configs/emoji_ablation.py --workdir=runs/ablation --jobs=2
+
+--workdir gets a folder for each run, scores.npz with the scores of its pictures among them, and at the end
+ablation.md, ablation.png and ablation.json. The same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from rats_jax.errors import ConfigError, DivergedError, HackingError
+from rats_jax.runtime.config import expect
+from rats_jax.runtime.flags import fail, parse_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the comparison; one that holds it goes on.", required=True
+)
+_JOBS = flags.DEFINE_integer(
+    "jobs", 1, "Processes that share the processor's cores; on accelerators 1.", lower_bound=1
+)
+flags.mark_flag_as_required("config")
+
+
+def main(_: list[str]) -> None:
+    """Check the input, train what is missing, compare; the slow imports wait until the input is good."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        workdir = Path(str(_WORKDIR.value)).expanduser()
+        expect(not workdir.exists() or workdir.is_dir(), "workdir", str(workdir), "a folder, it is a file")
+        jobs, cores = _JOBS.value or 1, os.cpu_count() or 1
+        expect(jobs <= cores, "jobs", jobs, f"at most the {cores} cores of this machine")
+        from rats_jax import ablating
+
+        planned = ablating.plan(_CONFIG.value, workdir)
+        ablating.run_all(
+            planned, _CONFIG.value, workdir, processes=jobs, say=lambda line: print(line, flush=True)
+        )
+        print(ablating.write(planned, _CONFIG.value, workdir))
+    except (ConfigError, DivergedError, HackingError) as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,118 @@
+"""Judge the student of a run: beside its teacher, the untrained model, and other few-step models.
+
+    python -m rats_jax.evaluate --workdir=runs/emoji --num-prompts=256 --seeds=4
+
+All contestants draw the same prompts from the same noise. --workdir gets a folder evaluation/ with
+report.html, which opens in a browser without a network, report.md, report.json, scores.npz and the plots.
+Another model joins with --contestant=NAME=FOLDER, or --contestant=NAME=FOLDER,guidance_scale=1.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from rats_jax.errors import ConfigError
+from rats_jax.runtime.config import expect
+from rats_jax.runtime.flags import fail, parse_flags
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run.", required=True)
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; without it the newest.", lower_bound=0)
+_NUM_STEPS = flags.DEFINE_list(
+    "num-steps", ["1", "2", "3", "4", "5", "8", "16", "50"], "Sampling steps of all but the teacher."
+)
+_NUM_PROMPTS = flags.DEFINE_integer(
+    "num-prompts", 256, "Prompts, chosen once; all if there are fewer.", lower_bound=1
+)
+_SEEDS = flags.DEFINE_integer("seeds", 4, "Pictures of each prompt.", lower_bound=1)
+_PROMPTS = flags.DEFINE_string("prompts", "", "File to choose prompts from; without it the run's.")
+_CONTESTANTS = flags.DEFINE_multi_string(
+    "contestant", [], "NAME=FOLDER[,guidance_scale=S] of another pipeline; give the flag several times."
+)
+_SEED = flags.DEFINE_integer("seed", 1234, "Of the choice of prompts and of the noise.", lower_bound=0)
+_BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "Pictures at once.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", "", "Folder to write, not there yet; without it evaluation/ in --workdir.")
+
+
+def parse_steps(texts: Sequence[str]) -> list[int]:
+    """Read numbers of steps, ascending.
+
+    Raises:
+        ConfigError: none, one that is no whole number of at least 1, or one twice.
+    """
+    good = all(text.strip().isdigit() and int(text) >= 1 for text in texts)
+    steps = sorted(int(text) for text in texts) if good else []
+    distinct = bool(steps) and len(set(steps)) == len(steps)
+    expect(distinct, "num-steps", ",".join(texts), "different whole numbers >= 1, as in 1,2,4")
+    return steps
+
+
+def parse_contestants(texts: Sequence[str], *, taken: Sequence[str]) -> dict[str, tuple[str, float | None]]:
+    """Read NAME=FOLDER[,guidance_scale=S].
+
+    Args:
+        texts: of the flags.
+        taken: names that are in use.
+
+    Returns:
+        By name: the folder, and the scale or None.
+
+    Raises:
+        ConfigError: another form, a name that is taken, or a scale below 1.
+    """
+    found: dict[str, tuple[str, float | None]] = {}
+    for text in texts:
+        name, _, rest = text.partition("=")
+        folder, _, scale = rest.partition(",guidance_scale=")
+        form = "NAME=FOLDER or NAME=FOLDER,guidance_scale=S with S >= 1"
+        expect(bool(name.strip() and folder), "contestant", text, form)
+        expect(name not in (*taken, *found), "contestant", text, f"a name other than {', '.join(taken)}")
+        try:
+            value = float(scale) if scale else None
+        except ValueError:
+            value = 0.0
+        expect(value is None or 1 <= value < float("inf"), "contestant", text, form)
+        found[name] = folder, value
+    return found
+
+
+def main(_: list[str]) -> None:
+    """Check the input, judge, write; the slow imports wait until the input is known to be good."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        workdir = str(_WORKDIR.value)
+        steps = parse_steps(list(_NUM_STEPS.value or []))
+        seed = _SEED.value or 0
+        expect(seed < 2**32, "seed", seed, "0 .. 2**32 - 1")
+        out = Path(_OUT.value or f"{workdir}/evaluation").expanduser()
+        expect(not out.exists(), "out", str(out), "a folder that is not there yet")
+        from rats_jax import evaluating
+        from rats_jax.runtime.new_folder import new_folder
+
+        others = parse_contestants(list(_CONTESTANTS.value or []), taken=evaluating.OWN_NAMES)
+        expect(Path(workdir).expanduser().is_dir(), "workdir", workdir, "the work directory of a run")
+        with new_folder(out, field="out") as folder:
+            overview = evaluating.evaluate(
+                workdir,
+                folder,
+                step=_STEP.value,
+                num_steps=steps,
+                num_prompts=_NUM_PROMPTS.value or 1,
+                num_seeds=_SEEDS.value or 1,
+                prompts=str(_PROMPTS.value),
+                others=others,
+                seed=seed,
+                batch_size=_BATCH_SIZE.value or 1,
+                command=shlex.join(["python", *sys.orig_argv[1:]]),
+            )
+        print(f"{overview}\n{out / 'report.html'}")
+    except ConfigError as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
