@@ -30,7 +30,7 @@ from rats_jax.runtime.prompts import find_prompts
 from rats_jax.runtime.workdir import write_whole
 from rats_jax.train import train
 
-_SCORES, _COST = "scores.npz", "cost.json"
+_SCORES, _COST, _JOB = "scores.npz", "cost.json", "job.json"
 
 
 class Job(NamedTuple):
@@ -69,12 +69,15 @@ def plan(config: Any, workdir: Path) -> list[Job]:
     for field in ("student_steps", "seeds"):
         values = tuple(config[field])
         expect(bool(values) and len(set(values)) == len(values), field, values, "different numbers")
-    names = [name for name, _ in config.variants]
+    names = [variant[0] for variant in config.variants]
     expect(len({_slug(name) for name in names}) == len(names), "variants", names, "names that differ")
     jobs = [_job(config, workdir, TEACHER, {}, config.base.teacher.num_steps, None)]
     jobs += [_job(config, workdir, UNTRAINED, {}, steps, None) for steps in config.student_steps]
-    for name, changes in config.variants:
-        for steps in config.student_steps:
+    for name, changes, *only in config.variants:
+        wanted = only[0] if only else config.student_steps
+        known = set(wanted) <= set(config.student_steps)
+        expect(known, f"variants: {name!r}", wanted, f"some of student_steps={tuple(config.student_steps)}")
+        for steps in wanted:
             jobs += [_job(config, workdir, name, changes, steps, seed) for seed in config.seeds]
     return jobs
 
@@ -124,13 +127,14 @@ def run_all(
     Raises:
         ConfigError: a run of another config lies where one of these should.
     """
-    left = [job for job in jobs if not (job.folder / _SCORES).exists()]
+    settings = config.evaluation.to_dict()
+    left = [job for job in jobs if not _is_done(job, settings)]
     if len(left) < len(jobs):
         say(f"{len(jobs) - len(left)} of {len(jobs)} were done before")
     groups: dict[tuple[str, int], list[Job]] = {}
     for job in left:  # runs that differ in their seed share one compiled update
         groups.setdefault((job.variant, job.num_steps), []).append(job)
-    do = functools.partial(_do, settings=config.evaluation.to_dict(), cache=str(workdir / "compiled"))
+    do = functools.partial(_do, settings=settings, cache=str(workdir / "compiled"))
     if processes == 1 or len(groups) < 2:
         for group in groups.values():
             say(_line(group, do(group)))
@@ -145,6 +149,25 @@ def run_all(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _is_done(job: Job, settings: Mapping[str, Any]) -> bool:
+    """Tell whether a job has its scores, and check that they are of this comparison."""
+    if not (job.folder / _SCORES).exists():
+        return False
+    wanted, found = flatten(_identity(job, settings)), flatten(json.loads((job.folder / _JOB).read_text()))
+    for field in sorted(wanted | found):
+        if wanted.get(field) != found.get(field):
+            was, expected = found.get(field), f"the same as in {str(job.folder)!r}"
+            expect(False, field, wanted.get(field), f"{expected}, {was!r}, or another workdir")
+    return True
+
+
+def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scores of a job depend on, as JSON gives it back."""
+    run = json.loads(job.config)
+    run["teacher"].pop("targets")  # a place
+    return {"base": run, "evaluation": {name: settings[name] for name in ("num_prompts", "seed")}}
 
 
 def _line(group: Sequence[Job], seconds: float) -> str:
@@ -198,6 +221,7 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     cost = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
     write_whole(job.folder / _COST, json.dumps(cost) + "\n")
+    write_whole(job.folder / _JOB, json.dumps(_identity(job, settings), indent=2) + "\n")
     partial = job.folder / "scores.tmp.npz"
     arrays: Any = scores
     np.savez(partial, **arrays)

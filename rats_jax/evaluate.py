@@ -44,7 +44,7 @@ def parse_steps(texts: Sequence[str]) -> list[int]:
     Raises:
         ConfigError: none, one that is no whole number of at least 1, or one twice.
     """
-    good = all(text.strip().isdigit() and int(text) >= 1 for text in texts)
+    good = all(text.strip().isdecimal() and int(text) >= 1 for text in texts)
     steps = sorted(int(text) for text in texts) if good else []
     distinct = bool(steps) and len(set(steps)) == len(steps)
     expect(distinct, "num-steps", ",".join(texts), "different whole numbers >= 1, as in 1,2,4")
@@ -62,17 +62,19 @@ def parse_contestants(texts: Sequence[str], *, taken: Sequence[str]) -> dict[str
         By name: the folder, and the scale or None.
 
     Raises:
-        ConfigError: another form, a name that is taken, or a scale below 1.
+        ConfigError: another form, a name that is taken or has a slash, or a scale below 1.
     """
     found: dict[str, tuple[str, float | None]] = {}
     for text in texts:
         name, _, rest = text.partition("=")
-        folder, _, scale = rest.partition(",guidance_scale=")
+        folder, given, scale = rest.partition(",guidance_scale=")
         form = "NAME=FOLDER or NAME=FOLDER,guidance_scale=S with S >= 1"
-        expect(bool(name.strip() and folder), "contestant", text, form)
-        expect(name not in (*taken, *found), "contestant", text, f"a name other than {', '.join(taken)}")
+        # Its pictures lie in a file of its name.
+        expect(bool(name.strip() and folder) and "/" not in name, "contestant", text, f"{form}, no / in NAME")
+        used = (*taken, *found)
+        expect(name not in used, "contestant", text, f"a name other than {', '.join(used)}")
         try:
-            value = float(scale) if scale else None
+            value = float(scale) if given else None
         except ValueError:
             value = 0.0
         expect(value is None or 1 <= value < float("inf"), "contestant", text, form)

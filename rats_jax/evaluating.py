@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from rats_jax.diffusion.grid import make_grid
+from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
 from rats_jax.evaluation import page, perceptual, plots, tables
 from rats_jax.evaluation.contest import SUM, Contest, Judges, draw, judge, make_contest, open_judges
@@ -87,7 +88,8 @@ def open_entries(
         The teacher, the untrained model as the student and as the teacher is guided, the student, the others.
 
     Raises:
-        ConfigError: a folder that is no pipeline, latents of another shape, or steps that a schedule has not.
+        ConfigError: a folder that is no pipeline, latents of another shape, a schedule that is not supported,
+            or steps that it has not.
     """
     config = origin.config
     untrained = load_pretrained(config, role="student")
@@ -114,6 +116,7 @@ def open_entries(
         for count in steps:
             try:
                 make_grid(model.scheduler_config, count)
+                get_prediction_type(model.scheduler_config)
             except ValueError as error:
                 raise ConfigError(f"num_steps={count}: {name}: {error}") from None
     return [Entry(name, model, count, s) for name, model, s, steps in lines for count in steps]
@@ -151,7 +154,8 @@ def evaluate(
         The overview as Markdown.
 
     Raises:
-        ConfigError: as `load`, `open_judges` and `open_entries`, before anything is drawn.
+        ConfigError: as `load`, `open_judges`, `open_entries` and `_features_of_real`, before anything is
+            drawn; as `measure`.
     """
     start = time.perf_counter()
     student = load(workdir, step=step)
@@ -160,6 +164,9 @@ def evaluate(
     config = student.origin.config
     entries = open_entries(student, student.origin, num_steps=num_steps, others=others)
     judges, alexnet = open_judges(config), jax.device_put(load_alexnet())
+    for name in judges.rewards:
+        reserved = SUM, DIVERSITY, DISTANCE
+        expect(name not in reserved, "reward", name, f"a name other than {', '.join(reserved)}")
     shape = student.pipeline.latent_shape
     contest = make_contest(
         find_prompts(prompts or config.prompts),
@@ -169,13 +176,8 @@ def evaluate(
         seed=seed,
     )
     reference = None
-    if config.reference:
-        pixels = jax.eval_shape(
-            student.pipeline.decode_fn, student.pipeline.decoder, np.zeros((1, *shape), "f")
-        )
-        reference = _features(
-            alexnet, load_reference(resolve_path(config.reference), [], pixels.shape[1:]), batch_size
-        )
+    if config.reference and len(contest.texts) > 1:  # one picture has no covariance
+        reference = _features_of_real(config.reference, student, alexnet, batch_size)
     measured = measure(entries, contest, judges, alexnet, reference, batch_size=batch_size)
     report = {
         "workdir": workdir,
@@ -214,6 +216,9 @@ def measure(
         alexnet: for diversity and distance.
         reference: [M, 256], of the real pictures, or None.
         batch_size: pictures at once.
+
+    Raises:
+        ConfigError: scores that are not finite, named by the entry.
     """
     done: dict[Any, Measured] = {}
     diversity = jax.jit(perceptual.lpips_diversity)
@@ -235,12 +240,25 @@ def measure(
             parts = [_filled(images[i : i + size], size) for i in range(0, len(images), size)]
             values = np.concatenate([diversity(alexnet, part) for part in parts])[: len(images)]
             scores[DIVERSITY] = values[:, None]
+        for name, values in scores.items():
+            if bad := int(np.sum(~np.isfinite(values))):
+                row = f"{entry.contestant}, {_count(entry.num_steps)}"
+                raise ConfigError(f"{row}: {bad} of {values.size} scores of {name!r} are not finite")
         distance = None
         if reference is not None:
             flat = Reference(images.reshape(-1, *images.shape[2:]), [])
             distance = perceptual.frechet_distance(_features(alexnet, flat, batch_size), reference)
         done[key] = Measured(scores, distance, images[:_SHOWN, 0])
     return [done[id(entry.model), entry.num_steps, entry.guidance_scale] for entry in entries]
+
+
+def _features_of_real(path: str, model: TextToImage, alexnet: Params, batch_size: int) -> np.ndarray:
+    """Read real pictures of the size of the model's, and describe them: [M, 256], M at least 2."""
+    decode_fn, decoder = model.pipeline.decode_fn, model.pipeline.decoder
+    pixels = jax.eval_shape(decode_fn, decoder, np.zeros((1, *model.pipeline.latent_shape), "f"))
+    pictures = load_reference(resolve_path(path), [], pixels.shape[1:])
+    expect(len(pictures.images) > 1, "reference", path, "at least two pictures")
+    return _features(alexnet, pictures, batch_size)
 
 
 def _features(alexnet: Params, pictures: Reference, batch_size: int) -> np.ndarray:
@@ -341,7 +359,7 @@ def _write(
     contest: Contest,
 ) -> None:
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-    (folder / "report.md").write_text(tables.format_markdown(report))
+    (folder / "report.md").write_text(tables.format_markdown(report), encoding="utf-8")
     arrays: Any = {
         f"{entry.contestant}/{entry.num_steps}/{name}": values
         for entry, m in zip(entries, measured, strict=True)
@@ -355,7 +373,7 @@ def _write(
         save_picture(sheet, file)
         grids.append((name, file.read_bytes()))
     frontiers = {key: file.read_bytes() for key, file in drawn.items()}
-    (folder / "report.html").write_text(page.format_page(report, frontiers, grids))
+    (folder / "report.html").write_text(page.format_page(report, frontiers, grids), encoding="utf-8")
 
 
 def _draw_grids(

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from rats_jax.evaluation import table
+from rats_jax.evaluation import table, tables
 from rats_jax.generating import Origin, TextToImage
 from rats_jax.models.student_folder import LORA_FILE, find_licence
 
@@ -72,6 +72,14 @@ Means over {num_prompts} prompts, the same prompts and noise in every row; held-
 {table}
 ```
 """
+_EVALUATION = """\
+## Evaluation
+
+{num_prompts} prompts, {num_seeds} pictures of each, the same prompts and noise in every row; means ± the
+longer side of their 95 % intervals. ▲ better and ▼ worse than the teacher, by a paired interval.
+
+{overview}
+"""
 _TERMS = "The base model's licence, {licence}, holds for this student.\n"
 _NO_TERMS = "The base model's card names no licence: whatever holds for it holds for this student.\n"
 
@@ -85,7 +93,7 @@ def write_card(model: TextToImage, folder: Path, *, format: str) -> None:
         format: a key of `exporting.FORMATS`.
     """
     assert model.origin is not None
-    (folder / "README.md").write_text(_card(model, model.origin, format))
+    (folder / "README.md").write_text(_card(model, model.origin, format), encoding="utf-8")
 
 
 def _card(model: TextToImage, origin: Origin, format: str) -> str:
@@ -114,7 +122,10 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
         f"## Use\n\n```python\n{_USE[format].format(**values)}```\n\n{_NOTES[format].format(**values)}\n",
         f"## How it was made\n\n{_table(_facts(config, origin, scores))}\n",
     ]
-    if "reward" in scores:
+    report = _read_evaluation(model.source, origin.step)
+    if report:
+        sections.append(_EVALUATION.format(overview=tables.format_overview(report), **report))
+    elif "reward" in scores:
         text, judge = table.format_table(scores), config.heldout_reward or "none"
         sections.append(_SCORES.format(num_prompts=config.evaluation.num_prompts, judge=judge, table=text))
     sections.append(f"## Licence\n\n{_TERMS.format(licence=licence) if licence else _NO_TERMS}")
@@ -151,6 +162,16 @@ def _table(facts: dict[str, Any]) -> str:
 
 def _scores(workdir: str, step: int) -> dict[str, Any]:
     """Read the table of the run, if it is that of this checkpoint."""
-    file = epath.Path(workdir).expanduser() / "summary.json"
-    summary = json.loads(file.read_text()) if file.exists() else {}
+    summary = _read(workdir, "summary.json")
     return summary if summary.get("updates") == step else {}
+
+
+def _read_evaluation(workdir: str, step: int) -> dict[str, Any]:
+    """Read what `python -m rats_jax.evaluate` wrote into the run, if it judged this checkpoint."""
+    report = _read(workdir, "evaluation/report.json")
+    return report if report.get("update") == step else {}
+
+
+def _read(workdir: str, name: str) -> dict[str, Any]:
+    file = epath.Path(workdir).expanduser() / name
+    return json.loads(file.read_text()) if file.exists() else {}

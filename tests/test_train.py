@@ -17,13 +17,14 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from rats_jax import experiment, guards
-from rats_jax.errors import DivergedError, HackingError
+from rats_jax.errors import ConfigError, DivergedError, HackingError
 from rats_jax.models.pipeline import open_pipeline
 from rats_jax.models.prompt_embeds import write_prompt_embeds
+from rats_jax.program import Program
 from rats_jax.rewards import REWARDS
 from rats_jax.runtime.checkpoint import best_step, open_manager
 from rats_jax.runtime.metrics import read_metrics
-from rats_jax.train import train_and_evaluate
+from rats_jax.train import train, train_and_evaluate
 from rats_jax.types import RewardModel
 from tests.tiny import PROMPTS, tiny_config
 
@@ -126,6 +127,34 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(finished, models, tmp_
     assert timeless[0] == timeless[1]
     for table in ("reward", "heldout_reward", "reference_distance"):
         assert resumed[table] == summary[table]
+
+
+@pytest.mark.slow
+def test_runs_share_a_program_and_a_teacher(finished, models, tmp_path, monkeypatch):
+    """Neither the folder of targets nor a program that another run has used changes what is learnt."""
+    config = tiny_config(models, samples__every=0, evaluation__num_prompts=0)
+    config.teacher.targets = str(tmp_path / "targets")
+    program = Program(config)
+    summary = train(program, config, tmp_path / "first")
+    assert summary["updates"] == 4 and "reward" not in summary
+    assert not (tmp_path / "first" / "samples").exists()
+    assert len(list((tmp_path / "targets").glob("*.safetensors"))) == 4
+    learnt = [r["reward/student"] for r in read_metrics(tmp_path / "first")]
+    np.testing.assert_allclose(learnt, [r["reward/student"] for r in read_metrics(finished[0])], rtol=1e-4)
+
+    monkeypatch.setattr(program, "teach", None)  # all that it teaches is there
+    train(program, config, tmp_path / "second")
+    states = [load_state(tmp_path / name, 4)[0] for name in ("first", "second")]
+    chex.assert_trees_all_equal(*states)
+
+    other = config.copy_and_resolve_references()
+    other.seed = 1
+    with pytest.raises(ConfigError, match="teacher.targets=.*: expected targets with seed=1, it holds"):
+        train(program, other, tmp_path / "third")
+    other.teacher.targets = str(tmp_path / "others")
+    monkeypatch.undo()
+    train(program, other, tmp_path / "third")
+    assert read_metrics(tmp_path / "third")[0]["reward/student"] != pytest.approx(learnt[0], rel=1e-6)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from rats_jax.runtime.sharding import batch_sharding, make_mesh, param_sharding
 from tests.tiny import mesh_sizes
-from tests.toy import KEY, make_toy, run
+from tests.toy import KEY, REWARD_WEIGHTS, make_toy, make_toy_teacher, run
 
 
 def test_nothing_but_the_student_has_a_gradient():
@@ -93,3 +93,23 @@ def test_eight_devices_are_one_device(data, fsdp, accumulation_steps):
     assert new.student["kernel"].addressable_shards[0].data.shape == (264 // fsdp, 264)
     assert len(new.student["kernel"].sharding.device_set) == 8
     chex.assert_trees_all_close(jax.device_get((new, metrics)), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_targets_of_the_teacher_make_the_same_update_without_it(accumulation_steps):
+    update, state, frozen, batch = make_toy(accumulation_steps=accumulation_steps)
+    targets = make_toy_teacher(accumulation_steps=accumulation_steps)(state.teacher, frozen, batch, KEY)
+    assert targets.denoised.shape == (4, 3, 2, 2, 3) and set(targets.scores) == set(REWARD_WEIGHTS)
+    expected, metrics = jax.jit(update)(state, frozen, batch, KEY)
+    blind = state.replace(teacher=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.teacher))
+    new, same = jax.jit(update)(blind, frozen, batch, KEY, targets)
+    chex.assert_trees_all_close(new.student, expected.student, rtol=1e-6)
+    chex.assert_trees_all_close(same, metrics, rtol=1e-5)
+
+
+def test_targets_belong_to_their_key():
+    update, state, frozen, batch = make_toy()
+    targets = make_toy_teacher()(state.teacher, frozen, batch, jax.random.key(8))
+    _, right = jax.jit(update)(state, frozen, batch, KEY)
+    _, wrong = jax.jit(update)(state, frozen, batch, KEY, targets)
+    assert abs(float(wrong["loss/shape"] - right["loss/shape"])) > 1e-3

@@ -21,7 +21,7 @@ from rats_jax.objective.horizon import interpolation_matrix
 from rats_jax.objective.loss import negative_reward
 from rats_jax.rewards import make_score_fn
 from rats_jax.types import Batch, FrozenParams, Grid, Moments, PromptEmbeds, TrainState
-from rats_jax.update import make_update_fn
+from rats_jax.update import make_teach_fn, make_update_fn
 
 TEACHER_ANGLES, STUDENT_ANGLES = [1.5, 1.2, 0.9, 0.6, 0.3, 0.0], [1.5, 1.0, 0.45, 0.0]
 GUIDANCE, TEMPERATURE = 2.5, 0.7
@@ -57,8 +57,17 @@ def grid_of(angles):
     return Grid(timesteps, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
 
 
-def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), moments=None, **changes):
+def make_toy(**changes):
     """Give an update, its state and its other arguments; `permutation` is of the noise that rollouts see."""
+    return _make_toy(**changes)[1:]
+
+
+def make_toy_teacher(**changes):
+    """Give the teacher's part alone of the update that `make_toy(**changes)` gives."""
+    return _make_toy(**changes)[0]
+
+
+def _make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), moments=None, **changes):
     rng, moments = np.random.default_rng(0), moments or {}
     channels = latent_shape[-1]
 
@@ -113,19 +122,20 @@ def make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), m
         "student_params_fn": lambda base, student: student,
         "split_batch": lambda x: x,
     }
-    update = make_update_fn(
-        rollout_fn(grids[0], GUIDANCE),
-        rollout_fn(grids[1], 1.0),
-        encode_fn=encode_fn,
-        decode_fn=decode_fn,
-        score_fn=make_score_fn(dict.fromkeys(REWARD_WEIGHTS, reward_fn)),
-        optimizer=optimizer,
-        **(settings | changes),
-    )
+    settings |= changes
+    shared = {
+        "encode_fn": encode_fn,
+        "decode_fn": decode_fn,
+        "score_fn": make_score_fn(dict.fromkeys(REWARD_WEIGHTS, reward_fn)),
+    }
+    rollouts = rollout_fn(grids[0], GUIDANCE), rollout_fn(grids[1], 1.0)
+    update = make_update_fn(*rollouts, optimizer=optimizer, **shared, **settings)
+    fields = ("teacher_params_fn", "latent_shape", "horizon_matrix", "accumulation_steps", "split_batch")
+    teach = make_teach_fn(rollouts[0], **shared, **{field: settings[field] for field in fields})
     gap = Moments(*(jnp.float32(x) for x in GAP))
     rewards = {name: Moments(*(jnp.float32(x) for x in row)) for name, row in moments.items()}
     state = TrainState(jnp.int32(3), student, teacher, optimizer.init(student), gap, rewards)
-    return update, state, frozen, batch
+    return teach, update, state, frozen, batch
 
 
 def run(**changes):

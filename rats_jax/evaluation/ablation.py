@@ -107,7 +107,7 @@ def format_table(outcome: Mapping[str, Any]) -> str:
 
 
 def _row(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,194 @@
+"""Comparing variants: what is planned, what is compared, and a whole comparison from the command line."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rats_jax import ablating
+from rats_jax.errors import ConfigError
+from rats_jax.evaluation.ablation import TEACHER, UNTRAINED, compare, draw, format_table
+from rats_jax.runtime import saved_config
+from rats_jax.runtime.flags import load_config
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / "configs" / "emoji_ablation.py"
+TINY = """
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from rats_jax.runtime import saved_config
+
+
+def get_config():
+    return ConfigDict(saved_config.from_json(Path(__file__).with_suffix(".json").read_text()))
+"""
+
+
+def tiny_comparison(models):
+    config = load_config(CONFIG)
+    config.base = tiny_config(models, num_updates=2, checkpoint__every=2)
+    config.base.samples.every = config.base.evaluation.num_prompts = 0
+    config.student_steps, config.seeds = (2,), (0, 1)
+    config.variants = (("RATS", {}), ("reward-only", {"gate.kind": "constant", "gate.value": 0.0}))
+    config.evaluation.update({"num_prompts": 6, "batch_size": 8, "num_resamples": 100})
+    return config
+
+
+def plan(**changes):
+    config = load_config(CONFIG)
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return ablating.plan(config, Path("comparison"))
+
+
+def test_every_variant_meets_every_number_of_steps_and_every_seed():
+    jobs = plan()
+    config = load_config(CONFIG)
+    assert len({job.folder for job in jobs}) == len(jobs)
+    trained = [job for job in jobs if job.seed >= 0]
+    full = [
+        (name, k, s) for name, _, *only in config.variants if not only for k in (3, 5, 8) for s in range(3)
+    ]
+    assert {(job.variant, job.num_steps, job.seed) for job in trained} >= set(full)
+    assert len(trained) == len(full) + 6  # and one variant with two numbers of steps
+    assert [(job.variant, job.num_steps) for job in jobs if job.seed < 0] == [
+        (TEACHER, 50),
+        *((UNTRAINED, k) for k in (3, 5, 8)),
+    ]
+    runs = {(job.variant, job.num_steps, job.seed): json.loads(job.config) for job in jobs}
+    rats, one = runs["RATS", 5, 2], runs["reward gradient: last step", 5, 2]
+    assert (rats["seed"], rats["student"]["num_steps"], rats["student"]["reward_gradient_steps"]) == (2, 5, 5)
+    assert one["student"]["reward_gradient_steps"] == 1
+    assert runs["static distillation", 3, 0]["reward_weight"] == 0.0
+    # Runs of a seed share a frozen teacher; a moving one has no targets.
+    assert rats["teacher"]["targets"] == one["teacher"]["targets"] != runs["RATS", 5, 1]["teacher"]["targets"]
+    assert runs["moving teacher", 5, 2]["teacher"]["targets"] == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": ()}, "variants=(): expected at least one"),
+        ({"variants": (("a", {}), ("A!", {}))}, "variants=['a', 'A!']: expected names that differ"),
+        (
+            {"variants": (("a", {"gate.kindd": "hard"}),)},
+            "variants: 'a': gate.kindd='hard': expected a field; did you mean 'gate.kind'?",
+        ),
+        (
+            {"variants": (("a", {"gate.kind": "soft"}),)},
+            "variant 'a' with 3 steps: gate.kind='soft': expected one of 'sigmoid', 'hard', 'constant'",
+        ),
+        ({"variants": (("a", {}, (4,)),)}, "variants: 'a'=(4,): expected some of student_steps=(3, 5, 8)"),
+        ({"student_steps": (3, 3)}, "student_steps=(3, 3): expected different numbers"),
+        ({"seeds": ()}, "seeds=(): expected different numbers"),
+        ({"base__heldout_reward": ""}, "base.heldout_reward='': expected the name of a reward in `monitor`"),
+    ],
+)
+def test_a_plan_that_cannot_be_carried_out_is_one_line(changes, message):
+    with pytest.raises(ConfigError) as caught:
+        plan(**changes)
+    assert str(caught.value) == message
+
+
+def made_up(gain, *, num_seeds, seed):
+    """Scores of P prompts, `gain` above the teacher's on average."""
+    base = np.random.default_rng(0).normal(28.0, 3.0, 64)
+    noise = np.random.default_rng(seed).normal(0.0, 0.2, (num_seeds, 64))
+    return {"reward": np.full((num_seeds, 64), 2.9 + gain), "heldout": base + gain + noise}
+
+
+def outcome():
+    teacher = made_up(0.0, num_seeds=1, seed=1)
+    scores = {
+        (TEACHER, 50): teacher,
+        (UNTRAINED, 3): made_up(-0.5, num_seeds=1, seed=2),
+        ("RATS", 3): made_up(0.3, num_seeds=3, seed=3),
+        ("tau | 9", 3): made_up(0.3, num_seeds=3, seed=4),
+        ("worse", 3): {"reward": teacher["reward"], "heldout": np.repeat(teacher["heldout"], 3, axis=0)},
+    }
+    return compare(scores, judge="heldout", against="RATS", num_resamples=500, seed=0), scores
+
+
+def test_the_comparison_by_hand():
+    result, scores = outcome()
+    rows = {row["variant"]: row for row in result["rows"]}
+    assert list(rows) == [UNTRAINED, "RATS", "tau | 9", "worse"]
+    gap = scores["RATS", 3]["heldout"] - scores[TEACHER, 50]["heldout"]
+    assert rows["RATS"]["to_teacher"]["mean"] == pytest.approx(gap.mean())
+    assert rows["RATS"]["win_rate"] == pytest.approx((gap > 0).mean())
+    assert 0.2 < rows["RATS"]["to_teacher"]["low"] < gap.mean() < rows["RATS"]["to_teacher"]["high"] < 0.4
+    assert rows["RATS"]["to_variant"] is None and rows[UNTRAINED]["to_variant"] is None
+    assert rows["tau | 9"]["to_variant"]["low"] < 0 < rows["tau | 9"]["to_variant"]["high"]
+    assert rows["worse"]["win_rate"] == 0.5 and rows["worse"]["to_teacher"]["mean"] == 0.0
+    assert result["teacher"] == {
+        "num_steps": 50,
+        "reward": pytest.approx(2.9),
+        "heldout": pytest.approx(scores[TEACHER, 50]["heldout"].mean()),
+    }
+
+
+def test_the_table_and_the_figure_show_every_row(tmp_path):
+    result, _ = outcome()
+    lines = format_table(result).splitlines()
+    assert len(lines) == 2 + 1 + 4 and all(line.count("|") - line.count("\\|") == 8 for line in lines)
+    assert re.search(r"\| RATS \| 3 \|.*\| \*\*\+0\.\d\d \[\+0\.\d\d, \+0\.\d\d\]\*\* \|  \|", lines[4])
+    draw(result, tmp_path / "ablation.png")
+    assert Image.open(tmp_path / "ablation.png").width > 300
+
+
+def command(*arguments):
+    line = [sys.executable, "-m", "rats_jax.ablate", *map(str, arguments)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_a_comparison_goes_on_where_it_stopped(models, tmp_path):
+    config, workdir, said = tiny_comparison(models), tmp_path / "comparison", []
+    jobs = ablating.plan(config, workdir)
+
+    def compare_all():
+        ablating.run_all(jobs, config, workdir, processes=1, say=said.append)
+        return ablating.write(jobs, config, workdir)
+
+    shown = compare_all()
+    table = (workdir / "ablation.md").read_text()
+    assert table.strip() in shown and re.fullmatch(r"RATS, 2 steps, seeds 0, 1: \d+ s", said[2])
+    names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert names == ["teacher", "untrained", "RATS", "reward-only"]
+    result = json.loads((workdir / "ablation.json").read_text())
+    assert result["num_updates"] == 2 and result["cost"]["cpu_seconds"] > 0
+    scores = [np.load(workdir / "rats" / "steps_2" / f"seed_{seed}" / "scores.npz") for seed in (0, 1)]
+    assert scores[0]["heldout"].shape == (6, 1) and np.any(scores[0]["heldout"] != scores[1]["heldout"])
+    assert len(list((workdir / "targets").glob("*/*.safetensors"))) == 4  # two seeds of two updates
+
+    # What is lost is made again, by two processes of the command, and nothing else is; the table is the same.
+    (tmp_path / "tiny.json").write_text(saved_config.to_json(config))
+    (tmp_path / "tiny.py").write_text(TINY)
+    for file in workdir.glob("teacher/*/scores.npz"), workdir.glob("untrained/*/scores.npz"):
+        next(file).unlink()
+    arguments = [f"--config={tmp_path / 'tiny.py'}", f"--workdir={workdir}"]
+    code, out, err = command(*arguments, "--jobs=2")
+    assert code == 0, err
+    assert "4 of 6 were done before" in out and "RATS, 2 steps, seeds" not in out
+    assert (workdir / "ablation.md").read_text() == table
+
+    code, _, err = command(*arguments, "--config.base.num_updates=3")
+    assert code == 1 and err.splitlines()[-1].startswith("error: base.num_updates=3: expected the same as in")
+
+
+def test_bad_flags_are_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        ([f"--workdir={tmp_path / 'file'}"], "expected a folder, it is a file"),
+        ([f"--workdir={tmp_path / 'new'}", "--jobs=9999"], "jobs=9999: expected at most the"),
+    ):
+        code, _, err = command(f"--config={CONFIG}", *arguments)
+        assert code == 1 and message in err.splitlines()[-1]
+    assert not (tmp_path / "new").exists()
