@@ -17,6 +17,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from rats_jax.errors import ConfigError
+from rats_jax.evaluation.tables import OWN_NAMES
 from rats_jax.runtime.config import expect
 from rats_jax.runtime.flags import fail, parse_flags
 
@@ -92,11 +93,11 @@ def main(_: list[str]) -> None:
         expect(seed < 2**32, "seed", seed, "0 .. 2**32 - 1")
         out = Path(_OUT.value or f"{workdir}/evaluation").expanduser()
         expect(not out.exists(), "out", str(out), "a folder that is not there yet")
+        others = parse_contestants(list(_CONTESTANTS.value or []), taken=OWN_NAMES)
+        expect(Path(workdir).expanduser().is_dir(), "workdir", workdir, "the work directory of a run")
         from rats_jax import evaluating
         from rats_jax.runtime.new_folder import new_folder
 
-        others = parse_contestants(list(_CONTESTANTS.value or []), taken=evaluating.OWN_NAMES)
-        expect(Path(workdir).expanduser().is_dir(), "workdir", workdir, "the work directory of a run")
         with new_folder(out, field="out") as folder:
             overview = evaluating.evaluate(
                 workdir,

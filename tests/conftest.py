@@ -8,6 +8,8 @@ _DEVICES = "--xla_force_host_platform_device_count=8"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Where the workers of the tests share the cores, the threads of a small decomposition wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Runs that compile the same program again, as a resumed one does, load it; the folder goes with the tests.
 _CACHE = tempfile.TemporaryDirectory(prefix="rats_jax_compiled_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)

