@@ -54,6 +54,9 @@ def get_config() -> ConfigDict:
     config.teacher.num_steps = 50
     # Classifier-free guidance of the teacher, >= 1; 1 is none.
     config.teacher.guidance_scale = 2.0
+    # Its sampler: '' for the one above | 'ddim' | 'euler' | 'dpmpp_2m' (DPM-Solver++, multistep, whose error
+    # falls with the square of the steps).
+    config.teacher.sampler = ""
     # As the student's; the student's noise levels must lie inside the teacher's.
     config.teacher.timestep_spacing = ""
     # m of teacher <- m * teacher + (1 - m) * student after each update, 0 .. 1; 1 keeps the teacher frozen.

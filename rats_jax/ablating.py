@@ -204,7 +204,7 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
     else:
         model = load_pretrained(run, role="teacher" if job.variant == TEACHER else "student")
     spacing = model.scheduler_config.get("timestep_spacing")
-    drawer = _DRAWERS.setdefault((run.pretrained, run.sampler, spacing), model)
+    drawer = _DRAWERS.setdefault((run.pretrained, model.sampler, spacing), model)
     model = drawer.with_unet(model.pipeline.unet, guidance_scale=model.guidance_scale)
     contest = make_contest(
         find_prompts(run.prompts),

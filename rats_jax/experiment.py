@@ -15,7 +15,7 @@ import optax
 from rats_jax.diffusion.grid import make_grid, sigmas
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
-from rats_jax.diffusion.sampler import STEP_FNS
+from rats_jax.diffusion.sampler import CORRECTIONS, STEP_FNS
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.models.lora import init_adapters, with_adapters
@@ -259,7 +259,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
             pipeline.unet, targets=config.lora.targets, rank=config.lora.rank, seed=config.seed
         )
 
-    def rollout_fn(grid: Grid, guidance_scale: float, **differences: Any) -> RolloutFn:
+    def rollout_fn(grid: Grid, guidance_scale: float, sampler: str, **differences: Any) -> RolloutFn:
         options = {"gradient_steps": len(grid.timesteps), "remat": "none", "unroll": False} | differences
         guided = with_guidance(denoise_fn, guidance_scale=guidance_scale)
         return functools.partial(
@@ -267,7 +267,8 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
             guided,
             grid=grid,
             prediction_type=prediction_type,
-            step_fn=STEP_FNS[config.sampler],
+            step_fn=STEP_FNS[sampler],
+            correction=CORRECTIONS[sampler](grid),
             **options,
         )
 
@@ -276,11 +277,13 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
     student_rollout_fn = rollout_fn(
         student_grid,
         config.student.guidance_scale,
+        config.sampler,
         gradient_steps=config.student.reward_gradient_steps,
         remat=config.student.remat,
         unroll=unroll,
     )
-    teacher_rollout_fn = rollout_fn(teacher_grid, config.teacher.guidance_scale)
+    teacher_sampler = config.teacher.sampler or config.sampler
+    teacher_rollout_fn = rollout_fn(teacher_grid, config.teacher.guidance_scale, teacher_sampler)
     score_fn, monitor_fn = (
         in_parts(make_score_fn({n: r.reward_fn for n, r in scored.items()}), config.reward_parts)
         for scored in (rewards, monitors)
@@ -355,7 +358,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         gate_fn=gate_fn,
         student_rollout_fn=student_rollout_fn,
         teacher_rollout_fn=teacher_rollout_fn,
-        untrained_cfg_rollout_fn=rollout_fn(student_grid, config.teacher.guidance_scale),
+        untrained_cfg_rollout_fn=rollout_fn(student_grid, config.teacher.guidance_scale, config.sampler),
         rewards=rewards,
         monitors=monitors,
         score_fn=score_fn,

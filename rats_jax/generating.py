@@ -18,7 +18,7 @@ from tqdm import tqdm
 from rats_jax.diffusion.grid import make_grid
 from rats_jax.diffusion.guidance import conditional, guided
 from rats_jax.diffusion.rollout import rollout
-from rats_jax.diffusion.sampler import STEP_FNS
+from rats_jax.diffusion.sampler import CORRECTIONS, STEP_FNS
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
 from rats_jax.models.pipeline import Pipeline
@@ -34,7 +34,7 @@ class TextToImage:
         source: what it was loaded from.
         pipeline: the networks; its UNet is the student's, NumPy arrays.
         scheduler_config: of the sampler, the timestep spacing included.
-        sampler: 'ddim' or 'euler'.
+        sampler: 'ddim', 'euler' or 'dpmpp_2m'.
         num_steps: those that the student was trained for.
         guidance_scale: the one that it was trained for.
         origin: of a run, its config and the update of the checkpoint; else None.
@@ -170,7 +170,7 @@ def make_draw_fn(
     Args:
         pipeline: the networks.
         scheduler_config: the noise schedule and where the timesteps lie.
-        sampler: 'ddim' or 'euler'.
+        sampler: 'ddim', 'euler' or 'dpmpp_2m'.
         num_steps: sampling steps.
 
     Returns:
@@ -200,6 +200,7 @@ def make_draw_fn(
                 grid=grid,
                 prediction_type=prediction_type,
                 step_fn=STEP_FNS[sampler],
+                correction=CORRECTIONS[sampler](grid),
                 gradient_steps=num_steps,
                 remat="none",
                 unroll=False,

@@ -98,7 +98,7 @@ def _sampled(source: str, pipeline: Pipeline, config: Any, sampling: Any, dtype:
         source,
         _read(pipeline, dtype),
         scheduler_config,
-        sampler=config.sampler,
+        sampler=sampling.get("sampler") or config.sampler,
         num_steps=sampling.num_steps,
         guidance_scale=sampling.guidance_scale,
     )

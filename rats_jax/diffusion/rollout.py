@@ -33,6 +33,7 @@ def rollout(
     gradient_steps: int,
     remat: str,
     unroll: bool,
+    correction: np.ndarray | None = None,
 ) -> Trajectory:
     """Sample deterministically from noise along a grid and keep the clean estimate of every step.
 
@@ -52,6 +53,8 @@ def rollout(
         remat: what the backward pass computes again: `none`, all of a `step`, or all but its `matmuls` and
             convolutions, whose results are stored.
         unroll: compile S copies of the step instead of one loop.
+        correction: [S], of `second_order`: each step goes on from its clean estimate plus so much of what
+            changed in it since the step before; the estimates that are returned are the network's own.
 
     Returns:
         A Trajectory in float32. The latents that enter step S - k carry no gradient when k < S, so early
@@ -73,22 +76,28 @@ def rollout(
         )
     _check_grid(grid, prediction_type, step_fn)
 
-    def step(latents: Array, level: tuple[Array, ...]) -> tuple[Array, Array]:
-        timestep, signal_rate, noise_rate, next_signal_rate, next_noise_rate = level
+    def step(carry: tuple[Array, Array], level: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+        latents, previous = carry
+        timestep, signal_rate, noise_rate, next_signal_rate, next_noise_rate, *weight = level
         # The network may compute in bfloat16; stored latents rounded to it would bias the trajectory.
         model_output = denoise_fn(params, latents, timestep, embeds).astype(jnp.float32)
         read = (model_output, latents, signal_rate, noise_rate)
         denoised = to_denoised(*read, prediction_type=prediction_type)
+        estimate, noise_estimate = denoised, to_noise(*read, prediction_type=prediction_type)
+        if weight:
+            # Clean estimate and noise stay a pair that makes these latents.
+            change = weight[0] * (denoised - previous)
+            estimate, noise_estimate = estimate + change, noise_estimate - signal_rate / noise_rate * change
         next_latents = step_fn(
             latents,
-            denoised,
-            to_noise(*read, prediction_type=prediction_type),
+            estimate,
+            noise_estimate,
             signal_rate=signal_rate,
             noise_rate=noise_rate,
             next_signal_rate=next_signal_rate,
             next_noise_rate=next_noise_rate,
         )
-        return next_latents, denoised
+        return (next_latents, denoised if weight else previous), denoised
 
     if remat != "none":
         # Inside a loop XLA cannot merge the recomputation with the forward pass; unrolled, it could.
@@ -97,18 +106,22 @@ def rollout(
         grid.timesteps,
         *(grid.signal_rates[:-1], grid.noise_rates[:-1]),
         *(grid.signal_rates[1:], grid.noise_rates[1:]),
+        *(() if correction is None else (correction,)),
     )
 
-    def run(latents: Array, segment: slice) -> tuple[Array, Array]:
+    def run(carry: tuple[Array, Array], segment: slice) -> tuple[tuple[Array, Array], Array]:
         segment_levels = tuple(jnp.asarray(level[segment]) for level in levels)
-        return jax.lax.scan(step, latents, segment_levels, unroll=unroll)
+        return jax.lax.scan(step, carry, segment_levels, unroll=unroll)
 
+    # What is not read takes no memory.
+    carry = noise, jnp.zeros_like(noise if correction is not None else noise[:0])
     if gradient_steps == num_steps:
-        return Trajectory(*run(noise, slice(None)))
-    latents, early_denoised = run(noise, slice(None, num_steps - gradient_steps))
+        (latents, _), denoised = run(carry, slice(None))
+        return Trajectory(latents, denoised)
+    carry, early_denoised = run(carry, slice(None, num_steps - gradient_steps))
     # Chained Jacobians inflate the gradient of early steps: what follows sees these latents as given.
-    latents = jax.lax.stop_gradient(latents)
-    latents, late_denoised = run(latents, slice(num_steps - gradient_steps, None))
+    carry = jax.lax.stop_gradient(carry)
+    (latents, _), late_denoised = run(carry, slice(num_steps - gradient_steps, None))
     return Trajectory(latents, jnp.concatenate([early_denoised, late_denoised]))
 
 

@@ -1,13 +1,14 @@
-"""One deterministic sampling step, in two algebraically equal forms with one signature."""
+"""Deterministic sampling steps with one signature, and the multistep correction of their clean estimate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import chex
+import numpy as np
 
-from rats_jax.types import Array
+from rats_jax.types import Array, Grid
 
 
 class StepFn(Protocol):
@@ -101,5 +102,41 @@ def euler_step(
     return next_signal_rate * (exploding + (next_sigma - sigma) * derivative)
 
 
-STEP_FNS: Mapping[str, StepFn] = {"ddim": ddim_step, "euler": euler_step}
-"""The samplers, by name."""
+def second_order(grid: Grid) -> np.ndarray:
+    """Weigh what each step of DPM-Solver++(2M) adds to its clean estimate from the one before.
+
+    D_s = x_0(s) + c_s (x_0(s) - x_0(s - 1)), and the step goes on from D_s as DDIM would from x_0. With
+    lambda = log(signal_rate / noise_rate) and h_s = lambda_{s+1} - lambda_s: c_s = h_s / (2 h_{s-1}). It is
+    0, which is DDIM, where there is nothing before (the first step), where the step before came from pure noise
+    (h_{s-1} infinite), and where the step lands on data (h_s infinite).
+
+    Args:
+        grid: S noise levels.
+
+    Returns:
+        c, [S] float32, not negative.
+
+    Source: Lu et al., DPM-Solver++, arXiv 2211.01095, algorithm 2.
+    """
+    with np.errstate(divide="ignore"):
+        signal, noise = (np.log(np.asarray(r, np.float64)) for r in (grid.signal_rates, grid.noise_rates))
+    lengths = np.diff(signal - noise)
+    weights = np.zeros(len(lengths))
+    usable = np.isfinite(lengths[1:]) & np.isfinite(lengths[:-1])
+    weights[1:][usable] = lengths[1:][usable] / (2.0 * lengths[:-1][usable])
+    return weights.astype(np.float32)
+
+
+def first_order(grid: Grid) -> None:
+    """Add nothing: the clean estimate of each step is taken as it is."""
+    del grid
+
+
+STEP_FNS: Mapping[str, StepFn] = {"ddim": ddim_step, "euler": euler_step, "dpmpp_2m": ddim_step}
+"""The steps of the samplers, by name."""
+CORRECTIONS: Mapping[str, Callable[[Grid], np.ndarray | None]] = {
+    "ddim": first_order,
+    "euler": first_order,
+    "dpmpp_2m": second_order,
+}
+"""What the samplers add to their clean estimates, by the same names."""

@@ -56,7 +56,8 @@ def open_entries(
     # Weights differ, networks do not: what is compiled for one draws with the other.
     untrained = student.with_unet(untrained.pipeline.unet, guidance_scale=student.guidance_scale)
     teacher = untrained
-    if config.teacher.timestep_spacing != config.student.timestep_spacing:
+    sampler = config.teacher.get("sampler") or config.sampler
+    if (config.teacher.timestep_spacing, sampler) != (config.student.timestep_spacing, config.sampler):
         teacher = load_pretrained(config, role="teacher")
     scale = config.teacher.guidance_scale
     lines: list[tuple[str, TextToImage, float, Sequence[int]]] = [

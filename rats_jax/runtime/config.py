@@ -103,6 +103,7 @@ RULES: Mapping[str, Rule] = {
     "teacher.num_steps": _COUNT,
     "teacher.guidance_scale": _GUIDANCE,
     "teacher.timestep_spacing": _SPACING,
+    "teacher.sampler": _one_of("", "ddim", "euler", "dpmpp_2m"),
     "teacher.ema_decay": _FRACTION,
     "teacher.mixed_guidance_reason": _TEXT,
     "teacher.targets": _TEXT,

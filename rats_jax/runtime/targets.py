@@ -21,7 +21,7 @@ _FILE = "targets.json"
 # All that targets depend on, besides the prompts themselves and which rows a process holds.
 _FIELDS = (
     *("seed", "batch_size", "pretrained", "prompt_embeds", "sampler", "compute_dtype", "frozen_dtype"),
-    *("teacher.num_steps", "teacher.guidance_scale", "teacher.timestep_spacing"),
+    *("teacher.num_steps", "teacher.guidance_scale", "teacher.timestep_spacing", "teacher.sampler"),
     *("student.num_steps", "student.timestep_spacing", "horizon.interpolation"),
 )
 

@@ -10,11 +10,12 @@ import pytest
 
 from rats_jax.diffusion.grid import make_grid, sigmas
 from rats_jax.diffusion.rollout import rollout
-from rats_jax.diffusion.sampler import ddim_step, euler_step
+from rats_jax.diffusion.sampler import ddim_step, euler_step, second_order
 from rats_jax.diffusion.schedule import get_alphas_cumprod
 from rats_jax.types import Grid
 
 flax_ddim = pytest.importorskip("diffusers.schedulers.scheduling_ddim_flax")
+flax_dpm = pytest.importorskip("diffusers.schedulers.scheduling_dpmsolver_multistep_flax")
 flax_euler = pytest.importorskip("diffusers.schedulers.scheduling_euler_discrete_flax")
 
 STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -26,7 +27,7 @@ def network(params, latents, timestep, embeds):
     return jnp.tanh(latents @ params) + embeds * jnp.sin(timestep / 100.0)
 
 
-def our_rollout(grid, prediction_type, step_fn, noise=NOISE):
+def our_rollout(grid, prediction_type, step_fn, noise=NOISE, correction=None):
     trajectory = rollout(
         network,
         MIXING,
@@ -38,6 +39,7 @@ def our_rollout(grid, prediction_type, step_fn, noise=NOISE):
         gradient_steps=len(grid.timesteps),
         remat="none",
         unroll=False,
+        correction=correction,
     )
     return trajectory.latents
 
@@ -147,3 +149,25 @@ def test_euler_linspace(prediction_type):
     np.testing.assert_allclose(sigmas(grid), sigma, rtol=1e-5)
     actual = our_rollout(grid, prediction_type, euler_step, NOISE * grid.noise_rates[0])
     chex.assert_trees_all_close(actual, expected, rtol=5e-4, atol=5e-4)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_dpm_solver_of_second_order(prediction_type):
+    """The multistep scheduler lands on timestep 0; of 15 steps or more only the first is of first order."""
+    config = STABLE_DIFFUSION | {"prediction_type": prediction_type}
+    scheduler = flax_dpm.FlaxDPMSolverMultistepScheduler(
+        **config, solver_order=2, algorithm_type="dpmsolver++"
+    )
+    state = scheduler.set_timesteps(scheduler.create_state(), 16, NOISE.shape)
+    expected = NOISE
+    for timestep in state.timesteps:
+        model_output = network(MIXING, expected, timestep, 0.3)
+        expected, state = scheduler.step(state, model_output, timestep, expected, return_dict=False)
+    visited = np.append(np.asarray(state.timesteps), 0)
+    abar = get_alphas_cumprod(config)[visited]
+    rates = (np.sqrt(x).astype(np.float32) for x in (abar, 1.0 - abar))
+    grid = Grid(visited[:-1].astype(np.int32), *rates)
+    actual = our_rollout(grid, prediction_type, ddim_step, correction=second_order(grid))
+    chex.assert_trees_all_close(actual, expected, rtol=1e-3, atol=1e-3)
+    first = our_rollout(grid, prediction_type, ddim_step)
+    assert np.abs(first - expected).max() > 0.02  # or the correction would not have been seen

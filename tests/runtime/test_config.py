@@ -76,6 +76,7 @@ BAD = [
     ("teacher.ema_decay", 0.99, "teacher.mixed_guidance_reason"),
     ("teacher.mixed_guidance_reason", None, "a text"),
     ("teacher.targets", None, "a text"),
+    ("teacher.sampler", "heun", "'', 'ddim', 'euler', 'dpmpp_2m'"),
     ("horizon.interpolation", "cubic", "'nearest'"),
     ("horizon.weights", (1.0, 1.0), "student.num_steps=4"),
     ("horizon.weights", (0.0,) * 4, "one is > 0"),
