@@ -76,7 +76,7 @@ def rollout(
         )
     _check_grid(grid, prediction_type, step_fn)
 
-    def step(carry: tuple[Array, Array], level: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+    def step(carry: tuple[Array, Any], level: tuple[Array, ...]) -> tuple[tuple[Array, Any], Array]:
         latents, previous = carry
         timestep, signal_rate, noise_rate, next_signal_rate, next_noise_rate, *weight = level
         # The network may compute in bfloat16; stored latents rounded to it would bias the trajectory.
@@ -109,12 +109,11 @@ def rollout(
         *(() if correction is None else (correction,)),
     )
 
-    def run(carry: tuple[Array, Array], segment: slice) -> tuple[tuple[Array, Array], Array]:
+    def run(carry: tuple[Array, Any], segment: slice) -> tuple[tuple[Array, Any], Array]:
         segment_levels = tuple(jnp.asarray(level[segment]) for level in levels)
         return jax.lax.scan(step, carry, segment_levels, unroll=unroll)
 
-    # What is not read takes no memory.
-    carry = noise, jnp.zeros_like(noise if correction is not None else noise[:0])
+    carry = noise, None if correction is None else jnp.zeros_like(noise)
     if gradient_steps == num_steps:
         (latents, _), denoised = run(carry, slice(None))
         return Trajectory(latents, denoised)
