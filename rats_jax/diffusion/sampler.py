@@ -108,8 +108,8 @@ def second_order(grid: Grid) -> np.ndarray:
     D_s = x_0(s) + c_s (x_0(s) - x_0(s - 1)), and the step goes on from D_s as DDIM would from x_0. With
     lambda = log(signal_rate / noise_rate) and h_s = lambda_{s+1} - lambda_s: c_s = h_s / (2 h_{s-1}).
 
-    c_s is 0, which is DDIM, at the first step, after a step from pure noise (h_{s-1} infinite), and in the step
-    that lands on data (h_s infinite).
+    c_s is 0, which is DDIM, at the first step, after a step from pure noise (h_{s-1} infinite), and in the
+    step that lands on data (h_s infinite).
 
     Args:
         grid: S noise levels.
