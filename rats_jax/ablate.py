@@ -41,9 +41,7 @@ def main(_: list[str]) -> None:
         from rats_jax import ablating
 
         planned = ablating.plan(_CONFIG.value, workdir)
-        ablating.run_all(
-            planned, _CONFIG.value, workdir, processes=jobs, say=lambda line: print(line, flush=True)
-        )
+        ablating.run_all(planned, _CONFIG.value, processes=jobs, say=lambda line: print(line, flush=True))
         print(ablating.write(planned, _CONFIG.value, workdir))
     except (ConfigError, DivergedError, HackingError) as error:
         fail(error)

@@ -25,6 +25,7 @@ from rats_jax.generating import TextToImage
 from rats_jax.loading import load, load_pretrained
 from rats_jax.program import Program
 from rats_jax.runtime import saved_config
+from rats_jax.runtime.compiled import keep_compiled
 from rats_jax.runtime.config import expect, flatten, suggestion, validate, validate_paths
 from rats_jax.runtime.prompts import find_prompts
 from rats_jax.runtime.workdir import write_whole
@@ -111,15 +112,12 @@ def _slug(name: str) -> str:
     return "_".join("".join(c if c.isalnum() or c == "." else " " for c in name.lower()).split())
 
 
-def run_all(
-    jobs: Sequence[Job], config: Any, workdir: Path, *, processes: int, say: Callable[[str], None]
-) -> None:
+def run_all(jobs: Sequence[Job], config: Any, *, processes: int, say: Callable[[str], None]) -> None:
     """Do the jobs that are not done yet.
 
     Args:
         jobs: from `plan`.
         config: of the comparison.
-        workdir: its folder; compiled programs are kept in it too.
         processes: that share the processor's cores, each with the seeds of one variant at a time; 1 uses this
             process.
         say: gets a line for each variant and number of steps.
@@ -134,7 +132,7 @@ def run_all(
     groups: dict[tuple[str, int], list[Job]] = {}
     for job in left:  # runs that differ in their seed share one compiled update
         groups.setdefault((job.variant, job.num_steps), []).append(job)
-    do = functools.partial(_do, settings=settings, cache=str(workdir / "compiled"))
+    do = functools.partial(_do, settings=settings)
     if processes == 1 or len(groups) < 2:
         for group in groups.values():
             say(_line(group, do(group)))
@@ -184,10 +182,9 @@ def _take_cores(turns: Any, processes: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[turn::processes])
 
 
-def _do(group: Sequence[Job], *, settings: Mapping[str, Any], cache: str) -> float:
+def _do(group: Sequence[Job], *, settings: Mapping[str, Any]) -> float:
     """Do jobs one after another; gives the seconds that they took."""
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    keep_compiled()
     return sum(_do_one(job, settings=settings) for job in group)
 
 

@@ -96,8 +96,10 @@ def main(_: list[str]) -> None:
         others = parse_contestants(list(_CONTESTANTS.value or []), taken=OWN_NAMES)
         expect(Path(workdir).expanduser().is_dir(), "workdir", workdir, "the work directory of a run")
         from rats_jax import evaluating
+        from rats_jax.runtime.compiled import keep_compiled
         from rats_jax.runtime.new_folder import new_folder
 
+        keep_compiled()
         with new_folder(out, field="out") as folder:
             overview = evaluating.evaluate(
                 workdir,

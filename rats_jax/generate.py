@@ -52,8 +52,10 @@ def main(_: list[str]) -> None:
         expect(bool(prompts), "prompt", prompts, "at least one, from --prompt or --prompts-file")
         import rats_jax
         from rats_jax.generating import draw_folder
+        from rats_jax.runtime.compiled import keep_compiled
         from rats_jax.runtime.new_folder import new_folder
 
+        keep_compiled()
         with new_folder(out, field="out") as folder:
             model = rats_jax.load(str(_MODEL.value), step=_STEP.value, dtype=str(_DTYPE.value))
             count = _NUM_IMAGES.value or 1

@@ -26,8 +26,10 @@ def main(_: list[str]) -> None:
         validate(_CONFIG.value)
         validate_paths(_CONFIG.value)
         from rats_jax.runtime import distributed
+        from rats_jax.runtime.compiled import keep_compiled
         from rats_jax.train import train_and_evaluate
 
+        keep_compiled()
         distributed.initialize()
         train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     except (ConfigError, DivergedError, HackingError) as error:

@@ -154,7 +154,7 @@ def test_a_comparison_goes_on_where_it_stopped(models, tmp_path):
     jobs = ablating.plan(config, workdir)
 
     def compare_all():
-        ablating.run_all(jobs, config, workdir, processes=1, say=said.append)
+        ablating.run_all(jobs, config, processes=1, say=said.append)
         return ablating.write(jobs, config, workdir)
 
     shown = compare_all()
