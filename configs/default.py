@@ -66,6 +66,9 @@ def get_config() -> ConfigDict:
     # Folder in which a frozen teacher's targets are kept: an update that another run with the same noise,
     # prompts and noise levels has made already needs no teacher. '' keeps none.
     config.teacher.targets = ""
+    # Updates after which prompts and noise begin again: a frozen teacher's targets of the first round serve
+    # all later ones, which cost the student's part alone. 0 never repeats.
+    config.teacher.reuse_after = 0
 
     config.horizon = ConfigDict()
     # The teacher's estimate at the student's noise level: 'linear' (in log sigma) | 'nearest'.

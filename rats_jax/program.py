@@ -160,7 +160,7 @@ class Program:
         )
         batch = self.place_batch(np.zeros(self.config.batch_size, np.int64))
         targets: Targets | None = None
-        if self.config.teacher.targets:
+        if self.config.teacher.targets or self.config.teacher.reuse_after:
             targets = jax.eval_shape(self.teach, state.teacher, frozen, batch, key)
         compiled = update.lower(state, frozen, batch, key, targets).compile()
         self.compile_seconds = time.perf_counter() - start

@@ -23,7 +23,7 @@ from rats_jax.program import Program, abstract
 from rats_jax.runtime import checkpoint, distributed, figures, hacking, sharding
 from rats_jax.runtime.metrics import SAMPLES_FILE, MetricsWriter, read_metrics
 from rats_jax.runtime.prompts import make_prompt_iterator
-from rats_jax.runtime.targets import TargetStore
+from rats_jax.runtime.targets import TargetMemory, TargetStore
 from rats_jax.runtime.workdir import claim, open_logs, write_whole
 from rats_jax.types import Batch, Key, Targets, TrainState
 
@@ -62,9 +62,12 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
     writes = jax.process_index() == 0
     claim(workdir, config, writes=writes)
     distributed.wait("the work directory is claimed")
-    store = None
+    store, reuse_after = None, config.teacher.reuse_after
     if config.teacher.targets:
         store = TargetStore(config.teacher.targets, config, prompts, program.rows)
+    elif reuse_after:
+        store = TargetMemory()
+    first_round = [next(batches) for _ in range(min(reuse_after, config.num_updates))]
     frozen, root = program.frozen, jax.random.key(config.seed)
     draws = config.samples.every > 0
     judges = config.evaluation.num_prompts > 0
@@ -158,9 +161,11 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
                 watch(step, draw(state))
             pending = None
             while step < config.num_updates:
-                batch = program.place_batch(next(batches))
-                key = jax.random.fold_in(root, step)
-                targets = find_targets(step, state, batch, key)
+                # With reuse_after an update has the prompts, the noise and the targets of an earlier one.
+                origin = step % reuse_after if reuse_after else step
+                batch = program.place_batch(first_round[origin] if reuse_after else next(batches))
+                key = jax.random.fold_in(root, origin)
+                targets = find_targets(origin, state, batch, key)
                 state, metrics = update(state, frozen, batch, key, targets)
                 # The update before this one is reported while this one runs: the device never waits.
                 if pending is not None:

@@ -156,6 +156,22 @@ def test_runs_share_a_program_and_a_teacher(finished, models, tmp_path, monkeypa
     train(program, other, tmp_path / "third")
     assert read_metrics(tmp_path / "third")[0]["reward/student"] != pytest.approx(learnt[0], rel=1e-6)
 
+    # Prompts and noise begin again after two updates: the teacher is asked twice, whoever goes on with the run.
+    again, taught, teach = config.copy_and_resolve_references(), [], program.teach
+    again.teacher.targets, again.teacher.reuse_after = "", 2
+    monkeypatch.setattr(program, "teach", lambda *inputs: taught.append(1) or teach(*inputs))
+    train(program, again, tmp_path / "fourth")
+    teacher, student = (
+        [r[f"reward/{who}"] for r in read_metrics(tmp_path / "fourth")] for who in ("teacher", "student")
+    )
+    assert len(taught) == 2 and teacher[:2] == teacher[2:] and len(set(student)) == 4
+    np.testing.assert_allclose(student[:2], learnt[:2], rtol=1e-6)
+    again.num_updates = 2
+    train(program, again, tmp_path / "fifth")
+    again.num_updates = 4
+    train(program, again, tmp_path / "fifth")
+    chex.assert_trees_all_equal(*(load_state(tmp_path / name, 4)[0] for name in ("fourth", "fifth")))
+
 
 @pytest.mark.slow
 def test_adapters_are_trained_and_saved_alone(models, tmp_path):

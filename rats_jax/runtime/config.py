@@ -107,6 +107,7 @@ RULES: Mapping[str, Rule] = {
     "teacher.ema_decay": _FRACTION,
     "teacher.mixed_guidance_reason": _TEXT,
     "teacher.targets": _TEXT,
+    "teacher.reuse_after": _integer(0),
     "horizon.interpolation": _one_of("linear", "nearest"),
     "horizon.weights": _WEIGHTS,
     "gate.kind": _one_of("sigmoid", "hard", "constant"),
@@ -248,12 +249,9 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
         f"1 while teacher.guidance_scale={scales[0]} and student.guidance_scale={scales[1]} differ "
         "(a moving teacher would mix both), or a teacher.mixed_guidance_reason",
     )
-    field, frozen = "teacher.targets", flat["teacher.ema_decay"] == 1
-    check(
-        field,
-        frozen or flat[field] == "",
-        "'' while teacher.ema_decay < 1: a teacher that moves teaches anew",
-    )
+    for field, none in (("teacher.targets", ""), ("teacher.reuse_after", 0)):
+        unused = flat["teacher.ema_decay"] == 1 or flat[field] == none
+        check(field, unused, f"{none!r} while teacher.ema_decay < 1: a teacher that moves teaches anew")
     shaping = flat["shaping_weight"] > 0 and not (flat["gate.kind"] == "constant" and flat["gate.value"] == 0)
     check(
         "reward_weight",

@@ -1,4 +1,4 @@
-"""Targets of a frozen teacher, kept in a folder for other runs that make the same updates."""
+"""Targets of a frozen teacher, kept for later updates of the run, or for other runs, of the same noise."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ _FIELDS = (
     *("teacher.num_steps", "teacher.guidance_scale", "teacher.timestep_spacing", "teacher.sampler"),
     *("student.num_steps", "student.timestep_spacing", "horizon.interpolation"),
 )
+
+
+class TargetMemory:
+    """Keeps targets for the run itself, in the host's memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Targets] = {}
+
+    def read(self, update: int) -> Targets | None:
+        """Give the targets of an update, or None if they are not there."""
+        return self._kept.get(update)
+
+    def write(self, update: int, targets: Targets) -> None:
+        """Keep the targets of an update."""
+        self._kept[update] = targets
 
 
 class TargetStore:

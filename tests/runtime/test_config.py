@@ -76,6 +76,7 @@ BAD = [
     ("teacher.ema_decay", 0.99, "teacher.mixed_guidance_reason"),
     ("teacher.mixed_guidance_reason", None, "a text"),
     ("teacher.targets", None, "a text"),
+    ("teacher.reuse_after", -1, ">= 0"),
     ("teacher.sampler", "heun", "'', 'ddim', 'euler', 'dpmpp_2m'"),
     ("horizon.interpolation", "cubic", "'nearest'"),
     ("horizon.weights", (1.0, 1.0), "student.num_steps=4"),
@@ -167,6 +168,9 @@ def test_moving_teacher_with_another_scale_needs_a_reason(config):
     config.teacher.targets = "targets"
     assert "teacher.targets='targets': expected '' while teacher.ema_decay < 1" in message(config)
     config.teacher.targets = ""
+    config.teacher.reuse_after = 8
+    assert "teacher.reuse_after=8: expected 0 while teacher.ema_decay < 1" in message(config)
+    config.teacher.reuse_after = 0
     config.teacher.mixed_guidance_reason = ""
     config.student.guidance_scale = config.teacher.guidance_scale
     validate(config)
