@@ -156,7 +156,7 @@ def test_runs_share_a_program_and_a_teacher(finished, models, tmp_path, monkeypa
     train(program, other, tmp_path / "third")
     assert read_metrics(tmp_path / "third")[0]["reward/student"] != pytest.approx(learnt[0], rel=1e-6)
 
-    # Prompts and noise begin again after two updates: the teacher is asked twice, whoever goes on with the run.
+    # Prompts and noise begin again after two updates: the teacher is asked twice, also in a resumed run.
     again, taught, teach = config.copy_and_resolve_references(), [], program.teach
     again.teacher.targets, again.teacher.reuse_after = "", 2
     monkeypatch.setattr(program, "teach", lambda *inputs: taught.append(1) or teach(*inputs))
