@@ -137,7 +137,7 @@ def test_the_table_and_the_figure_show_every_row(tmp_path):
     result, _ = outcome()
     lines = format_table(result).splitlines()
     assert len(lines) == 2 + 1 + 4 and all(line.count("|") - line.count("\\|") == 8 for line in lines)
-    assert re.search(r"\| RATS \| 3 \|.*\| \*\*\+0\.\d\d \[\+0\.\d\d, \+0\.\d\d\]\*\* \|  \|", lines[4])
+    assert re.search(r"\| RATS \| 3 \|.*\| \*\*\+0\.\d{3} \[\+0\.\d{3}, \+0\.\d{3}\]\*\* \|  \|", lines[4])
     draw(result, tmp_path / "ablation.png")
     assert Image.open(tmp_path / "ablation.png").width > 300
 

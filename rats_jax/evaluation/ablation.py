@@ -117,7 +117,7 @@ def _number(value: float | None) -> str:
 def _interval(interval: Mapping[str, float] | None) -> str:
     if interval is None:
         return ""
-    mean, low, high = (f"{interval[name]:+.2f}" for name in Interval._fields)
+    mean, low, high = (f"{interval[name]:+z.3f}" for name in Interval._fields)
     text = f"{mean} [{low}, {high}]"
     return f"**{text}**" if interval["low"] > 0 or interval["high"] < 0 else text
 
@@ -128,7 +128,12 @@ def draw(outcome: Mapping[str, Any], file: Path) -> None:
     steps = sorted({row["num_steps"] for row in rows})
     names = list(dict.fromkeys(row["variant"] for row in rows))
     figure, axes = plt.subplots(
-        1, len(steps), figsize=(3.2 * len(steps) + 2, 0.36 * len(names) + 1.4), sharey=True, squeeze=False
+        1,
+        len(steps),
+        figsize=(3.2 * len(steps) + 2, 0.36 * len(names) + 1.4),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
     for axis, count in zip(axes[0], steps, strict=True):
         axis.axvline(0.0, color="0.4", linewidth=0.8)
