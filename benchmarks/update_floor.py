@@ -23,6 +23,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rats_jax.program import Program
+from rats_jax.runtime.cores import use_cores_of
 from rats_jax.runtime.flags import parse_flags
 from rats_jax.runtime.flops import count_flops
 
@@ -39,8 +40,9 @@ def make_parts(program: Program) -> dict[str, tuple[Callable[..., Any], tuple[An
     size, student = program.config.batch_size, program.init_state().student
     batch = program.place_batch(np.arange(size) % len(program.prompts))
     noise = jax.random.normal(jax.random.key(1), (size, *experiment.pipeline.latent_shape))
-    embeds = jax.jit(experiment.pipeline.encode_fn)(frozen.text_encoder, batch.prompt)
     images = jnp.full((size, *experiment.image_shape()), 0.5)
+    noise, images = jax.device_put((noise, images), program.batch_sharding)
+    embeds = jax.jit(experiment.pipeline.encode_fn)(frozen.text_encoder, batch.prompt)
 
     def teach(base: Any, noise: Any, embeds: Any) -> Any:
         params = experiment.teacher_params_fn(base, {} if not experiment.teacher_moves else student)
@@ -75,6 +77,7 @@ def make_parts(program: Program) -> dict[str, tuple[Callable[..., Any], tuple[An
 
 def main(_: list[str]) -> None:
     """Compile all, then time all in turn."""
+    use_cores_of(_CONFIG.value)
     program = Program(_CONFIG.value)
     config, update = program.config, program.update
     state, frozen, key = program.init_state(), program.frozen, jax.random.key(0)

@@ -34,6 +34,7 @@ from rats_jax.objective.horizon import interpolation_matrix
 from rats_jax.paths import resolve_path
 from rats_jax.program import Program
 from rats_jax.rewards import compressibility
+from rats_jax.runtime.cores import use_cores_of
 from rats_jax.runtime.flags import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
@@ -143,6 +144,7 @@ def _compressibility(images: Any) -> Any:
 
 def main(_: list[str]) -> None:
     """Make all, compare their first losses, then time them in turn."""
+    use_cores_of(_CONFIG.value)
     program = Program(_CONFIG.value)
     config, experiment, cores = program.config, program.experiment, len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)

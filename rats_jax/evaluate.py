@@ -97,9 +97,12 @@ def main(_: list[str]) -> None:
         expect(Path(workdir).expanduser().is_dir(), "workdir", workdir, "the work directory of a run")
         from rats_jax import evaluating
         from rats_jax.runtime.compiled import keep_compiled
+        from rats_jax.runtime.cores import use_cores_as_devices
         from rats_jax.runtime.new_folder import new_folder
 
         keep_compiled()
+        batch_size = _BATCH_SIZE.value or 1
+        use_cores_as_devices([batch_size])
         with new_folder(out, field="out") as folder:
             overview = evaluating.evaluate(
                 workdir,
@@ -111,7 +114,7 @@ def main(_: list[str]) -> None:
                 prompts=str(_PROMPTS.value),
                 others=others,
                 seed=seed,
-                batch_size=_BATCH_SIZE.value or 1,
+                batch_size=batch_size,
                 command=shlex.join(["python", *sys.orig_argv[1:]]),
             )
         print(f"{overview}\n{out / 'report.html'}")

@@ -53,12 +53,14 @@ def main(_: list[str]) -> None:
         import rats_jax
         from rats_jax.generating import draw_folder
         from rats_jax.runtime.compiled import keep_compiled
+        from rats_jax.runtime.cores import use_cores_as_devices
         from rats_jax.runtime.new_folder import new_folder
 
         keep_compiled()
+        count, batch_size = _NUM_IMAGES.value or 1, _BATCH_SIZE.value or 1
+        use_cores_as_devices([min(batch_size, count * len(prompts))])
         with new_folder(out, field="out") as folder:
             model = rats_jax.load(str(_MODEL.value), step=_STEP.value, dtype=str(_DTYPE.value))
-            count = _NUM_IMAGES.value or 1
             seconds = draw_folder(
                 model,
                 folder,
@@ -66,7 +68,7 @@ def main(_: list[str]) -> None:
                 seeds=range(_SEED.value or 0, (_SEED.value or 0) + count),
                 num_steps=_NUM_STEPS.value,
                 guidance_scale=_GUIDANCE.value,
-                batch_size=_BATCH_SIZE.value or 1,
+                batch_size=batch_size,
             )
         total = len(prompts) * count
         print(f"{total} pictures, {total / seconds:.2f} a second\n{out}")

@@ -110,7 +110,7 @@ class TextToImage:
         steps = self.num_steps if num_steps is None else num_steps
         key = steps, batch_size
         if key not in self._programs:
-            mesh = sharding.make_mesh(_ALL_DEVICES)
+            mesh = sharding.make_mesh(sharding.DATA_PARALLEL)
             rows, layout = -(-batch_size // mesh.size) * mesh.size, sharding.batch_sharding(mesh)
             draw = make_draw_fn(self.pipeline, self.scheduler_config, sampler=self.sampler, num_steps=steps)
             noise = np.zeros((rows, *self.pipeline.latent_shape), np.float32)
@@ -133,7 +133,7 @@ class TextToImage:
     def _placed(self) -> Any:
         """Put the weights on the devices, once."""
         if not self._weights:
-            whole = sharding.replicated(sharding.make_mesh(_ALL_DEVICES))
+            whole = sharding.replicated(sharding.make_mesh(sharding.DATA_PARALLEL))
             networks = self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.decoder
             self._weights.append(sharding.place(networks, whole))
         return self._weights[0]
@@ -159,7 +159,6 @@ class Origin:
 
 # Pictures on a contact sheet, and their size in pixels.
 _SHEET, _TILE = 96, 128
-_ALL_DEVICES = {"data": -1, "fsdp": 1, "tensor": 1, "dcn_data": 1, "dcn_fsdp": 1, "dcn_tensor": 1}
 
 
 def make_draw_fn(

@@ -27,10 +27,12 @@ def main(_: list[str]) -> None:
         validate_paths(_CONFIG.value)
         from rats_jax.runtime import distributed
         from rats_jax.runtime.compiled import keep_compiled
+        from rats_jax.runtime.cores import use_cores_of
         from rats_jax.train import train_and_evaluate
 
         keep_compiled()
         distributed.initialize()
+        use_cores_of(_CONFIG.value)
         train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     except (ConfigError, DivergedError, HackingError) as error:
         fail(error)

@@ -62,14 +62,16 @@ def make_evaluation_set(experiment: Experiment, prompts: Sequence[str], settings
     Args:
         experiment: for the shape of the latents.
         prompts: all prompts of the run.
-        settings: num_prompts, batch_size and seed; prompts beyond the last repeat with other noise.
+        settings: num_prompts, batch_size and seed; prompts beyond the last repeat with other noise. Where no
+            table is wanted, one batch for the sheets of samples.
 
     Returns:
         The set; the same for the same settings, whatever the run did before.
     """
     order = np.random.default_rng(settings.seed).permutation(len(prompts))
-    chosen = [prompts[int(order[i % len(order)])] for i in range(settings.num_prompts)]
-    shape = (settings.num_prompts, *experiment.pipeline.latent_shape)
+    count = settings.num_prompts or settings.batch_size
+    chosen = [prompts[int(order[i % len(order)])] for i in range(count)]
+    shape = (count, *experiment.pipeline.latent_shape)
     noise = np.asarray(jax.random.normal(jax.random.key(settings.seed), shape, jnp.float32))
     return EvaluationSet(chosen, noise, settings.batch_size)
 

@@ -16,6 +16,8 @@ from rats_jax.errors import ConfigError
 from rats_jax.runtime.rules import Rules, parse_rule
 
 AXES = ("data", "fsdp", "tensor")
+# The mesh of a config that says nothing: all devices share the batch.
+DATA_PARALLEL = {"data": -1, "fsdp": 1, "tensor": 1, "dcn_data": 1, "dcn_fsdp": 1, "dcn_tensor": 1}
 # Smaller leaves are never split over fsdp: gathering them would cost more than the memory is worth.
 _SMALLEST_SPLIT = 2**16
 

@@ -84,6 +84,8 @@ def test_the_set_depends_on_its_settings_alone():
     assert not np.array_equal(other.noise, first.noise)
     few = make_evaluation_set(toy_experiment(), [str(i) for i in range(99)], settings()).prompts
     assert len(few) == 7 and few != [str(i) for i in range(7)]  # a sample of the file, not its head
+    sheets = make_evaluation_set(toy_experiment(), prompts, settings(num_prompts=0))
+    assert len(sheets.prompts) == len(sheets.noise) == 3  # no table, but sheets of samples
 
 
 @pytest.mark.parametrize("heldout", [True, False])

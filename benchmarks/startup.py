@@ -1,0 +1,100 @@
+"""Seconds from the command to the first update, cold and with the programs kept; prints one JSON line.
+
+    python benchmarks/startup.py [--repeats=3] [--config=configs/emoji_cpu.py] [--config.FIELD=VALUE ...]
+
+Runs `python -m rats_jax.main` for one update, each time in a new process and work directory: cold with an empty
+folder for compiled programs, then warm with what the cold start left there. The clock starts before the
+process and stops when the first update is in metrics.jsonl. `imports`, `tracing` (with lowering),
+`compilation` (XLA's, or reading what is kept) are parts of it; `rest` is the others: opening and placing the
+models, the first sheet of samples, the update itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+_PARTS = {
+    "/jax/core/compile/jaxpr_trace_duration": "tracing",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "tracing",
+    "/jax/core/compile/backend_compile_duration": "compilation",
+}
+
+
+def child(arguments: list[str]) -> None:
+    """Run rats_jax.main, and tell when its first update was logged and where the time went before."""
+    started = float(os.environ["STARTED"])
+    import jax
+
+    from rats_jax import train
+    from rats_jax.runtime.metrics import MetricsWriter
+
+    report = {"imports": time.time() - started, "tracing": 0.0, "compilation": 0.0}
+    write = MetricsWriter.write
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event in _PARTS and "first_update" not in report:
+            report[_PARTS[event]] += duration
+
+    def log(self: Any, step: int, *values: Any) -> None:
+        write(self, step, *values)
+        report.setdefault("first_update", time.time() - started)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    train.MetricsWriter.write = log
+    sys.argv = ["rats_jax.main", *arguments]
+    try:
+        runpy.run_module("rats_jax.main", run_name="__main__")
+    finally:
+        known = report["imports"] + report["tracing"] + report["compilation"]
+        report["rest"] = report["first_update"] - known
+        print(json.dumps(report))
+
+
+def measure(arguments: list[str], cache: str) -> dict[str, float]:
+    """Start one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+        environment |= {"XDG_CACHE_HOME": cache, "STARTED": str(time.time())}
+        command = [sys.executable, __file__, "--child", f"--workdir={folder}/run", *arguments]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(arguments: list[str]) -> None:
+    """Start cold and warm in turn."""
+    repeats = 3
+    if arguments and arguments[0].startswith("--repeats="):
+        repeats = int(arguments.pop(0).partition("=")[2])
+    if not any(word.startswith("--config=") for word in arguments):
+        arguments.insert(0, f"--config={Path(__file__).parents[1] / 'configs' / 'emoji_cpu.py'}")
+    arguments += ["--config.num_updates=1", "--config.evaluation.num_prompts=0"]
+    starts: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            for times in starts.values():
+                times.append(measure(arguments, cache))
+    report = {
+        name: {
+            part: [min(values), statistics.median(values), max(values)]
+            for part in times[0]
+            for values in [[entry[part] for entry in times]]
+        }
+        for name, times in starts.items()
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2:])
+    else:
+        main(sys.argv[1:])
