@@ -2,9 +2,9 @@
 
     python benchmarks/startup.py [--repeats=3] [--config=configs/emoji_cpu.py] [--config.FIELD=VALUE ...]
 
-Runs `python -m rats_jax.main` for one update, each time in a new process and work directory: cold with an empty
-folder for compiled programs, then warm with what the cold start left there. The clock starts before the
-process and stops when the first update is in metrics.jsonl. `imports`, `tracing` (with lowering),
+Runs `python -m rats_jax.main` for one update, each time in a new process and work directory: cold with an
+empty folder for compiled programs, then warm with what the cold start left there. The clock starts before
+the process and stops when the first update is in metrics.jsonl. `imports`, `tracing` (with lowering),
 `compilation` (XLA's, or reading what is kept) are parts of it; `rest` is the others: opening and placing the
 models, the first sheet of samples, the update itself.
 """
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,12 @@ def child(arguments: list[str]) -> None:
     report = {"imports": time.time() - started, "tracing": 0.0, "compilation": 0.0}
     write = MetricsWriter.write
 
-    def listen(event: str, duration: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event in _PARTS and "first_update" not in report:
-            report[_PARTS[event]] += duration
+            report[_PARTS[event]] += duration_secs
 
-    def log(self: Any, step: int, *values: Any) -> None:
-        write(self, step, *values)
+    def log(self: MetricsWriter, step: int, metrics: Mapping[str, float]) -> None:
+        write(self, step, metrics)
         report.setdefault("first_update", time.time() - started)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
