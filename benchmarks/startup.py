@@ -1,6 +1,6 @@
 """Seconds from the command to the first update, cold and with the programs kept; prints one JSON line.
 
-    python benchmarks/startup.py [--repeats=3] [--config=configs/emoji_cpu.py] [--config.FIELD=VALUE ...]
+    python benchmarks/startup.py [--repeats=5] [--config=configs/emoji_cpu.py] [--config.FIELD=VALUE ...]
 
 Runs `python -m rats_jax.main` for one update, each time in a new process and work directory: cold with an
 empty folder for compiled programs, then warm with what the cold start left there. The clock starts before
@@ -11,6 +11,7 @@ models, the first sheet of samples, the update itself.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import runpy
@@ -20,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 _PARTS = {
@@ -81,32 +81,30 @@ def measure(arguments: list[str], cache: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(arguments: list[str]) -> None:
+def summarise(starts: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Give minimum, median and maximum of each part."""
+    columns = {part: [start[part] for start in starts] for part in starts[0]}
+    return {part: [min(x), statistics.median(x), max(x)] for part, x in columns.items()}
+
+
+def main() -> None:
     """Start cold and warm in turn."""
-    repeats = 3
-    if arguments and arguments[0].startswith("--repeats="):
-        repeats = int(arguments.pop(0).partition("=")[2])
-    if not any(word.startswith("--config=") for word in arguments):
-        arguments.insert(0, f"--config={Path(__file__).parents[1] / 'configs' / 'emoji_cpu.py'}")
-    arguments += ["--config.num_updates=1", "--config.evaluation.num_prompts=0"]
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--config", default="configs/emoji_cpu.py")
+    options, changes = parser.parse_known_args()
+    one_update = ["--config.num_updates=1", "--config.evaluation.num_prompts=0"]
+    arguments = [f"--config={options.config}", *changes, *one_update]
     starts: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
-    for _ in range(repeats):
+    for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as cache:
             for times in starts.values():
                 times.append(measure(arguments, cache))
-    report = {
-        name: {
-            part: [min(values), statistics.median(values), max(values)]
-            for part in times[0]
-            for values in [[entry[part] for entry in times]]
-        }
-        for name, times in starts.items()
-    }
-    print(json.dumps(report))
+    print(json.dumps({name: summarise(times) for name, times in starts.items()}))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2:])
     else:
-        main(sys.argv[1:])
+        main()

@@ -14,7 +14,8 @@ import numpy as np
 from jax.experimental import topologies
 
 from rats_jax.errors import ConfigError
-from rats_jax.experiment import Experiment, describe_models, make_experiment
+from rats_jax.experiment import Experiment, make_experiment
+from rats_jax.opening import describe_models
 from rats_jax.runtime import sharding
 from rats_jax.runtime.flops import count_flops
 from rats_jax.runtime.hlo import count_costs

@@ -1,4 +1,4 @@
-"""From a config to the functions and weights of a run: every choice by name is made here, nothing jitted."""
+"""From a config and its models to the functions of a run: every choice by name, nothing jitted."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import CORRECTIONS, STEP_FNS
 from rats_jax.diffusion.schedule import get_prediction_type
-from rats_jax.errors import ConfigError, WeightsError
+from rats_jax.errors import ConfigError
 from rats_jax.models.lora import init_adapters, with_adapters
-from rats_jax.models.pipeline import Pipeline, describe_pipeline, open_pipeline
-from rats_jax.models.prompt_embeds import with_abstract_embeds, with_stored_embeds
+from rats_jax.models.pipeline import Pipeline
 from rats_jax.objective.combine import CombineFn, normalised_sum, weighted_sum
 from rats_jax.objective.gate import (
     GateFn,
@@ -33,10 +32,8 @@ from rats_jax.objective.horizon import interpolation_matrix, normalise_weights
 from rats_jax.objective.loss import hinge_reward, negative_reward
 from rats_jax.objective.moments import init_moments
 from rats_jax.objective.parts import in_parts
-from rats_jax.paths import resolve_path
-from rats_jax.rewards import REWARDS, make_score_fn
-from rats_jax.rewards.full_size import FULL_SIZE
-from rats_jax.runtime.config import validate_reward_kinds
+from rats_jax.opening import Models
+from rats_jax.rewards import make_score_fn
 from rats_jax.runtime.optimizer import make_optimizer
 from rats_jax.runtime.sharding import Mesh, batch_sharding, param_sharding
 from rats_jax.types import (
@@ -52,15 +49,6 @@ from rats_jax.types import (
     TrainState,
 )
 from rats_jax.update import ParamsFn, RolloutFn, TeachFn, UpdateFn, make_teach_fn, make_update_fn
-
-
-@dataclass(frozen=True)
-class Models:
-    """What a run reads: the pretrained model, and its rewards by name, trained ones and monitored ones."""
-
-    pipeline: Pipeline
-    rewards: Mapping[str, RewardModel]
-    monitors: Mapping[str, RewardModel]
 
 
 @dataclass(frozen=True)
@@ -174,54 +162,6 @@ def _abstract(tree: Any) -> Any:
 
 def _astype(leaf: Any, dtype: Any) -> Any:
     return leaf.update(dtype=dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.astype(dtype)
-
-
-def open_models(config: Any) -> Models:
-    """Find all that a config names, check that weights fit, and read few of them.
-
-    Args:
-        config: fields as in configs/default.py, already validated.
-
-    Returns:
-        The models, with weights as NumPy arrays or StoredArray.
-
-    Raises:
-        ConfigError: a reward of no known kind, or weights that do not fit (WeightsError).
-    """
-    validate_reward_kinds(config, REWARDS)
-    dtype = jnp.dtype(config.compute_dtype)
-    pipeline = open_pipeline(config.pretrained, dtype=dtype)
-    if config.prompt_embeds:
-        folder = resolve_path(config.prompt_embeds)
-        pipeline = with_stored_embeds(pipeline, folder, source=config.pretrained)
-    return Models(pipeline, *(open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor")))
-
-
-def describe_models(config: Any) -> Models:
-    """Learn the shapes of all that a config names; published models need no file and no network.
-
-    Args:
-        config: fields as in configs/default.py, already validated.
-
-    Returns:
-        The models, with jax.ShapeDtypeStruct for weights and prompt inputs; rewards that have a path are
-        opened. Nothing is monitored.
-
-    Raises:
-        ConfigError: as `open_models`.
-    """
-    validate_reward_kinds(config, REWARDS)
-    dtype = jnp.dtype(config.compute_dtype)
-    rewards = {}
-    for name, reward in sorted(config.rewards.items()):
-        if reward.path or reward.kind not in FULL_SIZE:
-            rewards[name] = _open_reward(f"rewards.{name}", reward, dtype=dtype)
-        else:
-            build = functools.partial(FULL_SIZE[reward.kind], dtype=dtype)
-            reward_fn, params, _ = build(1)
-            rewards[name] = RewardModel(reward_fn, params, lambda p, build=build: build(len(p))[2])
-    pipeline = describe_pipeline(config.pretrained, dtype=dtype)
-    return Models(with_abstract_embeds(pipeline) if config.prompt_embeds else pipeline, rewards, {})
 
 
 def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
@@ -392,25 +332,6 @@ def _params_fns(config: Any, pipeline: Pipeline, mesh: Mesh) -> tuple[ParamsFn, 
         return jax.lax.with_sharding_constraint(cast, layout)
 
     return computed, computed if config.teacher.ema_decay < 1 else lambda base, _: base
-
-
-def open_rewards(config: Any, section: str, *, dtype: Any) -> dict[str, RewardModel]:
-    """Open all rewards of the config's `rewards` or `monitor`, by name.
-
-    Raises:
-        ConfigError: weights that do not fit (WeightsError).
-    """
-    return {
-        name: _open_reward(f"{section}.{name}", reward, dtype=dtype)
-        for name, reward in sorted(config[section].items())
-    }
-
-
-def _open_reward(field: str, reward: Any, *, dtype: Any) -> RewardModel:
-    try:
-        return REWARDS[reward.kind](reward.path, dtype=dtype)
-    except WeightsError as error:
-        raise WeightsError(f"{field}: {error}") from None
 
 
 def _grid(pipeline: Pipeline, sampling: Any, name: str) -> Grid:

@@ -11,7 +11,8 @@ import numpy as np
 
 from rats_jax.evaluation import table
 from rats_jax.evaluation.table import Pictures
-from rats_jax.experiment import make_experiment, open_models
+from rats_jax.experiment import make_experiment
+from rats_jax.opening import open_models
 from rats_jax.paths import resolve_path
 from rats_jax.report import Pretrained, RenderFn
 from rats_jax.runtime import sharding

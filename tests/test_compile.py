@@ -62,7 +62,7 @@ def test_the_embedded_default_fits_and_does_no_hidden_work(compiled):
 def test_the_student_is_split_as_the_rules_say(compiled):
     import jax
 
-    from rats_jax.experiment import describe_models
+    from rats_jax.opening import describe_models
     from rats_jax.runtime.flags import load_config
     from rats_jax.runtime.sharding import make_mesh, param_sharding
     from tests.tiny import mesh_sizes
@@ -150,7 +150,8 @@ def test_the_analytic_count_is_that_of_the_traced_update(models, changes):
     import jax
     import numpy as np
 
-    from rats_jax.experiment import describe_models, make_experiment
+    from rats_jax.experiment import make_experiment
+    from rats_jax.opening import describe_models
     from rats_jax.runtime.sharding import make_mesh
     from tests.tiny import mesh_sizes
 

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from rats_jax.experiment import make_experiment, open_models
+from rats_jax.experiment import make_experiment
+from rats_jax.opening import open_models
 from rats_jax.runtime.sharding import make_mesh
 from tests.tiny import PROMPTS, mesh_sizes, tiny_config
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from rats_jax import experiment, guards
+from rats_jax import guards, opening
 from rats_jax.errors import ConfigError, DivergedError, HackingError
 from rats_jax.models.pipeline import open_pipeline
 from rats_jax.models.prompt_embeds import write_prompt_embeds
@@ -238,7 +238,7 @@ def load_saturation(path, *, dtype):
 def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
     models, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(experiment, "REWARDS", REWARDS | {"saturation": load_saturation})
+    monkeypatch.setattr(opening, "REWARDS", REWARDS | {"saturation": load_saturation})
     config = tiny_config(
         models,
         num_updates=8,

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from rats_jax.experiment import open_rewards
 from rats_jax.generating import TextToImage
 from rats_jax.models.stored import read_all
 from rats_jax.objective.combine import weighted_sum
+from rats_jax.opening import open_rewards
 from rats_jax.rewards import REWARDS, make_score_fn
 from rats_jax.runtime.config import validate_reward_kinds
 from rats_jax.types import RewardModel

@@ -56,13 +56,12 @@ def most_devices(cores: int, batch_sizes: Iterable[int], mesh: Mapping[str, int]
     Returns:
         At least 1, also where nothing fits: the mesh then says what is wrong.
     """
-    sizes = [mesh[name] for axis in AXES for name in (axis, f"dcn_{axis}")]
+    sizes = [mesh[axis] for axis in AXES]  # one process is one slice
     fixed = math.prod(size for size in sizes if size != -1)
     if -1 not in sizes:
         return fixed if fixed <= cores else 1
-    tensor = max(mesh["tensor"], 1) * max(mesh["dcn_tensor"], 1)
     common = math.gcd(*batch_sizes)
     for devices in range(cores - cores % fixed, 0, -fixed):
-        if common % (devices // tensor) == 0:
+        if common % (devices // max(mesh["tensor"], 1)) == 0:
             return devices
     return 1

@@ -26,6 +26,7 @@ from rats_jax.runtime.sharding import DATA_PARALLEL
         (4, (8,), {"data": 2}, 2),
         (1, (8,), {"data": 2}, 1),
         (4, (8,), {"data": 1, "fsdp": -1}, 4),
+        (4, (8,), {"data": 1, "dcn_data": -1}, 1),
     ],
 )
 def test_as_many_as_divide_the_batches(cores, batches, mesh, expected):
