@@ -59,15 +59,18 @@ def get_config() -> ConfigDict:
     config.teacher.sampler = ""
     # As the student's; the student's noise levels must lie inside the teacher's.
     config.teacher.timestep_spacing = ""
-    # m of teacher <- m * teacher + (1 - m) * student after each update, 0 .. 1; 1 keeps the teacher frozen.
+    # m of teacher <- m * teacher + (1 - m) * student, 0 .. 1; 1 keeps the teacher frozen.
     config.teacher.ema_decay = 1.0
+    # Updates between two such steps, >= 1; the teacher stands still between them.
+    config.teacher.ema_every = 1
     # Why a moving teacher (ema_decay < 1) may have another guidance scale than the student; '' refuses it.
     config.teacher.mixed_guidance_reason = ""
     # Folder in which a frozen teacher's targets are kept: an update that another run with the same noise,
     # prompts and noise levels has made already needs no teacher. '' keeps none.
     config.teacher.targets = ""
-    # Updates after which prompts and noise begin again: a frozen teacher's targets of the first round serve
-    # all later ones, which cost the student's part alone. 0 never repeats.
+    # Updates after which prompts and noise begin again: the teacher's targets of the first round serve all
+    # later ones, which cost the student's part alone, until a moving teacher has moved (a multiple of so many
+    # updates must lie in ema_every). 0 never repeats.
     config.teacher.reuse_after = 0
 
     config.horizon = ConfigDict()

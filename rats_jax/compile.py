@@ -44,6 +44,17 @@ _HLO = flags.DEFINE_string("hlo", "", "File to write the compiled program's text
 flags.mark_flag_as_required("config")
 
 
+def describe_machine(generation: str) -> dict[str, str]:
+    """Give the environment in which libtpu compiles for a generation of TPUs where there is none."""
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": CHIPS[generation][1],
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # beside a run, or another compilation, on the same machine
+    }
+
+
 def main(_: list[str]) -> None:
     """Check the input, compile, report; jax is imported once its environment is set."""
     logging.set_verbosity(logging.WARNING)
@@ -52,20 +63,13 @@ def main(_: list[str]) -> None:
         generation = topology.partition(":")[0]
         expect(generation in CHIPS, "topology", topology, f"GENERATION:SHAPE, with {', '.join(CHIPS)}")
         validate(_CONFIG.value)
-        memory, machine = CHIPS[generation]
-        os.environ |= {
-            "JAX_PLATFORMS": "cpu",
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "TPU_ACCELERATOR_TYPE": machine,
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # beside a run, or another compilation, on the same machine
-        }
+        os.environ |= describe_machine(generation)
         from rats_jax import compiling
 
         program = compiling.trace(_CONFIG.value, compiling.find_devices(topology))
         report = {"config": _CONFIG.value.pretrained, "topology": topology, **program.counts}
         if not _DRY.value:
-            result = compiling.compile_for(program, effort=_EFFORT.value, chip_bytes=memory)
+            result = compiling.compile_for(program, effort=_EFFORT.value, chip_bytes=CHIPS[generation][0])
             if _HLO.value and result.text:
                 with open(_HLO.value, "w") as file:
                     file.write(result.text)

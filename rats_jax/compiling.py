@@ -63,7 +63,7 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
     """Trace the update of a config on a mesh of devices.
 
     Args:
-        config: fields as in configs/default.py, already validated; 'auto' unrolling is none.
+        config: fields as in configs/default.py, already validated.
         devices: from `find_devices`, or real ones.
 
     Returns:
@@ -72,9 +72,6 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
     Raises:
         ConfigError: a mesh, batch or model that does not fit.
     """
-    config = config.copy_and_resolve_references().unlock()
-    if config.student.unroll == "auto":
-        config.student.unroll = "no"  # what it means on a TPU
     mesh = sharding.make_mesh(config.mesh, devices)
     parts = config.optimizer.accumulation_steps
     sharding.validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)

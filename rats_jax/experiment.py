@@ -18,6 +18,7 @@ from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import CORRECTIONS, STEP_FNS
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
+from rats_jax.models.convolution import with_loop_convolutions
 from rats_jax.models.lora import init_adapters, with_adapters
 from rats_jax.models.pipeline import Pipeline
 from rats_jax.objective.combine import CombineFn, normalised_sum, weighted_sum
@@ -192,7 +193,10 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
     except ValueError as error:
         raise ConfigError(f"pretrained={config.pretrained!r}, horizon: {error}") from None
 
-    denoise_fn, student = pipeline.denoise_fn, pipeline.unet
+    denoise_fn, decode_fn, student = pipeline.denoise_fn, pipeline.decode_fn, pipeline.unet
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if on_cpu:
+        denoise_fn, decode_fn = with_loop_convolutions(denoise_fn), with_loop_convolutions(decode_fn)
     if config.lora.rank:
         denoise_fn = with_adapters(denoise_fn, scale=config.lora.alpha / config.lora.rank)
         student = init_adapters(
@@ -212,8 +216,8 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
             **options,
         )
 
-    # XLA's CPU backend differentiates a loop several times slower than its steps in a row.
-    unroll = {"yes": True, "no": False, "auto": jax.default_backend() == "cpu"}[config.student.unroll]
+    # XLA's CPU backend stores what a loop's backward pass needs more slowly than steps in a row do.
+    unroll = {"yes": True, "no": False, "auto": on_cpu}[config.student.unroll]
     student_rollout_fn = rollout_fn(
         student_grid,
         config.student.guidance_scale,
@@ -228,7 +232,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         in_parts(make_score_fn({n: r.reward_fn for n, r in scored.items()}), config.reward_parts)
         for scored in (rewards, monitors)
     )
-    decode_fn = in_parts(pipeline.decode_fn, config.decoder_parts)
+    decode_fn = in_parts(decode_fn, config.decoder_parts)
     student_params_fn, teacher_params_fn = _params_fns(config, pipeline, mesh)
     batch_layout = batch_sharding(mesh)
     combine_fn = functools.partial(
@@ -281,6 +285,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         reward_weight=config.reward_weight,
         shaping_weight=config.shaping_weight,
         ema_decay=config.teacher.ema_decay,
+        ema_every=config.teacher.ema_every,
         **layout,
     )
     return Experiment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from typing import Any
@@ -16,6 +17,7 @@ from rats_jax.opening import open_models
 from rats_jax.paths import resolve_path
 from rats_jax.report import Pretrained, RenderFn
 from rats_jax.runtime import sharding
+from rats_jax.runtime.compiled import compiler_options
 from rats_jax.runtime.config import validate
 from rats_jax.runtime.prompts import find_prompts
 from rats_jax.types import Batch, FrozenParams, Params, Targets, TrainState
@@ -39,6 +41,7 @@ class Program:
         abstract_state, state_sharding: of the TrainState.
         batch_sharding: of batches and targets.
         rows: of the global batch, those of this process.
+        compiler_options: of XLA, for the mesh.
         compile_seconds: that the update took; 0 until then.
 
     Raises:
@@ -67,6 +70,7 @@ class Program:
         self.state_sharding = sharding.param_sharding(mesh, self.abstract_state, config.sharding)
         self.batch_sharding = sharding.batch_sharding(mesh)
         self.rows = sharding.local_rows(self.batch_sharding, config.batch_size)
+        self.compiler_options = compiler_options(mesh)
         self.compile_seconds = 0.0
 
     @functools.cached_property
@@ -99,7 +103,8 @@ class Program:
         def bind(rollout_fn: Any, params_fn: Any) -> RenderFn:
             # Every process gets all pictures: they are few, and all draw the same conclusions from them.
             whole = sharding.replicated(mesh)
-            render = jax.jit(table.make_render_fn(experiment, rollout_fn, params_fn), out_shardings=whole)
+            render_fn = table.make_render_fn(experiment, rollout_fn, params_fn)
+            render = jax.jit(render_fn, out_shardings=whole, compiler_options=self.compiler_options)
 
             def bound(params: Params, *inputs: Any) -> Pictures:
                 return render(params, frozen, monitors, *sharding.place(inputs, self.batch_sharding))
@@ -117,6 +122,11 @@ class Program:
         student = sharding.place(self.experiment.student, self.state_sharding.student)
         return jax.jit(self.experiment.init_state, out_shardings=self.state_sharding)(student)
 
+    def untrained_state(self) -> TrainState:
+        """Give what a sheet reads of the state before the first update, without a copy of weights."""
+        state = self.experiment.init_state({})
+        return dataclasses.replace(state, student=self.pretrained.student, teacher=self.pretrained.teacher)
+
     def place_batch(self, indices: np.ndarray) -> Batch:
         """Read and place the prompts of those rows that the devices of this process hold."""
         batch = self.experiment.make_batch([self.prompts[int(i)] for i in indices[self.rows]])
@@ -133,6 +143,7 @@ class Program:
             self.experiment.teach_fn,
             in_shardings=(self.state_sharding.teacher, self._frozen_sharding, self.batch_sharding, None),
             out_shardings=self.batch_sharding,
+            compiler_options=self.compiler_options,
         )
 
     @functools.cached_property
@@ -153,6 +164,7 @@ class Program:
             ),
             out_shardings=(self.state_sharding, None),
             donate_argnums=0,
+            compiler_options=self.compiler_options,
         )
         state, frozen, key = (
             abstract(self.abstract_state, self.state_sharding),
@@ -162,7 +174,7 @@ class Program:
         batch = self.place_batch(np.zeros(self.config.batch_size, np.int64))
         targets: Targets | None = None
         if self.config.teacher.targets or self.config.teacher.reuse_after:
-            targets = jax.eval_shape(self.teach, state.teacher, frozen, batch, key)
+            targets = jax.eval_shape(self.experiment.teach_fn, state.teacher, frozen, batch, key)
         compiled = update.lower(state, frozen, batch, key, targets).compile()
         self.compile_seconds = time.perf_counter() - start
         return compiled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shlex
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from rats_jax import report
 from rats_jax.errors import DivergedError, HackingError
 from rats_jax.evaluation import table
+from rats_jax.evaluation.table import Pictures
 from rats_jax.program import Program, abstract
 from rats_jax.runtime import checkpoint, distributed, figures, hacking, sharding
 from rats_jax.runtime.metrics import SAMPLES_FILE, MetricsWriter, read_metrics
@@ -121,17 +123,17 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
                     elapsed = elapsed_before + time.perf_counter() - start
                     writer.write(step, values | {"time/elapsed": elapsed})
 
-            fixed = {}
-            if draws:
-                moves = config.teacher.ema_decay < 1
-                fixed = report.fixed_rows(
+            @functools.cache
+            def fixed() -> Mapping[str, Pictures]:
+                moves = experiment.teacher_moves
+                return report.fixed_rows(
                     experiment, program.render_fns, program.pretrained, evaluation_set, teacher_moves=moves
                 )
 
             def draw(state: TrainState) -> dict[str, float]:
                 step = int(state.step)
                 sheet, record = report.draw_samples(
-                    experiment, program.render_fns, state, fixed, evaluation_set, config.samples.num
+                    experiment, program.render_fns, state, fixed(), evaluation_set, config.samples.num
                 )
                 record["guard/diversity/student"] = report.measure_diversity(
                     experiment, program.render_fns, state, evaluation_set.prompts, evaluation_set.batch_size
@@ -157,14 +159,15 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
                     raise HackingError(line)
                 _say(f"warning: {line}")
 
-            if draws and step == 0:
-                watch(step, draw(state))
             pending = None
             while step < config.num_updates:
                 # With reuse_after an update has the prompts, the noise and the targets of an earlier one.
                 origin = step % reuse_after if reuse_after else step
                 batch = program.place_batch(first_round[origin] if reuse_after else next(batches))
                 key = jax.random.fold_in(root, origin)
+                moved = experiment.teacher_moves and step % config.teacher.ema_every == 0
+                if moved and isinstance(store, TargetMemory):
+                    store.clear()
                 targets = find_targets(origin, state, batch, key)
                 state, metrics = update(state, frozen, batch, key, targets)
                 # The update before this one is reported while this one runs: the device never waits.
@@ -172,11 +175,17 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
                     log(*pending)
                 step += 1
                 pending = (step, metrics)
+                if draws and step == 1:
+                    # The first sheet waits for the first update: a run shows soon that it works.
+                    log(*pending)
+                    pending = None
+                    watch(0, draw(program.untrained_state()))
                 last = step == config.num_updates
                 drawn = draws and (last or step % config.samples.every == 0)
                 if drawn or last or step % config.checkpoint.every == 0:
-                    log(*pending)  # raises before anything that is not finite is saved
-                    pending = None
+                    if pending is not None:
+                        log(*pending)  # raises before anything that is not finite is saved
+                        pending = None
                     if drawn:
                         record = draw(state)
                         rank = hacking.rank(record, judge=config.heldout_reward)

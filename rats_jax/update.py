@@ -86,6 +86,7 @@ def make_update_fn(
     reward_weight: float,
     shaping_weight: float,
     ema_decay: float,
+    ema_every: int,
     accumulation_steps: int,
     split_batch: Callable[[Array], Array],
 ) -> UpdateFn:
@@ -109,6 +110,7 @@ def make_update_fn(
         reward_weight: of the reward loss.
         shaping_weight: alpha.
         ema_decay: m in theta_T <- m theta_T + (1 - m) theta_S; 1 freezes the teacher.
+        ema_every: updates between two such steps.
         accumulation_steps: parts that the batch is cut into and passed through one after another.
         split_batch: lays an array [B, ...] out over the devices as the batch is, or leaves it.
 
@@ -193,7 +195,9 @@ def make_update_fn(
         student = optax.apply_updates(state.student, updates)
         teacher = state.teacher
         if ema_decay < 1.0:
-            teacher = optax.incremental_update(student, teacher, 1.0 - ema_decay)
+            moved = optax.incremental_update(student, teacher, 1.0 - ema_decay)
+            moves = (state.step + 1) % ema_every == 0
+            teacher = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, teacher)
         gap = update_moments(state.gap, samples["gate/gap"].reshape(-1), decay=moments_decay)
         by_name = {
             who: {name: samples[f"reward/{who}/{name}"].reshape(-1) for name in state.rewards}

@@ -174,6 +174,39 @@ def test_runs_share_a_program_and_a_teacher(finished, models, tmp_path, monkeypa
 
 
 @pytest.mark.slow
+def test_a_teacher_that_has_moved_teaches_anew(models, tmp_path, monkeypatch):
+    config = tiny_config(
+        models,
+        num_updates=6,
+        teacher__ema_decay=0.0,
+        teacher__ema_every=4,
+        teacher__reuse_after=2,
+        teacher__mixed_guidance_reason="a test",
+        evaluation__num_prompts=0,
+        samples__every=0,
+    )
+    program, taught = Program(config), []
+    teach = program.teach
+    monkeypatch.setattr(program, "teach", lambda *inputs: taught.append(1) or teach(*inputs))
+    train(program, config, tmp_path / "run")
+    rewards = [r["reward/teacher"] for r in read_metrics(tmp_path / "run")]
+    assert len(taught) == 4
+    assert rewards[:2] == rewards[2:4] and all(
+        old != new for old, new in zip(rewards[:2], rewards[4:], strict=True)
+    )
+
+
+def test_the_donated_state_is_where_the_new_one_is_put(models):
+    program = Program(tiny_config(models))
+    leaves, layouts = map(jax.tree.leaves, (program.abstract_state, program.state_sharding))
+    size = sum(
+        np.prod(layout.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, layout in zip(leaves, layouts, strict=True)
+    )
+    assert program.update.memory_analysis().alias_size_in_bytes >= size
+
+
+@pytest.mark.slow
 def test_adapters_are_trained_and_saved_alone(models, tmp_path):
     settings = {
         "lora__rank": 2,

@@ -40,6 +40,16 @@ def test_a_moving_teacher_follows_the_new_student():
     chex.assert_trees_all_close(new.teacher, expected, rtol=1e-6)
 
 
+def test_a_moving_teacher_can_stand_still_between_its_steps():
+    update, state, frozen, batch = make_toy(ema_decay=0.75, ema_every=2)
+    state, update = state.replace(step=jnp.zeros((), jnp.int32)), jax.jit(update)
+    first, _ = update(state, frozen, batch, KEY)
+    chex.assert_trees_all_equal(first.teacher, state.teacher)
+    second, _ = update(first, frozen, batch, KEY)
+    expected = jax.tree.map(lambda t, s: 0.75 * t + 0.25 * s, first.teacher, second.student)
+    chex.assert_trees_all_close(second.teacher, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("accumulation_steps", [2, 4])
 def test_accumulation_changes_nothing_but_the_memory(accumulation_steps):
     changes = {"batch_size": 8, "ema_decay": 0.75}

@@ -107,6 +107,7 @@ RULES: Mapping[str, Rule] = {
     "teacher.ema_decay": _FRACTION,
     "teacher.mixed_guidance_reason": _TEXT,
     "teacher.targets": _TEXT,
+    "teacher.ema_every": _integer(1),
     "teacher.reuse_after": _integer(0),
     "horizon.interpolation": _one_of("linear", "nearest"),
     "horizon.weights": _WEIGHTS,
@@ -249,9 +250,18 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
         f"1 while teacher.guidance_scale={scales[0]} and student.guidance_scale={scales[1]} differ "
         "(a moving teacher would mix both), or a teacher.mixed_guidance_reason",
     )
-    for field, none in (("teacher.targets", ""), ("teacher.reuse_after", 0)):
-        unused = flat["teacher.ema_decay"] == 1 or flat[field] == none
-        check(field, unused, f"{none!r} while teacher.ema_decay < 1: a teacher that moves teaches anew")
+    moves, every, reused = (
+        flat["teacher.ema_decay"] < 1,
+        flat["teacher.ema_every"],
+        flat["teacher.reuse_after"],
+    )
+    unused = not (moves and flat["teacher.targets"])
+    check("teacher.targets", unused, "'' while teacher.ema_decay < 1: a teacher that moves teaches anew")
+    check(
+        "teacher.reuse_after",
+        not (moves and reused) or every % reused == 0,
+        f"0, or a divisor of teacher.ema_every={every}: a teacher that has moved teaches anew",
+    )
     shaping = flat["shaping_weight"] > 0 and not (flat["gate.kind"] == "constant" and flat["gate.value"] == 0)
     check(
         "reward_weight",

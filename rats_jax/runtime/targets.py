@@ -27,10 +27,14 @@ _FIELDS = (
 
 
 class TargetMemory:
-    """Keeps targets for the run itself, in the host's memory."""
+    """Keeps targets for the run itself, in the host's memory, while its teacher stays as it is."""
 
     def __init__(self) -> None:
         self._kept: dict[int, Targets] = {}
+
+    def clear(self) -> None:
+        """Forget them: the teacher has moved."""
+        self._kept.clear()
 
     def read(self, update: int) -> Targets | None:
         """Give the targets of an update, or None if they are not there."""

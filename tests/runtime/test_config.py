@@ -76,6 +76,7 @@ BAD = [
     ("teacher.ema_decay", 0.99, "teacher.mixed_guidance_reason"),
     ("teacher.mixed_guidance_reason", None, "a text"),
     ("teacher.targets", None, "a text"),
+    ("teacher.ema_every", 0, ">= 1"),
     ("teacher.reuse_after", -1, ">= 0"),
     ("teacher.sampler", "heun", "'', 'ddim', 'euler', 'dpmpp_2m'"),
     ("horizon.interpolation", "cubic", "'nearest'"),
@@ -169,7 +170,9 @@ def test_moving_teacher_with_another_scale_needs_a_reason(config):
     assert "teacher.targets='targets': expected '' while teacher.ema_decay < 1" in message(config)
     config.teacher.targets = ""
     config.teacher.reuse_after = 8
-    assert "teacher.reuse_after=8: expected 0 while teacher.ema_decay < 1" in message(config)
+    assert "teacher.reuse_after=8: expected 0, or a divisor of teacher.ema_every=1" in message(config)
+    config.teacher.ema_every = 16
+    validate(config)
     config.teacher.reuse_after = 0
     config.teacher.mixed_guidance_reason = ""
     config.student.guidance_scale = config.teacher.guidance_scale

@@ -1,0 +1,123 @@
+"""Memory of an update against steps and batch, on this machine or for absent TPUs; prints one JSON line.
+
+    python benchmarks/memory.py [--topology=v5e:2x2] [--config=configs/emoji_cpu.py] [--config.FIELD=VALUE]
+
+Each program is made in a process of its own: teacher steps, student steps and batch are varied one by one,
+the others as in the config, with `student.remat=step` unless --noremat. `temporary_bytes` is what XLA lays
+out for a device besides arguments and results; `resident_bytes`, without --topology, how much the process
+holds at most while it makes three updates. `teacher_steps` and `student_steps` are largest over smallest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import multiprocessing
+import os
+import re
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from rats_jax.compile import CHIPS, describe_machine
+from rats_jax.runtime.flags import parse_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "TPU generation and chips, e.g. v5e:2x2; '' is this machine.")
+_REMAT = flags.DEFINE_bool("remat", True, "Set student.remat=step.")
+_VARIED = {
+    "teacher.num_steps": (10, 50, 200),
+    "student.num_steps": (1, 4, 8),
+    "batch_size": (8, 16, 32),
+}
+
+
+def measure_here(config: Any) -> dict[str, int]:
+    """Compile and run the update on this machine."""
+    import jax
+    import numpy as np
+
+    from rats_jax.program import Program
+    from rats_jax.runtime.compiled import keep_compiled
+    from rats_jax.runtime.cores import use_cores_of
+
+    keep_compiled()
+    use_cores_of(config)
+    program = Program(config)
+    update, frozen, state = program.update, program.frozen, program.init_state()
+    batch = program.place_batch(np.arange(config.batch_size) % len(program.prompts))
+    report = {"temporary_bytes": update.memory_analysis().temp_size_in_bytes}
+    peaks = []
+    for _ in range(3):
+        _forget_peak()
+        state, metrics = update(state, frozen, batch, jax.random.key(0), None)
+        jax.block_until_ready((state, metrics))
+        peaks.append(_peak())
+    return report | {"resident_bytes": int(statistics.median(peaks))}
+
+
+def _forget_peak() -> None:
+    """Let the peak of this process begin at what it holds now, without what compilation has freed."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def measure_for(topology: str, config: Any) -> dict[str, int]:
+    """Compile the update for a topology."""
+    generation = topology.partition(":")[0]
+    os.environ |= describe_machine(generation)
+    from rats_jax import compiling
+
+    program = compiling.trace(config, compiling.find_devices(topology))
+    report = compiling.compile_for(program, effort=-1.0, chip_bytes=CHIPS[generation][0]).report
+    return {name: report[name] for name in ("temporary_bytes", "peak_bytes")}
+
+
+def measure(topology: str, config: Any) -> dict[str, int]:
+    """Measure one update, in a process that has made no other."""
+    return measure_for(topology, config) if topology else measure_here(config)
+
+
+def main(_: list[str]) -> None:
+    """Measure every case, one after another."""
+    cases: dict[str, dict[int, dict[str, int]]] = {field: {} for field in _VARIED}
+    known: dict[tuple[int, ...], dict[str, int]] = {}
+    for field, values in _VARIED.items():
+        for value in values:
+            config = _CONFIG.value.copy_and_resolve_references()
+            if _REMAT.value:
+                config.student.remat = "step"
+            config.update_from_flattened_dict({field: value})
+            config.student.reward_gradient_steps = config.student.num_steps
+            case = config.teacher.num_steps, config.student.num_steps, config.batch_size
+            if case not in known:
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+                    known[case] = alone.submit(measure, str(_TOPOLOGY.value), config).result()
+            cases[field][value] = known[case]
+    report = {
+        "topology": _TOPOLOGY.value or "this machine",
+        "remat": "step" if _REMAT.value else _CONFIG.value.student.remat,
+        "largest_over_smallest": {
+            field: _ratios(list(measured.values())) for field, measured in cases.items()
+        },
+        "cases": cases,
+    }
+    print(json.dumps(report))
+
+
+def _ratios(measured: list[dict[str, int]]) -> dict[str, float]:
+    return {name: max(c[name] for c in measured) / min(c[name] for c in measured) for name in measured[0]}
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
