@@ -1,8 +1,9 @@
-"""How much the student's gradient costs as a loop and unrolled; prints one JSON line.
+"""How much the student's gradient costs as a loop and unrolled, and with which convolutions; one JSON line.
 
     python benchmarks/unroll.py [--batch-size=8] [--num-steps=4] [--repeats=5]
 
-Both forms run alternately in this process on the embedded default's UNet; the ratio is what counts.
+All forms run in turn in this process on the embedded default's UNet; the ratio is what counts. `plain` has
+the convolutions of lax, the others those of rats_jax/models/convolution.py, as runs on a CPU do.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import functools
 import json
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,7 @@ from rats_jax.diffusion.grid import make_grid
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
 from rats_jax.diffusion.schedule import get_prediction_type
+from rats_jax.models.convolution import with_loop_convolutions
 from rats_jax.models.pipeline import load_pipeline
 from rats_jax.paths import resolve_path
 
@@ -38,10 +42,10 @@ def main(_: list[str]) -> None:
     ).cond
     params = jax.device_put(pipeline.unet)
 
-    def gradient(unroll: bool, remat: str):
+    def gradient(unroll: bool, remat: str, convolutions: Callable[..., Any] = with_loop_convolutions):
         sample = functools.partial(
             rollout,
-            pipeline.denoise_fn,
+            convolutions(pipeline.denoise_fn),
             grid=make_grid(pipeline.scheduler_config, _NUM_STEPS.value),
             prediction_type=get_prediction_type(pipeline.scheduler_config),
             step_fn=ddim_step,
@@ -49,9 +53,12 @@ def main(_: list[str]) -> None:
             remat=remat,
             unroll=unroll,
         )
-        return jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(sample(p, noise, embeds).latents))))
+        loss_fn = lambda p: jnp.mean(jnp.square(sample(p, noise, embeds).latents))  # noqa: E731
+        return jax.jit(jax.grad(loss_fn))
 
     forms = {
+        "plain_scan": gradient(unroll=False, remat="none", convolutions=lambda fn: fn),
+        "plain_unrolled": gradient(unroll=True, remat="none", convolutions=lambda fn: fn),
         "scan": gradient(unroll=False, remat="none"),
         "scan_remat": gradient(unroll=False, remat="step"),
         "unrolled": gradient(unroll=True, remat="none"),

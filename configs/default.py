@@ -43,8 +43,9 @@ def get_config() -> ConfigDict:
     config.student.timestep_spacing = ""
     # The reward's gradient flows through the last so many student steps, 1 .. student.num_steps.
     config.student.reward_gradient_steps = 4
-    # Unroll the steps in the program: 'yes' | 'no' (lax.scan) | 'auto' (yes on CPU, no elsewhere).
-    config.student.unroll = "auto"
+    # Write the steps into the program one after another in place of a loop: it compiles longer, and is
+    # hardly faster.
+    config.student.unroll = False
     # What the backward pass computes again instead of storing it: 'none' | 'matmuls' (all but the results of
     # matmuls and convolutions) | 'step' (all: the memory of one step, for about a third more compute).
     config.student.remat = "none"

@@ -194,8 +194,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         raise ConfigError(f"pretrained={config.pretrained!r}, horizon: {error}") from None
 
     denoise_fn, decode_fn, student = pipeline.denoise_fn, pipeline.decode_fn, pipeline.unet
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    if on_cpu:
+    if mesh.devices.flat[0].platform == "cpu":
         denoise_fn, decode_fn = with_loop_convolutions(denoise_fn), with_loop_convolutions(decode_fn)
     if config.lora.rank:
         denoise_fn = with_adapters(denoise_fn, scale=config.lora.alpha / config.lora.rank)
@@ -216,15 +215,13 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
             **options,
         )
 
-    # XLA's CPU backend stores what a loop's backward pass needs more slowly than steps in a row do.
-    unroll = {"yes": True, "no": False, "auto": on_cpu}[config.student.unroll]
     student_rollout_fn = rollout_fn(
         student_grid,
         config.student.guidance_scale,
         config.sampler,
         gradient_steps=config.student.reward_gradient_steps,
         remat=config.student.remat,
-        unroll=unroll,
+        unroll=config.student.unroll,
     )
     teacher_sampler = config.teacher.sampler or config.sampler
     teacher_rollout_fn = rollout_fn(teacher_grid, config.teacher.guidance_scale, teacher_sampler)

@@ -23,7 +23,6 @@ from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
 from rats_jax.models.pipeline import Pipeline
 from rats_jax.runtime import figures, sharding
-from rats_jax.runtime.compiled import compiler_options
 from rats_jax.types import Array, Params, PromptInputs
 
 
@@ -116,7 +115,7 @@ class TextToImage:
             draw = make_draw_fn(self.pipeline, self.scheduler_config, sampler=self.sampler, num_steps=steps)
             noise = np.zeros((rows, *self.pipeline.latent_shape), np.float32)
             inputs = sharding.place((self.pipeline.tokenize([""] * rows), noise), layout)
-            jitted = jax.jit(draw, out_shardings=layout, compiler_options=compiler_options(mesh))
+            jitted = jax.jit(draw, out_shardings=layout)
             lowered = jitted.lower(self._placed(), *inputs, jnp.float32(1.0))
             self._programs[key] = Program(lowered.compile(), rows, layout)
         return self._programs[key]

@@ -17,7 +17,6 @@ from rats_jax.opening import open_models
 from rats_jax.paths import resolve_path
 from rats_jax.report import Pretrained, RenderFn
 from rats_jax.runtime import sharding
-from rats_jax.runtime.compiled import compiler_options
 from rats_jax.runtime.config import validate
 from rats_jax.runtime.prompts import find_prompts
 from rats_jax.types import Batch, FrozenParams, Params, Targets, TrainState
@@ -41,7 +40,6 @@ class Program:
         abstract_state, state_sharding: of the TrainState.
         batch_sharding: of batches and targets.
         rows: of the global batch, those of this process.
-        compiler_options: of XLA, for the mesh.
         compile_seconds: that the update took; 0 until then.
 
     Raises:
@@ -70,7 +68,6 @@ class Program:
         self.state_sharding = sharding.param_sharding(mesh, self.abstract_state, config.sharding)
         self.batch_sharding = sharding.batch_sharding(mesh)
         self.rows = sharding.local_rows(self.batch_sharding, config.batch_size)
-        self.compiler_options = compiler_options(mesh)
         self.compile_seconds = 0.0
 
     @functools.cached_property
@@ -103,8 +100,7 @@ class Program:
         def bind(rollout_fn: Any, params_fn: Any) -> RenderFn:
             # Every process gets all pictures: they are few, and all draw the same conclusions from them.
             whole = sharding.replicated(mesh)
-            render_fn = table.make_render_fn(experiment, rollout_fn, params_fn)
-            render = jax.jit(render_fn, out_shardings=whole, compiler_options=self.compiler_options)
+            render = jax.jit(table.make_render_fn(experiment, rollout_fn, params_fn), out_shardings=whole)
 
             def bound(params: Params, *inputs: Any) -> Pictures:
                 return render(params, frozen, monitors, *sharding.place(inputs, self.batch_sharding))
@@ -143,7 +139,6 @@ class Program:
             self.experiment.teach_fn,
             in_shardings=(self.state_sharding.teacher, self._frozen_sharding, self.batch_sharding, None),
             out_shardings=self.batch_sharding,
-            compiler_options=self.compiler_options,
         )
 
     @functools.cached_property
@@ -164,7 +159,6 @@ class Program:
             ),
             out_shardings=(self.state_sharding, None),
             donate_argnums=0,
-            compiler_options=self.compiler_options,
         )
         state, frozen, key = (
             abstract(self.abstract_state, self.state_sharding),

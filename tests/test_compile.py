@@ -113,9 +113,7 @@ def test_a_dry_run_counts_without_compiling():
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_said_with_advice():
-    result = run(
-        f"--config={EMOJI}", "--topology=v5e:2x2", "--config.batch_size=16384", "--config.student.unroll=no"
-    )
+    result = run(f"--config={EMOJI}", "--topology=v5e:2x2", "--config.batch_size=16384")
     assert result.returncode == 1
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["fits"] is False
@@ -155,7 +153,7 @@ def test_the_analytic_count_is_that_of_the_traced_update(models, changes):
     from rats_jax.runtime.sharding import make_mesh
     from tests.tiny import mesh_sizes
 
-    config = tiny_config(models, batch_size=2, student__unroll="no", **changes)
+    config = tiny_config(models, batch_size=2, **changes)
     mesh = make_mesh(mesh_sizes(), jax.devices()[:1])
     experiment = make_experiment(config, describe_models(config), mesh)
     update: UpdateFn = experiment.update_fn

@@ -98,7 +98,7 @@ RULES: Mapping[str, Rule] = {
     "student.guidance_scale": _GUIDANCE,
     "student.timestep_spacing": _SPACING,
     "student.reward_gradient_steps": _COUNT,
-    "student.unroll": _one_of("auto", "yes", "no"),
+    "student.unroll": _FLAG,
     "student.remat": _one_of("none", "matmuls", "step"),
     "teacher.num_steps": _COUNT,
     "teacher.guidance_scale": _GUIDANCE,

@@ -67,7 +67,7 @@ BAD = [
     ("student.guidance_scale", 0.5, ">= 1"),
     ("student.reward_gradient_steps", 0, ">= 1"),
     ("student.reward_gradient_steps", 5, "student.num_steps=4"),
-    ("student.unroll", "maybe", "one of 'auto', 'yes', 'no'"),
+    ("student.unroll", "maybe", "True or False"),
     ("student.remat", True, "one of 'none', 'matmuls', 'step'"),
     ("teacher.num_steps", 0, ">= 1"),
     ("teacher.guidance_scale", float("nan"), ">= 1"),
