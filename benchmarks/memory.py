@@ -5,7 +5,7 @@
 Each program is made in a process of its own: teacher steps, student steps and batch are varied one by one,
 the others as in the config, with `student.remat=step` unless --noremat. `temporary_bytes` is what XLA lays
 out for a device besides arguments and results; `resident_bytes`, without --topology, how much the process
-holds at most while it makes three updates. `teacher_steps` and `student_steps` are largest over smallest.
+holds at most during an update, the median of three. `largest_over_smallest` is 1 where memory is flat.
 """
 
 from __future__ import annotations

@@ -53,8 +53,7 @@ def main(_: list[str]) -> None:
             remat=remat,
             unroll=unroll,
         )
-        loss_fn = lambda p: jnp.mean(jnp.square(sample(p, noise, embeds).latents))  # noqa: E731
-        return jax.jit(jax.grad(loss_fn))
+        return jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(sample(p, noise, embeds).latents))))
 
     forms = {
         "plain_scan": gradient(unroll=False, remat="none", convolutions=lambda fn: fn),

@@ -70,8 +70,8 @@ def get_config() -> ConfigDict:
     # prompts and noise levels has made already needs no teacher. '' keeps none.
     config.teacher.targets = ""
     # Updates after which prompts and noise begin again: the teacher's targets of the first round serve all
-    # later ones, which cost the student's part alone, until a moving teacher has moved (a multiple of so many
-    # updates must lie in ema_every). 0 never repeats.
+    # later ones, which cost the student's part alone, until a moving teacher has moved: then it must divide
+    # ema_every. 0 never repeats.
     config.teacher.reuse_after = 0
 
     config.horizon = ConfigDict()

@@ -175,24 +175,23 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
                     log(*pending)
                 step += 1
                 pending = (step, metrics)
-                if draws and step == 1:
-                    # The first sheet waits for the first update: a run shows soon that it works.
-                    log(*pending)
-                    pending = None
-                    watch(0, draw(program.untrained_state()))
-                last = step == config.num_updates
+                first, last = step == 1, step == config.num_updates
                 drawn = draws and (last or step % config.samples.every == 0)
-                if drawn or last or step % config.checkpoint.every == 0:
-                    if pending is not None:
-                        log(*pending)  # raises before anything that is not finite is saved
-                        pending = None
-                    if drawn:
-                        record = draw(state)
-                        rank = hacking.rank(record, judge=config.heldout_reward)
-                        checkpoint.save_ranked(manager, step, state, batches.get_state(), rank)
-                        watch(step, record)
-                    else:
-                        checkpoint.save(manager, step, state, batches.get_state())
+                saved = drawn or last or step % config.checkpoint.every == 0
+                if saved or first:
+                    log(*pending)  # raises before anything that is not finite is saved
+                    pending = None
+                if draws and first:
+                    # The first sheet waits for the first update: a run shows soon that it works.
+                    watch(0, draw(program.untrained_state()))
+                if drawn:
+                    record = draw(state)
+                    rank = hacking.rank(record, judge=config.heldout_reward)
+                    checkpoint.save_ranked(manager, step, state, batches.get_state(), rank)
+                    watch(step, record)
+                elif saved:
+                    checkpoint.save(manager, step, state, batches.get_state())
+                if saved:
                     logs.push()
             checkpoint.save_now(manager, step, state, batches.get_state())
 

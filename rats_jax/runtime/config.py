@@ -250,18 +250,12 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
         f"1 while teacher.guidance_scale={scales[0]} and student.guidance_scale={scales[1]} differ "
         "(a moving teacher would mix both), or a teacher.mixed_guidance_reason",
     )
-    moves, every, reused = (
-        flat["teacher.ema_decay"] < 1,
-        flat["teacher.ema_every"],
-        flat["teacher.reuse_after"],
-    )
-    unused = not (moves and flat["teacher.targets"])
-    check("teacher.targets", unused, "'' while teacher.ema_decay < 1: a teacher that moves teaches anew")
-    check(
-        "teacher.reuse_after",
-        not (moves and reused) or every % reused == 0,
-        f"0, or a divisor of teacher.ema_every={every}: a teacher that has moved teaches anew",
-    )
+    if flat["teacher.ema_decay"] < 1:
+        field, every = "teacher.reuse_after", flat["teacher.ema_every"]
+        teaches = "a teacher that moves teaches anew"
+        check("teacher.targets", not flat["teacher.targets"], f"'' while teacher.ema_decay < 1: {teaches}")
+        divides = flat[field] == 0 or every % flat[field] == 0
+        check(field, divides, f"0, or a divisor of teacher.ema_every={every}: {teaches}")
     shaping = flat["shaping_weight"] > 0 and not (flat["gate.kind"] == "constant" and flat["gate.value"] == 0)
     check(
         "reward_weight",

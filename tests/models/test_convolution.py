@@ -74,7 +74,9 @@ def test_a_loop_has_no_convolution_that_the_backend_lacks_a_kernel_for():
 
     def layouts(apply_fn):
         def loss(params, x):
-            step = lambda carry, _: (carry + jnp.mean(apply_fn(params, carry)), None)  # noqa: E731
+            def step(carry, _):
+                return carry + jnp.mean(apply_fn(params, carry)), None
+
             return jnp.sum(lax.scan(step, x, length=3)[0])
 
         text = jax.jit(jax.grad(loss)).lower(params, x).compile().as_text()
