@@ -1,0 +1,38 @@
+"""What a cheaper teacher costs and gains, on the embedded text-to-emoji model.
+
+    python -m rats_jax.ablate --config=configs/emoji_teachers.py --workdir=runs/teachers --jobs=2
+
+The embedded default against a second-order teacher of fewer steps and against targets that are used again,
+at as many updates and at as much time.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rats_jax.runtime.flags import load_config
+
+
+def get_config() -> ConfigDict:
+    """Make the config of the comparison."""
+    config = load_config(Path(__file__).with_name("emoji_ablation.py"))
+    config.base = load_config(Path(__file__).with_name("emoji_cpu.py"))
+    config.base.checkpoint.every = 1000
+    config.base.checkpoint.keep = 1
+    config.base.samples.every = 0
+    config.base.evaluation.num_prompts = 0
+
+    second_order = {"teacher.sampler": "dpmpp_2m", "teacher.num_steps": 20}
+    reused = {"teacher.reuse_after": 50}
+    # The time of the default's 250 updates, by what an update costs: docs/performance.md.
+    longer = {"num_updates": 430, "optimizer.decay_updates": 430}
+    longest = {"num_updates": 775, "optimizer.decay_updates": 775}
+    config.student_steps = (4,)
+    config.variants = (
+        ("50 DDIM steps", {}),
+        ("20 steps of DPM-Solver++", second_order),
+        ("targets of 50 updates reused", reused),
+        ("targets reused, equal time", reused | longest),
+        ("DPM-Solver++, equal time", second_order | longer),
+    )
+    return config
