@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ from rats_jax.runtime import saved_config
 from rats_jax.runtime.compiled import keep_compiled
 from rats_jax.runtime.config import expect, flatten, suggestion, validate, validate_paths
 from rats_jax.runtime.prompts import find_prompts
+from rats_jax.runtime.targets import describe
 from rats_jax.runtime.workdir import write_whole
 from rats_jax.train import train
 
@@ -97,14 +99,15 @@ def _job(
     if seed is not None:
         run.seed = seed
         folder = folder / f"seed_{seed}"
-        if run.teacher.ema_decay == 1:  # all runs of a seed share what their frozen teacher does
-            shared = f"steps_{num_steps}-{run.horizon.interpolation}-seed_{seed}"
-            run.teacher.targets = str(workdir / "targets" / shared)
     try:
         validate(run)
         validate_paths(run)
     except ConfigError as error:
         raise ConfigError(f"variant {variant!r} with {num_steps} steps: {error}") from None
+    if seed is not None and run.teacher.ema_decay == 1:  # runs share what the same frozen teacher does
+        of = json.dumps(describe(run, ()), sort_keys=True)
+        shared = f"steps_{num_steps}-seed_{seed}-{hashlib.sha256(of.encode()).hexdigest()[:8]}"
+        run.teacher.targets = str(workdir / "targets" / shared)
     return Job(variant, num_steps, -1 if seed is None else seed, folder, saved_config.to_json(run))
 
 

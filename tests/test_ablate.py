@@ -66,9 +66,12 @@ def test_every_variant_meets_every_number_of_steps_and_every_seed():
     assert (rats["seed"], rats["student"]["num_steps"], rats["student"]["reward_gradient_steps"]) == (2, 5, 5)
     assert one["student"]["reward_gradient_steps"] == 1
     assert runs["static distillation", 3, 0]["reward_weight"] == 0.0
-    # Runs of a seed share a frozen teacher; a moving one has no targets.
+    # Runs of a seed share a frozen teacher, if it is the same one; a moving one has no targets.
     assert rats["teacher"]["targets"] == one["teacher"]["targets"] != runs["RATS", 5, 1]["teacher"]["targets"]
     assert runs["moving teacher", 5, 2]["teacher"]["targets"] == ""
+    others = plan(variants=(("50 steps", {}), ("20 steps", {"teacher.num_steps": 20})))
+    folders = {json.loads(job.config)["teacher"]["targets"] for job in others if job.seed >= 0}
+    assert len(folders) == 2 * len(config.student_steps) * len(config.seeds)
 
 
 @pytest.mark.parametrize(
