@@ -23,8 +23,8 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from rats_jax.compile import CHIPS, describe_machine
 from rats_jax.runtime.flags import parse_flags
+from rats_jax.runtime.tpus import CHIPS, describe_machine
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "TPU generation and chips, e.g. v5e:2x2; '' is this machine.")

@@ -19,14 +19,7 @@ from ml_collections import config_flags
 from rats_jax.errors import ConfigError
 from rats_jax.runtime.config import expect, validate
 from rats_jax.runtime.flags import fail, parse_flags
-
-CHIPS = {
-    # generation: memory of a chip in bytes, and the machine that libtpu is told it runs on
-    "v4": (32 * 10**9, "v4-8"),
-    "v5e": (16 * 10**9, "v5litepod-4"),
-    "v5p": (95 * 10**9, "v5p-8"),
-    "v6e": (32 * 10**9, "v6e-4"),
-}
+from rats_jax.runtime.tpus import CHIPS, describe_machine
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
@@ -42,17 +35,6 @@ _EFFORT = flags.DEFINE_float(
 )
 _HLO = flags.DEFINE_string("hlo", "", "File to write the compiled program's text to.")
 flags.mark_flag_as_required("config")
-
-
-def describe_machine(generation: str) -> dict[str, str]:
-    """Give the environment in which libtpu compiles for a generation of TPUs where there is none."""
-    return {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": CHIPS[generation][1],
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # beside a run, or another compilation, on the same machine
-    }
 
 
 def main(_: list[str]) -> None:

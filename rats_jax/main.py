@@ -1,5 +1,7 @@
 """Post-train a few-step student: `python -m rats_jax.main --config=FILE --workdir=DIR`."""
 
+import gc
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -30,6 +32,7 @@ def main(_: list[str]) -> None:
         from rats_jax.runtime.cores import use_cores_of
         from rats_jax.train import train_and_evaluate
 
+        gc.freeze()  # what imports made stays: no collection while a program is traced need look at it
         keep_compiled()
         distributed.initialize()
         use_cores_of(_CONFIG.value)

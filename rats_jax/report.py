@@ -165,7 +165,9 @@ def curves(workdir: Path) -> dict[str, Any]:
     leads = first_update_student_leads(
         updates, [r["reward/student"] for r in records], [r["reward/teacher"] for r in records]
     )
-    figures.draw_curves(records, workdir / "curves.png", leads=leads)
+    from rats_jax.runtime.curves import draw_curves  # matplotlib: a run should not start by importing it
+
+    draw_curves(records, workdir / "curves.png", leads=leads)
     # The median step: compilation, pictures and checkpoints fall between a few updates only.
     rates = [
         (after["time/elapsed"] - before["time/elapsed"]) / (after["step"] - before["step"])

@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure  # as in plots.py
 
 from rats_jax.evaluation.contest import SUM
 from rats_jax.evaluation.statistics import Interval, nested_bootstrap
@@ -127,14 +124,8 @@ def draw(outcome: Mapping[str, Any], file: Path) -> None:
     rows = outcome["rows"]
     steps = sorted({row["num_steps"] for row in rows})
     names = list(dict.fromkeys(row["variant"] for row in rows))
-    figure, axes = plt.subplots(
-        1,
-        len(steps),
-        figsize=(3.2 * len(steps) + 2, 0.36 * len(names) + 1.4),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-    )
+    figure = Figure(figsize=(3.2 * len(steps) + 2, 0.36 * len(names) + 1.4))
+    axes = figure.subplots(1, len(steps), sharex=True, sharey=True, squeeze=False)
     for axis, count in zip(axes[0], steps, strict=True):
         axis.axvline(0.0, color="0.4", linewidth=0.8)
         for row in (row for row in rows if row["num_steps"] == count):
@@ -153,4 +144,3 @@ def draw(outcome: Mapping[str, Any], file: Path) -> None:
     partial = file.with_suffix(".tmp")
     figure.savefig(partial, dpi=120, format="png")
     partial.replace(file)
-    plt.close(figure)

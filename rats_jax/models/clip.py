@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from transformers import CLIPConfig, FlaxCLIPModel
+from transformers import CLIPConfig
+from transformers.models.clip.modeling_flax_clip import FlaxCLIPModule
 
 from rats_jax.models.preprocess import PreprocessFn, crop_to_square, normalise
 from rats_jax.types import Array, Key, Params
@@ -19,7 +20,7 @@ TEXT_TOWER = ("text_model", "text_projection", "logit_scale")
 
 def make_clip(config: dict[str, Any], *, dtype: Any = jnp.float32) -> Any:
     """Build the linen module of a CLIP dual encoder from a transformers `config.json` (as a dict)."""
-    return FlaxCLIPModel(CLIPConfig(**config), dtype=dtype, _do_init=False).module
+    return FlaxCLIPModule(CLIPConfig(**config), dtype=dtype)
 
 
 def init_clip(module: Any, key: Key) -> Params:

@@ -11,7 +11,11 @@ import jax.numpy as jnp
 from diffusers.models.attention_flax import FlaxGEGLU, FlaxTransformer2DModel
 from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
 from diffusers.models.vae_flax import FlaxAutoencoderKL
-from transformers import CLIPTextConfig, FlaxCLIPTextModel, FlaxCLIPTextModelWithProjection
+from transformers import CLIPTextConfig
+from transformers.models.clip.modeling_flax_clip import (
+    FlaxCLIPTextModelWithProjectionModule,
+    FlaxCLIPTextModule,
+)
 
 from rats_jax.types import Array, DecodeFn, DenoiseFn, Key, Params
 
@@ -51,12 +55,12 @@ def make_vae(config: dict[str, Any], *, dtype: Any = jnp.float32) -> FlaxAutoenc
 
 def make_text_encoder(config: dict[str, Any], *, dtype: Any = jnp.float32) -> Any:
     """Build the linen module of a CLIP text encoder from a transformers `config.json` (as a dict)."""
-    return FlaxCLIPTextModel(CLIPTextConfig(**config), dtype=dtype, _do_init=False).module
+    return FlaxCLIPTextModule(CLIPTextConfig(**config), dtype=dtype)
 
 
 def make_pooling_text_encoder(config: dict[str, Any], *, dtype: Any = jnp.float32) -> Any:
     """Build the linen module of a CLIP text encoder with a projection, SDXL's second one."""
-    return FlaxCLIPTextModelWithProjection(CLIPTextConfig(**config), dtype=dtype, _do_init=False).module
+    return FlaxCLIPTextModelWithProjectionModule(CLIPTextConfig(**config), dtype=dtype)
 
 
 def is_xl(unet: FlaxUNet2DConditionModel) -> bool:

@@ -14,23 +14,25 @@ from typing import Any
 import jax
 from jax.extend import backend
 
+from rats_jax.runtime.allocator import keep_freed_memory
 from rats_jax.runtime.sharding import AXES, DATA_PARALLEL
 
 
 def use_cores_as_devices(batch_sizes: Iterable[int], mesh: Mapping[str, int] = DATA_PARALLEL) -> None:
     """Make JAX see as many CPU devices as there are cores, as far as a mesh and its batches can use them.
 
-    Does nothing with an accelerator, with several processes, and where XLA_FLAGS or JAX_NUM_CPU_DEVICES say
-    how many devices there are. Call it before any array is made.
+    Does nothing with an accelerator. With several processes, and where XLA_FLAGS or JAX_NUM_CPU_DEVICES say
+    how many devices there are, their number stays. Call it before any array is made.
 
     Args:
         batch_sizes: of all batches that will be split.
         mesh: as in a config.
     """
-    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or "JAX_NUM_CPU_DEVICES" in os.environ:
+    if jax.default_backend() != "cpu":
         return
-    if jax.process_count() > 1 or jax.default_backend() != "cpu":
+    keep_freed_memory()
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if chosen or "JAX_NUM_CPU_DEVICES" in os.environ or jax.process_count() > 1:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     devices = most_devices(cores, batch_sizes, mesh)
