@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 # Of glibc's malloc.h: (parameter, value).
 _TRIM_THRESHOLD = (-1, 2**31 - 1)
@@ -18,6 +19,10 @@ def keep_freed_memory() -> None:
     has what that costs. Memory of threads with arenas of their own is given back whatever the thresholds say,
     so there is one arena. Call it before any array is made.
     """
+    if sys.platform != "linux":
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for parameter, value in (_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX) if mallopt else ():
+    if mallopt is None:
+        return
+    for parameter, value in (_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX):
         mallopt(parameter, value)
