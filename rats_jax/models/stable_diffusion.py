@@ -17,6 +17,7 @@ from transformers.models.clip.modeling_flax_clip import (
     FlaxCLIPTextModule,
 )
 
+from rats_jax.models.group_norm import replace_group_norm
 from rats_jax.types import Array, DecodeFn, DenoiseFn, Key, Params
 
 
@@ -110,16 +111,19 @@ def make_denoise_fn(unet: FlaxUNet2DConditionModel) -> DenoiseFn:
 
 
 def _as_in_pytorch(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """Do what the PyTorch original does where the Flax classes differ: the exact GELU, a norm's epsilon."""
+    """Do what the PyTorch original does where the Flax classes differ: the exact GELU, a norm's epsilon.
+
+    And normalise groups in a form that costs less.
+    """
     module = context.module
     if context.method_name != "__call__":
         return next_fn(*args, **kwargs)
     if isinstance(module, FlaxGEGLU):
         linear, gate = jnp.split(module.proj(args[0]), 2, axis=-1)
         return linear * jax.nn.gelu(gate, approximate=False)
-    if isinstance(module, nn.GroupNorm) and isinstance(module.parent, FlaxTransformer2DModel):
-        norm = module.clone(epsilon=1e-6, parent=None, name=None)
-        return norm.apply({"params": module.variables["params"]}, *args)
+    if isinstance(module, nn.GroupNorm):
+        of_transformer = isinstance(module.parent, FlaxTransformer2DModel)
+        return replace_group_norm(module, args[0], epsilon=1e-6 if of_transformer else None)
     return next_fn(*args, **kwargs)
 
 
@@ -169,14 +173,16 @@ def encode_moments(vae: FlaxAutoencoderKL, params: Params, images: Array) -> tup
         Mean and log variance, [B, h, w, C] float32 each, before the scaling factor.
     """
     sample = (2.0 * images - 1.0).transpose(0, 3, 1, 2)
-    outputs: Any = vae.apply({"params": params}, sample, method=vae.encode)
+    with nn.intercept_methods(_as_in_pytorch):
+        outputs: Any = vae.apply({"params": params}, sample, method=vae.encode)
     posterior = outputs.latent_dist
     return posterior.mean.astype(jnp.float32), posterior.logvar.astype(jnp.float32)
 
 
 def decode_raw(vae: FlaxAutoencoderKL, params: Params, latents: Array) -> Array:
     """Decode unscaled latents [B, h, w, C] to images [B, H, W, 3] float32, not clipped to [0, 1]."""
-    outputs: Any = vae.apply({"params": params}, latents, method=vae.decode)
+    with nn.intercept_methods(_as_in_pytorch):
+        outputs: Any = vae.apply({"params": params}, latents, method=vae.decode)
     return (outputs.sample.transpose(0, 2, 3, 1).astype(jnp.float32) + 1.0) / 2.0
 
 
