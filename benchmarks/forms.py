@@ -1,0 +1,88 @@
+"""Seconds of an update with and without what is written in a form of our own; prints one JSON line.
+
+    python benchmarks/forms.py [--rounds=3] [--updates=7] [--config=FILE] [--config.FIELD=VALUE]
+
+`allocator` is without the settings of rats_jax/runtime/allocator.py, `group_norm` with `flax.linen.GroupNorm`
+in place of rats_jax/models/group_norm.py. Each is measured in processes of its own, in turn: seconds are the
+smallest, the median and the largest of all rounds, page faults are the median of an update.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from rats_jax.runtime.flags import parse_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each form.", lower_bound=1)
+_UPDATES = flags.DEFINE_integer("updates", 7, "Timed updates of a process.", lower_bound=1)
+_AS_IT_IS = "as it is"
+
+
+def measure(config: Any, without: str, updates: int) -> dict[str, list[float]]:
+    """Time updates in a process that has made none."""
+    import jax
+    import numpy as np
+
+    from rats_jax.models import stable_diffusion
+    from rats_jax.program import Program
+    from rats_jax.runtime import cores
+    from rats_jax.runtime.compiled import keep_compiled
+
+    if without == "allocator":
+        cores.keep_freed_memory = lambda: None
+    elif without == "group_norm":
+        stable_diffusion.replace_group_norm = flax_group_norm
+    keep_compiled()
+    cores.use_cores_of(config)
+    program = Program(config)
+    state, update = program.init_state(), program.update
+    batch = program.place_batch(np.arange(config.batch_size) % len(program.prompts))
+    found: dict[str, list[float]] = {"seconds": [], "page_faults": []}
+    for repeat in range(-1, updates):
+        start, faults = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        state, metrics = update(state, program.frozen, batch, jax.random.key(0), None)
+        jax.block_until_ready((state, metrics))
+        if repeat >= 0:
+            found["seconds"].append(time.perf_counter() - start)
+            found["page_faults"].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+    return found
+
+
+def flax_group_norm(module: Any, inputs: Any, *, epsilon: float | None = None) -> Any:
+    """Apply a bound `nn.GroupNorm` as it is, but for its epsilon."""
+    norm = module.clone(epsilon=epsilon or module.epsilon, parent=None, name=None)
+    return norm.apply({"params": module.variables["params"]}, inputs)
+
+
+def main(_: list[str]) -> None:
+    """Let all compile, then measure all in turn."""
+    names = (_AS_IT_IS, "allocator", "group_norm")
+    found: dict[str, list[dict[str, list[float]]]] = {name: [] for name in names}
+    for turn in range(-1, _ROUNDS.value or 1):
+        for name in names:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+                measured = alone.submit(measure, _CONFIG.value, name, _UPDATES.value or 1).result()
+            if turn >= 0:
+                found[name].append(measured)
+    report = {}
+    for name, rounds in found.items():
+        seconds, faults = ([x for one in rounds for x in one[what]] for what in ("seconds", "page_faults"))
+        report[name if name == _AS_IT_IS else f"without {name}"] = {
+            "seconds": [min(seconds), statistics.median(seconds), max(seconds)],
+            "page_faults": statistics.median(faults),
+        }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
