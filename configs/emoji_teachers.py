@@ -30,12 +30,14 @@ def get_config() -> ConfigDict:
     # 0.58 of its time, one with targets at hand 0.27.
     longer = {"num_updates": 258, "optimizer.decay_updates": 258}
     longest = {"num_updates": 424, "optimizer.decay_updates": 424}
+    of_100 = {"teacher.reuse_after": 100, "num_updates": 287, "optimizer.decay_updates": 287}
     config.student_steps = (4,)
     config.variants = (
         ("50 DDIM steps", {}),
         ("20 steps of DPM-Solver++", second_order),
         ("targets of 50 updates reused", reused),
         ("targets reused, equal time", reused | longest),
+        ("targets of 100 updates reused, equal time", of_100),
         ("DPM-Solver++, equal time", second_order | longer),
     )
     return config

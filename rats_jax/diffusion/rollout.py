@@ -100,8 +100,10 @@ def rollout(
         return (next_latents, denoised if weight else previous), denoised
 
     if remat != "none":
-        # Inside a loop XLA cannot merge the recomputation with the forward pass; unrolled, it could.
-        step = jax.checkpoint(step, prevent_cse=unroll, policy=_REMAT_POLICIES[remat])
+        # Inside a loop XLA cannot merge the recomputation with the forward pass; unrolled it could, and in a
+        # loop of one turn, which it unrolls.
+        no_loop = unroll or 1 in (gradient_steps, num_steps - gradient_steps)
+        step = jax.checkpoint(step, prevent_cse=no_loop, policy=_REMAT_POLICIES[remat])
     levels = (
         grid.timesteps,
         *(grid.signal_rates[:-1], grid.noise_rates[:-1]),
