@@ -14,6 +14,7 @@ import multiprocessing
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -41,7 +42,7 @@ def measure(config: Any, without: str, updates: int) -> dict[str, list[float]]:
     if without == "allocator":
         cores.keep_freed_memory = lambda: None
     elif without == "group_norm":
-        stable_diffusion.replace_group_norm = flax_group_norm
+        stable_diffusion._as_in_pytorch = with_flax_group_norms(stable_diffusion._as_in_pytorch)
     keep_compiled()
     cores.use_cores_of(config)
     program = Program(config)
@@ -58,10 +59,21 @@ def measure(config: Any, without: str, updates: int) -> dict[str, list[float]]:
     return found
 
 
-def flax_group_norm(module: Any, inputs: Any, *, epsilon: float | None = None) -> Any:
-    """Apply a bound `nn.GroupNorm` as it is, but for its epsilon."""
-    norm = module.clone(epsilon=epsilon or module.epsilon, parent=None, name=None)
-    return norm.apply({"params": module.variables["params"]}, inputs)
+def with_flax_group_norms(intercept: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `nn.GroupNorm` compute by itself, but for the epsilon of a transformer's."""
+    import flax.linen as nn
+    from diffusers.models.attention_flax import FlaxTransformer2DModel
+
+    def intercept_others(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if not isinstance(module, nn.GroupNorm):
+            return intercept(next_fn, args, kwargs, context)
+        if not isinstance(module.parent, FlaxTransformer2DModel):
+            return next_fn(*args, **kwargs)
+        norm = module.clone(epsilon=1e-6, parent=None, name=None)
+        return norm.apply({"params": module.variables["params"]}, *args)
+
+    return intercept_others
 
 
 def main(_: list[str]) -> None:

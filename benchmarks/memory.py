@@ -103,7 +103,7 @@ def main(_: list[str]) -> None:
             config.update_from_flattened_dict({field: value})
             config.student.reward_gradient_steps = config.student.num_steps
             case = config.teacher.num_steps, config.student.num_steps, config.batch_size
-            for _ in range(0 if case in known else 1 if _TOPOLOGY.value else 2):
+            for _turn in range(0 if case in known else 1 if _TOPOLOGY.value else 2):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
                     known[case] = alone.submit(measure, str(_TOPOLOGY.value), config).result()
             cases[field][value] = known[case]

@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
         ("50 DDIM steps", {}),
         ("20 steps of DPM-Solver++", second_order),
         ("targets of 50 updates reused", reused),
-        ("targets reused, equal time", reused | longest),
+        ("targets of 50 updates reused, equal time", reused | longest),
         ("targets of 100 updates reused, equal time", of_100),
         ("DPM-Solver++, equal time", second_order | longer),
     )
