@@ -40,7 +40,7 @@ def measure(config: Any, without: str, updates: int) -> dict[str, list[float]]:
     from rats_jax.runtime.compiled import keep_compiled
 
     if without == "allocator":
-        cores.keep_freed_memory = lambda: None
+        cores.keep_freed_memory, cores.limit_arenas = lambda: None, lambda count: None
     elif without == "group_norm":
         stable_diffusion._as_in_pytorch = with_flax_group_norms(stable_diffusion._as_in_pytorch)
     keep_compiled()

@@ -26,7 +26,6 @@ from rats_jax.generating import TextToImage
 from rats_jax.loading import load, load_pretrained
 from rats_jax.program import Program
 from rats_jax.runtime import saved_config
-from rats_jax.runtime.allocator import keep_freed_memory
 from rats_jax.runtime.compiled import keep_compiled
 from rats_jax.runtime.config import expect, flatten, suggestion, validate, validate_paths
 from rats_jax.runtime.prompts import find_prompts
@@ -189,8 +188,6 @@ def _take_cores(turns: Any, processes: int) -> None:
 def _do(group: Sequence[Job], *, settings: Mapping[str, Any]) -> float:
     """Do jobs one after another; gives the seconds that they took."""
     keep_compiled()
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
     return sum(_do_one(job, settings=settings) for job in group)
 
 

@@ -1,28 +1,31 @@
-"""The C library's allocator, for XLA's CPU backend."""
+"""The C library's allocator, for XLA's CPU backend; nothing is done where the library is not glibc.
+
+An operation frees its buffers when it is done, and the next one allocates as many. By default glibc gives
+large ones back to the kernel, which clears every page before it hands it out again: docs/performance.md has
+what that costs. Threads have arenas of their own, which are given back whatever the thresholds say.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-# Of glibc's malloc.h: (parameter, value).
-_TRIM_THRESHOLD = (-1, 2**31 - 1)
-_MMAP_THRESHOLD = (-3, 2**30)
-_ARENA_MAX = (-8, 1)
+# Parameters of glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+
+
+def limit_arenas(count: int) -> None:
+    """Let threads that are still to come share `count` arenas; 0 is glibc's own choice."""
+    _set(_ARENA_MAX, count)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory that XLA frees; does nothing where the C library is another one.
+    """Let glibc keep the memory that is freed."""
+    _set(_TRIM_THRESHOLD, 2**31 - 1)
+    _set(_MMAP_THRESHOLD, 2**30)
 
-    An operation frees its buffers when it is done, and the next one allocates as many. By default glibc gives
-    large ones back to the kernel, which clears every page before it hands it out again: docs/performance.md
-    has what that costs. Memory of threads with arenas of their own is given back whatever the thresholds say,
-    so there is one arena. Call it before any array is made.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    for parameter, value in (_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX):
+
+def _set(parameter: int, value: int) -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
         mallopt(parameter, value)

@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import ctypes, re, sys, threading
 from pathlib import Path
-from rats_jax.runtime.allocator import keep_freed_memory
+from rats_jax.runtime.allocator import keep_freed_memory, limit_arenas
 
 libc, size = ctypes.CDLL(None), 100 * 2**20
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -24,6 +24,7 @@ def take_and_free():
     libc.free(block)
 
 if sys.argv[1] == "keep":
+    limit_arenas(1)
     keep_freed_memory()
 before = resident()
 thread = threading.Thread(target=take_and_free)
