@@ -16,13 +16,10 @@ from rats_jax.runtime.flags import load_config
 def get_config() -> ConfigDict:
     """Make the config of the comparison."""
     config = load_config(Path(__file__).with_name("emoji_ablation.py"))
-    config.base = load_config(Path(__file__).with_name("emoji_cpu.py"))
     config.base.num_updates = 150
     config.base.optimizer.decay_updates = 150
+    config.base.optimizer.learning_rate = 1e-4
     config.base.checkpoint.every = 1000
-    config.base.checkpoint.keep = 1
-    config.base.samples.every = 0
-    config.base.evaluation.num_prompts = 0
 
     second_order = {"teacher.sampler": "dpmpp_2m", "teacher.num_steps": 20}
     reused = {"teacher.reuse_after": 50}
