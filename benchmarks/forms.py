@@ -1,10 +1,13 @@
-"""Seconds of an update with and without what is written in a form of our own; prints one JSON line.
+r"""Seconds of an update with and without what is written in a form of our own; prints one JSON line.
 
-    python benchmarks/forms.py [--rounds=3] [--updates=7] [--config=FILE] [--config.FIELD=VALUE]
+    python benchmarks/forms.py [--forms=NAME ...] [--rounds=3] [--updates=7] \\
+        [--config=FILE] [--config.FIELD=VALUE]
 
 `allocator` is without the settings of rats_jax/runtime/allocator.py, `group_norm` with `flax.linen.GroupNorm`
-in place of rats_jax/models/group_norm.py. Each is measured in processes of its own, in turn: seconds are the
-smallest, the median and the largest of all rounds, page faults are the median of an update.
+in place of rats_jax/models/group_norm.py, `attention`, on a GPU, without the kernels that
+rats_jax/models/attention.py finds. Each is measured in processes of its own, in turn: seconds are the
+smallest, the median and the largest of all rounds, page faults are the median of an update, temporary bytes
+what XLA lays out for a device besides arguments and results.
 """
 
 from __future__ import annotations
@@ -24,6 +27,12 @@ from ml_collections import config_flags
 from rats_jax.runtime.flags import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
+_FORMS = flags.DEFINE_multi_enum(
+    "forms",
+    ["allocator", "group_norm"],
+    ["allocator", "group_norm", "attention"],
+    "Without which, each alone.",
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each form.", lower_bound=1)
 _UPDATES = flags.DEFINE_integer("updates", 7, "Timed updates of a process.", lower_bound=1)
 _AS_IT_IS = "as it is"
@@ -34,6 +43,7 @@ def measure(config: Any, without: str, updates: int) -> dict[str, list[float]]:
     import jax
     import numpy as np
 
+    from rats_jax import experiment
     from rats_jax.models import stable_diffusion
     from rats_jax.program import Program
     from rats_jax.runtime import cores
@@ -43,12 +53,15 @@ def measure(config: Any, without: str, updates: int) -> dict[str, list[float]]:
         cores.keep_freed_memory, cores.limit_arenas = lambda: None, lambda count: None
     elif without == "group_norm":
         stable_diffusion._as_in_pytorch = with_flax_group_norms(stable_diffusion._as_in_pytorch)
+    elif without == "attention":
+        experiment.find_attend_fn = lambda device: None
     keep_compiled()
     cores.use_cores_of(config)
     program = Program(config)
     state, update = program.init_state(), program.update
     batch = program.place_batch(np.arange(config.batch_size) % len(program.prompts))
     found: dict[str, list[float]] = {"seconds": [], "page_faults": []}
+    found["temporary_bytes"] = [update.memory_analysis().temp_size_in_bytes]
     for repeat in range(-1, updates):
         start, faults = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         state, metrics = update(state, program.frozen, batch, jax.random.key(0), None)
@@ -78,7 +91,7 @@ def with_flax_group_norms(intercept: Callable[..., Any]) -> Callable[..., Any]:
 
 def main(_: list[str]) -> None:
     """Let all compile, then measure all in turn."""
-    names = (_AS_IT_IS, "allocator", "group_norm")
+    names = (_AS_IT_IS, *(_FORMS.value or ()))
     found: dict[str, list[dict[str, list[float]]]] = {name: [] for name in names}
     for turn in range(-1, _ROUNDS.value or 1):
         for name in names:
@@ -92,6 +105,7 @@ def main(_: list[str]) -> None:
         report[name if name == _AS_IT_IS else f"without {name}"] = {
             "seconds": [min(seconds), statistics.median(seconds), max(seconds)],
             "page_faults": statistics.median(faults),
+            "temporary_bytes": rounds[0]["temporary_bytes"][0],
         }
     print(json.dumps(report))
 

@@ -18,6 +18,7 @@ from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import CORRECTIONS, STEP_FNS
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
+from rats_jax.models.attention import find_attend_fn, with_attention
 from rats_jax.models.convolution import with_loop_convolutions
 from rats_jax.models.lora import init_adapters, with_adapters
 from rats_jax.models.pipeline import Pipeline
@@ -194,6 +195,9 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         raise ConfigError(f"pretrained={config.pretrained!r}, horizon: {error}") from None
 
     denoise_fn, decode_fn, student = pipeline.denoise_fn, pipeline.decode_fn, pipeline.unet
+    attend_fn = find_attend_fn(mesh.devices.flat[0])
+    if attend_fn:
+        denoise_fn = with_attention(denoise_fn, attend_fn)
     if mesh.devices.flat[0].platform == "cpu":
         denoise_fn, decode_fn = with_loop_convolutions(denoise_fn), with_loop_convolutions(decode_fn)
     if config.lora.rank:
@@ -224,7 +228,10 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         unroll=config.student.unroll,
     )
     teacher_sampler = config.teacher.sampler or config.sampler
-    teacher_rollout_fn = rollout_fn(teacher_grid, config.teacher.guidance_scale, teacher_sampler)
+    horizons = np.flatnonzero(np.any(horizon_matrix, axis=0))  # no other estimate of the teacher is read
+    teacher_rollout_fn = rollout_fn(
+        teacher_grid, config.teacher.guidance_scale, teacher_sampler, keep=horizons
+    )
     score_fn, monitor_fn = (
         in_parts(make_score_fn({n: r.reward_fn for n, r in scored.items()}), config.reward_parts)
         for scored in (rewards, monitors)
@@ -257,7 +264,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
     }[config.reward_loss.kind]
     layout = {
         "latent_shape": pipeline.latent_shape,
-        "horizon_matrix": horizon_matrix,
+        "horizon_matrix": horizon_matrix[:, horizons],
         "accumulation_steps": config.optimizer.accumulation_steps,
         "split_batch": lambda x: jax.lax.with_sharding_constraint(x, batch_layout),
     }

@@ -45,7 +45,8 @@ class Trajectory(NamedTuple):
 
     Attributes:
         latents: [B, H, W, C] float32, the final latents (position S of the grid).
-        denoised: [S, B, H, W, C] float32, the clean estimate x_0 at each visited noise level.
+        denoised: [S, B, H, W, C] float32, the clean estimate x_0 at each visited noise level, or at those of
+            them that were to be kept.
     """
 
     latents: Array

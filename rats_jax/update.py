@@ -93,7 +93,7 @@ def make_update_fn(
     """Compose the update; jit the result once, donating the state.
 
     Args:
-        teacher_rollout_fn: many steps with the teacher's guidance.
+        teacher_rollout_fn: many steps with the teacher's guidance, S of whose clean estimates are kept.
         student_rollout_fn: K steps with the student's.
         teacher_params_fn, student_params_fn: what each rolls out with, of the frozen base and the state.
         encode_fn, decode_fn: the frozen text encoder and decoder.
@@ -103,7 +103,7 @@ def make_update_fn(
         reward_loss_fn: one of `objective.loss`, [B] -> [B].
         optimizer: of the student.
         latent_shape: (H, W, C) of one sample.
-        horizon_matrix: [K, S] from `interpolation_matrix`.
+        horizon_matrix: [K, S], those columns of `interpolation_matrix`.
         horizon_weights: [K], sum 1.
         gate_reward: the name of the reward whose gap moves the gate; empty for the sum.
         moments_decay: of the running moments of the gap and of the rewards.

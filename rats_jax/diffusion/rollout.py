@@ -18,6 +18,8 @@ def _is_matmul(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name in ("dot_general", "conv_general_dilated")
 
 
+# The latents, the estimate of the step before, and the estimates that are kept; None where there are none.
+_Carry = tuple[Array, Any, Any]
 _REMAT_POLICIES = {"step": None, "matmuls": _is_matmul}
 
 
@@ -34,6 +36,7 @@ def rollout(
     remat: str,
     unroll: bool,
     correction: np.ndarray | None = None,
+    keep: np.ndarray | None = None,
 ) -> Trajectory:
     """Sample deterministically from noise along a grid and keep the clean estimate of every step.
 
@@ -55,6 +58,8 @@ def rollout(
         unroll: compile S copies of the step instead of one loop.
         correction: [S], of `second_order`: each step goes on from its clean estimate plus so much of what
             changed in it since the step before; the estimates that are returned are the network's own.
+        keep: the steps whose clean estimates are returned, ascending; None is all S of them, which need
+            memory for as many.
 
     Returns:
         A Trajectory in float32. The latents that enter step S - k carry no gradient when k < S, so early
@@ -76,9 +81,9 @@ def rollout(
         )
     _check_grid(grid, prediction_type, step_fn)
 
-    def step(carry: tuple[Array, Any], level: tuple[Array, ...]) -> tuple[tuple[Array, Any], Array]:
-        latents, previous = carry
-        timestep, signal_rate, noise_rate, next_signal_rate, next_noise_rate, *weight = level
+    def step(carry: _Carry, level: tuple[Array, ...]) -> tuple[_Carry, Any]:
+        latents, previous, kept = carry
+        slot, timestep, signal_rate, noise_rate, next_signal_rate, next_noise_rate, *weight = level
         # The network may compute in bfloat16; stored latents rounded to it would bias the trajectory.
         model_output = denoise_fn(params, latents, timestep, embeds).astype(jnp.float32)
         read = (model_output, latents, signal_rate, noise_rate)
@@ -97,33 +102,44 @@ def rollout(
             next_signal_rate=next_signal_rate,
             next_noise_rate=next_noise_rate,
         )
-        return (next_latents, denoised if weight else previous), denoised
+        previous = denoised if weight else previous
+        if kept is None:
+            return (next_latents, previous, None), denoised
+        kept = jax.lax.dynamic_update_index_in_dim(kept, denoised, slot, 0)
+        return (next_latents, previous, kept), None
 
     if remat != "none":
         # Inside a loop XLA cannot merge the recomputation with the forward pass; unrolled it could, and in a
         # loop of one turn, which it unrolls.
         no_loop = unroll or 1 in (gradient_steps, num_steps - gradient_steps)
         step = jax.checkpoint(step, prevent_cse=no_loop, policy=_REMAT_POLICIES[remat])
+    slots = np.zeros(num_steps, np.int32)
+    if keep is not None:  # all others share one more slot, which is thrown away
+        slots = np.full(num_steps, len(keep), np.int32)
+        slots[keep] = np.arange(len(keep))
     levels = (
-        grid.timesteps,
+        *(slots, grid.timesteps),
         *(grid.signal_rates[:-1], grid.noise_rates[:-1]),
         *(grid.signal_rates[1:], grid.noise_rates[1:]),
         *(() if correction is None else (correction,)),
     )
 
-    def run(carry: tuple[Array, Any], segment: slice) -> tuple[tuple[Array, Any], Array]:
+    def run(carry: _Carry, segment: slice) -> tuple[_Carry, Any]:
         segment_levels = tuple(jnp.asarray(level[segment]) for level in levels)
         return jax.lax.scan(step, carry, segment_levels, unroll=unroll)
 
-    carry = noise, None if correction is None else jnp.zeros_like(noise)
-    if gradient_steps == num_steps:
-        (latents, _), denoised = run(carry, slice(None))
-        return Trajectory(latents, denoised)
-    carry, early_denoised = run(carry, slice(None, num_steps - gradient_steps))
-    # Chained Jacobians inflate the gradient of early steps: what follows sees these latents as given.
-    carry = jax.lax.stop_gradient(carry)
-    (latents, _), late_denoised = run(carry, slice(num_steps - gradient_steps, None))
-    return Trajectory(latents, jnp.concatenate([early_denoised, late_denoised]))
+    previous = None if correction is None else jnp.zeros_like(noise)
+    kept = None if keep is None else jnp.zeros((len(keep) + 1, *noise.shape), noise.dtype)
+    early, split = [], num_steps - gradient_steps
+    carry = noise, previous, kept
+    if split:
+        (latents, previous, kept), denoised = run(carry, slice(None, split))
+        # Chained Jacobians inflate the gradient of early steps: what follows sees these latents as given.
+        carry, early = (*jax.lax.stop_gradient((latents, previous)), kept), [denoised]
+    (latents, _, kept), denoised = run(carry, slice(split, None))
+    if kept is not None:
+        return Trajectory(latents, kept[:-1])
+    return Trajectory(latents, jnp.concatenate([*early, denoised]) if early else denoised)
 
 
 def _check_grid(grid: Grid, prediction_type: str, step_fn: StepFn) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.linen.linear import canonicalize_padding
 from jax import lax
 
 from rats_jax.types import Array
@@ -25,7 +26,7 @@ _convolve = functools.partial(lax.conv_general_dilated, dimension_numbers=_FORM)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(inputs: Array, kernel: Array, strides: tuple[int, int], padding: _Pairs) -> Array:
+def convolve(inputs: Array, kernel: Array, strides: tuple[int, ...], padding: _Pairs) -> Array:
     """Convolve as `lax.conv_general_dilated`, with a gradient for loops on a CPU; reverse mode only.
 
     Args:
@@ -85,23 +86,32 @@ def with_loop_convolutions(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _replace(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    module = context.module
-    if (
-        context.method_name != "__call__"
-        or not isinstance(module, nn.Conv)
-        or module.conv_general_dilated is not None
-    ):
+    module: Any = context.module
+    if context.method_name != "__call__" or not isinstance(module, nn.Conv) or not _is_plain(module, *args):
         return next_fn(*args, **kwargs)
-    replaced = module.clone(conv_general_dilated=_conv_general_dilated, parent=None, name=None)
-    return replaced.apply({"params": module.variables["params"]}, *args, **kwargs)
-
-
-def _conv_general_dilated(lhs: Array, rhs: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
-    """Take `lax.conv_general_dilated`'s place in `nn.Conv`; what `convolve` cannot do is left to it."""
-    plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "dimension_numbers": _FORM}
-    plain |= {"feature_group_count": 1, "precision": None}
-    if options != plain:
-        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    params = module.variables["params"]
+    weights = params["kernel"], params.get("bias")
+    promoted: Any = module.promote_dtype(*args, *weights, dtype=module.dtype)
+    inputs, kernel, bias = promoted
+    strides, padding = _pair(module.strides), canonicalize_padding(module.padding, 2)
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-    return convolve(lhs, rhs, tuple(window_strides), tuple(map(tuple, padding)))
+        padding = lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
+    outputs: Any = convolve(inputs, kernel, strides, tuple(map(tuple, padding)))
+    return outputs if bias is None else outputs + bias
+
+
+def _is_plain(module: Any, inputs: Array) -> bool:
+    """Tell whether `convolve` can do what a module does; all else is left to it."""
+    return (
+        inputs.ndim == 4
+        and _pair(module.kernel_dilation) == _pair(module.input_dilation) == (1, 1)
+        and module.feature_group_count == 1
+        and module.padding not in ("CIRCULAR", "REFLECT", "CAUSAL")
+        and module.mask is module.precision is None
+        and module.conv_general_dilated is module.conv_general_dilated_cls is None
+    )
+
+
+def _pair(value: Any) -> tuple[int, ...]:
+    """Read a module's strides or dilation: None is 1, and one number counts for both axes."""
+    return (value or 1,) * 2 if value is None or isinstance(value, int) else tuple(value)

@@ -192,6 +192,39 @@ def test_early_clean_estimates_still_reach_early_steps():
     assert np.all((of_step != 0.0) == [True, True, False, False, False])
 
 
+@pytest.mark.parametrize("gradient_steps", [2, NUM_STEPS])
+@pytest.mark.parametrize("keep", [[0], [1, 4], [0, 1, 2, 3, 4]])
+def test_estimates_that_are_kept_are_those_of_all(keep, gradient_steps):
+    def loss(*arguments, **changes):
+        latents, denoised = sample(*arguments, gradient_steps=gradient_steps, **changes)
+        denoised = denoised if "keep" in changes else denoised[np.array(keep)]
+        return jnp.sum(jnp.sin(latents)) + jnp.sum(jnp.cos(denoised)), (latents, denoised)
+
+    def differentiate(**changes):
+        return jax.jit(jax.value_and_grad(lambda *x: loss(*x, **changes), (0, 1, 2), has_aux=True))(
+            *toy_arguments()
+        )
+
+    (_, expected), expected_grads = differentiate()
+    for remat in ("none", "step"):
+        (_, kept), grads = differentiate(keep=np.array(keep), remat=remat)
+        chex.assert_trees_all_equal(kept, expected)
+        chex.assert_trees_all_close(grads, expected_grads, rtol=1e-5, atol=1e-6)
+
+
+def test_estimates_that_are_not_kept_need_no_memory():
+    def needed(num_steps):
+        grid = make_grid(TRAILING, num_steps)
+        last = np.array([0, num_steps - 1])
+        jitted = jax.jit(lambda *x: sample(*x, grid=grid, keep=last).denoised.sum())
+        noise = jax.ShapeDtypeStruct((4, 16, 16, 4), jnp.float32)
+        arguments = jax.ShapeDtypeStruct((1001,), jnp.float32), noise, jax.ShapeDtypeStruct((4,), jnp.float32)
+        return jitted.lower(*arguments).compile().memory_analysis().temp_size_in_bytes, noise.size * 4
+
+    (few, of_one), (many, _) = needed(10), needed(200)
+    assert many - few < of_one
+
+
 def test_gradient_into_noise_is_complete_or_stopped():
     for gradient_steps, stopped in ((NUM_STEPS, False), (NUM_STEPS - 1, True)):
         gradient = jax.grad(final_loss, argnums=1)(*toy_arguments(), gradient_steps=gradient_steps)

@@ -54,6 +54,7 @@ class Network(nn.Module):
         x = nn.Conv(8, (1, 1), dtype=jnp.float32)(x)
         x = nn.Conv(8, (3, 3), kernel_dilation=2)(jnp.tanh(x))
         x = nn.Conv(8, (3, 3), feature_group_count=2)(x)
+        x = nn.Conv(8, (3, 3), padding="CIRCULAR", strides=(2, 1))(jnp.tanh(x))
         return nn.Conv(4, (2, 2), padding="VALID")(x)
 
 
