@@ -3,18 +3,16 @@ r"""Seconds of an update with and without what is written in a form of our own; 
     python benchmarks/forms.py [--forms=NAME ...] [--rounds=3] [--updates=7] \\
         [--config=FILE] [--config.FIELD=VALUE]
 
-`allocator` is without the settings of rats_jax/runtime/allocator.py, `group_norm` with `flax.linen.GroupNorm`
-in place of rats_jax/models/group_norm.py, `attention`, on a GPU, without the kernels that
-rats_jax/models/attention.py finds. Each is measured in processes of its own, in turn: seconds are the
-smallest, the median and the largest of all rounds, page faults are the median of an update, temporary bytes
-what XLA lays out for a device besides arguments and results.
+`group_norm` is with `flax.linen.GroupNorm` in place of rats_jax/models/group_norm.py, `attention`, on a GPU,
+without the kernels that rats_jax/models/attention.py finds. Each is measured in processes of its own, in
+turn: seconds are the smallest, the median and the largest of all rounds, temporary bytes what XLA lays out
+for a device besides arguments and results.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -28,17 +26,14 @@ from rats_jax.runtime.flags import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
 _FORMS = flags.DEFINE_multi_enum(
-    "forms",
-    ["allocator", "group_norm"],
-    ["allocator", "group_norm", "attention"],
-    "Without which, each alone.",
+    "forms", ["group_norm"], ["group_norm", "attention"], "Without which, each alone."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each form.", lower_bound=1)
 _UPDATES = flags.DEFINE_integer("updates", 7, "Timed updates of a process.", lower_bound=1)
 _AS_IT_IS = "as it is"
 
 
-def measure(config: Any, without: str, updates: int) -> dict[str, list[float]]:
+def measure(config: Any, without: str, updates: int) -> tuple[list[float], int]:
     """Time updates in a process that has made none."""
     import jax
     import numpy as np
@@ -49,9 +44,7 @@ def measure(config: Any, without: str, updates: int) -> dict[str, list[float]]:
     from rats_jax.runtime import cores
     from rats_jax.runtime.compiled import keep_compiled
 
-    if without == "allocator":
-        cores.keep_freed_memory, cores.limit_arenas = lambda: None, lambda count: None
-    elif without == "group_norm":
+    if without == "group_norm":
         stable_diffusion._as_in_pytorch = with_flax_group_norms(stable_diffusion._as_in_pytorch)
     elif without == "attention":
         experiment.find_attend_fn = lambda device: None
@@ -60,16 +53,14 @@ def measure(config: Any, without: str, updates: int) -> dict[str, list[float]]:
     program = Program(config)
     state, update = program.init_state(), program.update
     batch = program.place_batch(np.arange(config.batch_size) % len(program.prompts))
-    found: dict[str, list[float]] = {"seconds": [], "page_faults": []}
-    found["temporary_bytes"] = [update.memory_analysis().temp_size_in_bytes]
+    seconds = []
     for repeat in range(-1, updates):
-        start, faults = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        start = time.perf_counter()
         state, metrics = update(state, program.frozen, batch, jax.random.key(0), None)
         jax.block_until_ready((state, metrics))
         if repeat >= 0:
-            found["seconds"].append(time.perf_counter() - start)
-            found["page_faults"].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
-    return found
+            seconds.append(time.perf_counter() - start)
+    return seconds, update.memory_analysis().temp_size_in_bytes
 
 
 def with_flax_group_norms(intercept: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +83,7 @@ def with_flax_group_norms(intercept: Callable[..., Any]) -> Callable[..., Any]:
 def main(_: list[str]) -> None:
     """Let all compile, then measure all in turn."""
     names = (_AS_IT_IS, *(_FORMS.value or ()))
-    found: dict[str, list[dict[str, list[float]]]] = {name: [] for name in names}
+    found: dict[str, list[tuple[list[float], int]]] = {name: [] for name in names}
     for turn in range(-1, _ROUNDS.value or 1):
         for name in names:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
@@ -101,11 +92,10 @@ def main(_: list[str]) -> None:
                 found[name].append(measured)
     report = {}
     for name, rounds in found.items():
-        seconds, faults = ([x for one in rounds for x in one[what]] for what in ("seconds", "page_faults"))
+        seconds = [x for one, _ in rounds for x in one]
         report[name if name == _AS_IT_IS else f"without {name}"] = {
             "seconds": [min(seconds), statistics.median(seconds), max(seconds)],
-            "page_faults": statistics.median(faults),
-            "temporary_bytes": rounds[0]["temporary_bytes"][0],
+            "temporary_bytes": rounds[0][1],
         }
     print(json.dumps(report))
 

@@ -46,8 +46,6 @@ def measure_here(config: Any) -> dict[str, int]:
     from rats_jax.runtime import cores
     from rats_jax.runtime.compiled import keep_compiled
 
-    # What an update frees must leave the process, or its peak is that of compilation.
-    cores.keep_freed_memory, cores.limit_arenas = lambda: None, lambda count: None
     keep_compiled()
     cores.use_cores_of(config)
     program = Program(config)

@@ -27,12 +27,14 @@ def main(_: list[str]) -> None:
     try:
         validate(_CONFIG.value)
         validate_paths(_CONFIG.value)
+        gc.disable()  # what imports make stays
         from rats_jax.runtime import distributed
         from rats_jax.runtime.compiled import keep_compiled
         from rats_jax.runtime.cores import use_cores_of
         from rats_jax.train import train_and_evaluate
 
-        gc.freeze()  # what imports made stays: no collection while a program is traced need look at it
+        gc.freeze()
+        gc.enable()
         keep_compiled()
         distributed.initialize()
         use_cores_of(_CONFIG.value)

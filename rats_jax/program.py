@@ -17,6 +17,7 @@ from rats_jax.opening import open_models
 from rats_jax.paths import resolve_path
 from rats_jax.report import Pretrained, RenderFn
 from rats_jax.runtime import sharding
+from rats_jax.runtime.compiled import without_collections
 from rats_jax.runtime.config import validate
 from rats_jax.runtime.prompts import find_prompts
 from rats_jax.types import Batch, FrozenParams, Params, Targets, TrainState
@@ -54,7 +55,9 @@ class Program:
         sharding.validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
         rendered = config.evaluation.batch_size
         sharding.validate_batch(mesh, field="evaluation.batch_size", batch_size=rendered, parts=1)
-        self.experiment = experiment = make_experiment(config, open_models(config), mesh)
+        with without_collections():
+            models = open_models(config)
+        self.experiment = experiment = make_experiment(config, models, mesh)
         self.reference = None
         if config.reference:
             path = resolve_path(config.reference)
@@ -169,7 +172,9 @@ class Program:
         targets: Targets | None = None
         if self.config.teacher.targets or self.config.teacher.reuse_after:
             targets = jax.eval_shape(self.experiment.teach_fn, state.teacher, frozen, batch, key)
-        compiled = update.lower(state, frozen, batch, key, targets).compile()
+        with without_collections():
+            lowered = update.lower(state, frozen, batch, key, targets)
+        compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
         return compiled
 

@@ -1,8 +1,11 @@
-"""Compiled programs are kept between starts: a second start of the same job loads what the first compiled."""
+"""What makes a start short: compiled programs are kept for the next one, and tracing is left alone."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -21,3 +24,15 @@ def keep_compiled() -> None:
     jax.config.update("jax_compilation_cache_dir", str(home / "rats_jax"))
     jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@contextlib.contextmanager
+def without_collections() -> Iterator[None]:
+    """Trace without garbage collections: they would go again and again over a program that only grows."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 from jax.extend import backend
 
-from rats_jax.runtime.allocator import keep_freed_memory, limit_arenas
 from rats_jax.runtime.sharding import AXES, DATA_PARALLEL
 
 
@@ -28,11 +27,8 @@ def use_cores_as_devices(batch_sizes: Iterable[int], mesh: Mapping[str, int] = D
         batch_sizes: of all batches that will be split.
         mesh: as in a config.
     """
-    limit_arenas(1)  # before XLA has threads
     if jax.default_backend() != "cpu":
-        limit_arenas(0)
         return
-    keep_freed_memory()
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or "JAX_NUM_CPU_DEVICES" in os.environ or jax.process_count() > 1:
         return

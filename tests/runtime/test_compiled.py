@@ -1,9 +1,11 @@
-"""Where compiled programs are kept."""
+"""Where compiled programs are kept, and tracing without collections."""
+
+import gc
 
 import jax
 import pytest
 
-from rats_jax.runtime.compiled import keep_compiled
+from rats_jax.runtime.compiled import keep_compiled, without_collections
 
 OPTIONS = (
     "jax_compilation_cache_dir",
@@ -36,3 +38,22 @@ def test_the_variable_of_jax_decides(monkeypatch, options, named):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", named)
     keep_compiled()
     assert {name: getattr(jax.config, name) for name in OPTIONS} == options
+
+
+def test_no_collection_interrupts_and_they_go_on_afterwards():
+    collections = []
+    gc.callbacks.append(lambda phase, info: collections.append(phase))
+    try:
+        for enabled in (True, False):
+            (gc.enable if enabled else gc.disable)()
+            with pytest.raises(ValueError, match="inside"), without_collections():
+                collections.clear()
+                cycles = [[] for _ in range(5000)]
+                for cycle in cycles:
+                    cycle.append(cycle)
+                assert not collections
+                raise ValueError("inside")
+            assert gc.isenabled() == enabled
+    finally:
+        gc.callbacks.pop()
+        gc.enable()
