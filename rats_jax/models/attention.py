@@ -21,12 +21,14 @@ _MOST_FEATURES, _FEATURES_STEP, _LENGTHS_STEP = 128, 8, 64
 
 
 def find_attend_fn(device: Any) -> AttendFn | None:
-    """Find the kernel of a device: cuDNN's flash attention on GPUs of NVIDIA, else None.
+    """Find the kernel of a device: cuDNN's flash attention on NVIDIA's GPUs from Ampere on, else None.
 
     Args:
         device: of the mesh.
     """
     if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+        return None
+    if float(device.compute_capability) < 8.0:
         return None
     return functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
 

@@ -1,6 +1,7 @@
 """The launch scripts for several processes: on this machine, and under SLURM."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -69,7 +70,12 @@ def test_an_interrupt_ends_all(checkout, tmp_path):
     python = shell(tmp_path, f'echo $$ >"{tmp_path}/pid_$RATS_PROCESS_ID"; exec sleep 50')
     script = str(checkout.root / "launch" / "local_processes.sh")
     with subprocess.Popen(
-        [script, *JOB], cwd=checkout.root, env=checkout.environment(PYTHON=python), stderr=subprocess.PIPE
+        [script, *JOB],
+        cwd=checkout.root,
+        env=checkout.environment(PYTHON=python),
+        stderr=subprocess.PIPE,
+        # A job that a shell starts with & ignores interrupts, and so does all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         files = [tmp_path / f"pid_{i}" for i in range(2)]
         while not all(file.exists() and file.read_text().strip() for file in files):

@@ -80,18 +80,22 @@ def test_layers_that_no_kernel_takes_stay_as_they_are(dtype, changes):
 
 
 @pytest.mark.parametrize(
-    ("platform", "version", "found"),
+    ("platform", "version", "capability", "found"),
     [
-        ("gpu", "cuda 13000", True),
-        ("gpu", "rocm 60000", False),
-        ("cpu", "cpu", False),
-        ("tpu", "PJRT", False),
+        ("gpu", "cuda 13000", "9.0", True),
+        ("gpu", "cuda 12090", "10.3", True),
+        ("gpu", "cuda 12090", "7.5", False),
+        ("gpu", "rocm 60000", "gfx942", False),
+        ("cpu", "cpu", None, False),
+        ("tpu", "PJRT", None, False),
     ],
 )
-def test_only_gpus_of_nvidia_have_a_kernel(platform, version, found):
-    device = SimpleNamespace(platform=platform, client=SimpleNamespace(platform_version=version))
-    attend_fn = find_attend_fn(device)
+def test_only_gpus_of_nvidia_have_a_kernel(platform, version, capability, found):
+    client = SimpleNamespace(platform_version=version)
+    attend_fn = find_attend_fn(
+        SimpleNamespace(platform=platform, client=client, compute_capability=capability)
+    )
     assert (attend_fn is not None) == found
     if found:
         assert isinstance(attend_fn, functools.partial) and attend_fn.keywords == {"implementation": "cudnn"}
-    assert find_attend_fn(jax.devices()[0]) is None
+    assert find_attend_fn(jax.devices("cpu")[0]) is None
