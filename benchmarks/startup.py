@@ -5,8 +5,8 @@
 Runs `python -m rats_jax.main` for one update, each time in a new process and work directory: cold with an
 empty folder for compiled programs, then warm with what the cold start left there. The clock starts before
 the process and stops when the first update is in metrics.jsonl. `imports`, `tracing` (with lowering),
-`compilation` (XLA's, or reading what is kept) are parts of it; `rest` is the others: opening and placing the
-models, the first sheet of samples, the update itself.
+`compilation` (XLA's, or reading what is kept) are parts of it, `update` is what follows the last program, and
+`loading` all else: configs, weights, prompts.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def child(arguments: list[str]) -> None:
         runpy.run_module("rats_jax.main", run_name="__main__")
     finally:
         known = {part: covered(spans) for part, spans in intervals.items()}
-        report["rest"] = report["first_update"] - report["imports"] - sum(known.values())
+        last = max(end for spans in intervals.values() for _, end in spans) - started
+        known |= {"imports": report["imports"], "update": report["first_update"] - last}
+        known["loading"] = report["first_update"] - sum(known.values())
         print(json.dumps(report | known))
 
 
