@@ -33,8 +33,9 @@ from ml_collections import config_flags
 from torch.utils.checkpoint import checkpoint
 from transformers.models.clip.modeling_clip import CLIPModel, CLIPTextModel
 
-from rats_jax.diffusion.grid import make_grid, sigmas
+from rats_jax.diffusion.grid import sigmas
 from rats_jax.diffusion.schedule import get_prediction_type
+from rats_jax.experiment import _grid
 from rats_jax.models.preprocess import MEAN, STD
 from rats_jax.objective.horizon import interpolation_matrix
 from rats_jax.paths import resolve_path
@@ -53,7 +54,7 @@ class TorchUpdate:
 
     def __init__(self, program: Program, *, compiled: bool):
         config, folder = program.config, resolve_path(program.config.pretrained)
-        self.config, self.device = config, torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
+        self.config, self.device = config, _device()
         self.dtype, stored = (getattr(torch, name) for name in (config.compute_dtype, config.frozen_dtype))
         self.student: Any = UNet2DConditionModel.from_pretrained(
             folder, subfolder="unet", torch_dtype=torch.float32
@@ -75,11 +76,9 @@ class TorchUpdate:
             betas=(config.optimizer.b1, config.optimizer.b2),
             weight_decay=config.optimizer.weight_decay,
         )
-        scheduler = dict(program.experiment.pipeline.scheduler_config)
-        self.grids = [
-            make_grid(scheduler | _spacing(side), side.num_steps) for side in (config.teacher, config.student)
-        ]
-        self.prediction = get_prediction_type(scheduler)
+        pipeline = program.experiment.pipeline
+        self.grids = [_grid(pipeline, config[side], side) for side in ("teacher", "student")]
+        self.prediction = get_prediction_type(pipeline.scheduler_config)
         levels = [sigmas(grid)[:-1] for grid in self.grids]
         matrix = interpolation_matrix(*levels, interpolation=config.horizon.interpolation)
         self.matrix = torch.tensor(matrix, device=self.device)
@@ -88,9 +87,12 @@ class TorchUpdate:
             self.teacher.compile()
             self.student.compile()
 
+    def autocast(self) -> Any:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
     def evaluate(self, unet: Any, latents: Any, timestep: int, embeds: Any) -> Any:
         at = torch.tensor(timestep, device=self.device)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast():
             return unet(latents, at, encoder_hidden_states=embeds).sample.float()
 
     def roll(self, unet: Any, latents: Any, embeds: Any, grid: Any, scale: float) -> tuple[Any, Any]:
@@ -117,13 +119,13 @@ class TorchUpdate:
         return latents, torch.stack(estimates)
 
     def reward(self, latents: Any, prompt: Any) -> Any:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast():
             images = self.vae.decode(latents / self.vae.config["scaling_factor"]).sample.float()
         images = (images / 2 + 0.5).clamp(0, 1)
         size = self.clip.config.vision_config.image_size
         seen = torch.nn.functional.interpolate(images, size, mode="bicubic", antialias=True)
         mean, std = (torch.tensor(x, device=self.device).view(1, 3, 1, 1) for x in (MEAN, STD))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast():
             embeds = self.clip.get_image_features((seen - mean) / std).float()
         cosine = (embeds / embeds.norm(dim=-1, keepdim=True) * prompt).sum(-1)
         match = self.clip.logit_scale.float().exp() * cosine
@@ -159,8 +161,8 @@ class TorchUpdate:
         return float(loss.detach())
 
 
-def _spacing(sampling: Any) -> dict[str, str]:
-    return {"timestep_spacing": sampling.timestep_spacing} if sampling.timestep_spacing else {}
+def _device() -> torch.device:
+    return torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
 
 
 def _compressibility(images: Any) -> Any:
@@ -196,7 +198,7 @@ def main(_: list[str]) -> None:
         state[0], metrics = program.update(state[0], program.frozen, batch, key, None)
         return float(metrics["loss/total"])
 
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    device = _device()
     latents = torch.tensor(np.asarray(noise).transpose(0, 3, 1, 2), device=device)
     empty = [""] * config.batch_size
     ids = [

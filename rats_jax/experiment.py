@@ -195,10 +195,11 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         raise ConfigError(f"pretrained={config.pretrained!r}, horizon: {error}") from None
 
     denoise_fn, decode_fn, student = pipeline.denoise_fn, pipeline.decode_fn, pipeline.unet
-    attend_fn = find_attend_fn(mesh.devices.flat[0])
+    device = mesh.devices.flat[0]
+    attend_fn = find_attend_fn(device)
     if attend_fn:
         denoise_fn = with_attention(denoise_fn, attend_fn)
-    if mesh.devices.flat[0].platform == "cpu":
+    if device.platform == "cpu":
         denoise_fn, decode_fn = with_loop_convolutions(denoise_fn), with_loop_convolutions(decode_fn)
     if config.lora.rank:
         denoise_fn = with_adapters(denoise_fn, scale=config.lora.alpha / config.lora.rank)

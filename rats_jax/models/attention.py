@@ -49,18 +49,11 @@ def with_attention(apply_fn: Callable[..., Any], attend_fn: AttendFn) -> Callabl
 
     def replace(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
-        if context.method_name != "__call__" or not isinstance(module, FlaxAttention):
-            return next_fn(*args, **kwargs)
-        if not _fits(module, *args):
-            return next_fn(*args, **kwargs)
-        return _attend(module, attend_fn, *args)
+        if context.method_name == "__call__" and isinstance(module, FlaxAttention) and _fits(module, *args):
+            return _attend(module, attend_fn, *args)
+        return next_fn(*args, **kwargs)
 
-    @functools.wraps(apply_fn)
-    def applied(*args: Any, **kwargs: Any) -> Any:
-        with nn.intercept_methods(replace):
-            return apply_fn(*args, **kwargs)
-
-    return applied
+    return nn.intercept_methods(replace)(apply_fn)
 
 
 def _fits(module: FlaxAttention, hidden: Array, context: Array | None = None) -> bool:

@@ -76,13 +76,7 @@ def with_loop_convolutions(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
     Returns:
         The same function, with the same values and gradients.
     """
-
-    @functools.wraps(apply_fn)
-    def applied(*args: Any, **kwargs: Any) -> Any:
-        with nn.intercept_methods(_replace):
-            return apply_fn(*args, **kwargs)
-
-    return applied
+    return nn.intercept_methods(_replace)(apply_fn)
 
 
 def _replace(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
