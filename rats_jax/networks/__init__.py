@@ -1,0 +1,1 @@
+"""Networks as flax.linen modules, NHWC, each file named as the PyTorch file that it mirrors."""

@@ -1,0 +1,72 @@
+"""Attention of several heads, by XLA on any device or by cuDNN's flash kernel on NVIDIA's GPUs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rats_jax.types import Array
+
+# What the kernels of cuDNN take on every GPU that has them.
+_MOST_FEATURES, _FEATURES_STEP, _LENGTHS_STEP = 128, 8, 64
+
+
+class AttendFn(Protocol):
+    """softmax(Q K^T / sqrt(D)) V in each of N heads.
+
+    (query [B, L, N, D], key [B, M, N, D], value [B, M, N, D], mask [..., L, M] bool or None) -> [B, L, N, D];
+    a mask, which broadcasts to [B, N, L, M], is false where nothing may be read.
+    """
+
+    def __call__(self, query: Array, key: Array, value: Array, mask: Array | None = None) -> Array: ...
+
+
+def attend(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+    """Attend with a matrix of all scores; the softmax is float32 whatever the inputs are.
+
+    Args: as of `AttendFn`.
+
+    Returns:
+        [B, L, N, D] in the dtype of the inputs, differentiable in all three.
+
+    Source: Vaswani et al., Attention Is All You Need, arXiv 1706.03762, eq. 1.
+    """
+    chex.assert_rank([query, key, value], 4)
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    scores = jnp.einsum("bnld,bnmd->bnlm", query, key) * query.shape[-1] ** -0.5
+    scores = scores.astype(jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bnlm,bnmd->bnld", weights, value).swapaxes(1, 2)
+
+
+def attend_cudnn(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+    """Attend without a matrix of scores where cuDNN can, else as `attend`.
+
+    The kernel takes 16-bit numbers, up to 128 features a head, a multiple of 8, and lengths that are multiples
+    of 64: not the 77 tokens of a CLIP prompt.
+    """
+    fits = (
+        mask is None
+        and query.dtype.itemsize == 2
+        and query.shape[-1] <= _MOST_FEATURES
+        and query.shape[-1] % _FEATURES_STEP == 0
+        and all(x.shape[1] % _LENGTHS_STEP == 0 for x in (query, key))
+    )
+    if not fits:
+        return attend(query, key, value, mask)
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def split_heads(x: Array, num_heads: int) -> Array:
+    """Cut the features of [B, L, N * D] into heads: [B, L, N, D]."""
+    return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
+
+
+def join_heads(x: Array) -> Array:
+    """Undo `split_heads`: [B, L, N, D] -> [B, L, N * D]."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])

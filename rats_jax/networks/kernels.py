@@ -1,0 +1,44 @@
+"""Kernels of a device: what attention and convolutions are computed with on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rats_jax.networks.attention import AttendFn, attend, attend_cudnn
+from rats_jax.networks.convolution import ConvolveFn, convolve, convolve_in_loops
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A choice of kernels, an attribute of every module; the default is right on every device.
+
+    Attributes:
+        attend: attention.
+        convolve: two-dimensional convolution.
+    """
+
+    attend: AttendFn = attend
+    convolve: ConvolveFn = convolve
+
+
+PLAIN = Kernels()
+"""XLA's own on every device."""
+
+
+def find_kernels(device: Any) -> Kernels:
+    """Choose the kernels of a device.
+
+    Args:
+        device: of jax, real or of a topology that is only compiled for.
+
+    Returns:
+        cuDNN's flash attention on NVIDIA's GPUs from Ampere on; convolutions whose gradients are fast inside
+        loops on processors; else PLAIN.
+    """
+    if device.platform == "cpu":
+        return Kernels(convolve=convolve_in_loops)
+    if device.platform == "gpu" and "cuda" in device.client.platform_version:
+        if float(device.compute_capability) >= 8.0:
+            return Kernels(attend=attend_cudnn)
+    return PLAIN

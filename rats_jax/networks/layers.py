@@ -1,0 +1,132 @@
+"""Layers that several networks share: convolution, linear, norms, activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rats_jax.networks.kernels import PLAIN, Kernels
+from rats_jax.types import Array
+
+
+def quick_gelu(x: Array) -> Array:
+    """x * sigmoid(1.702 x), OpenAI's approximation of the GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu(x: Array) -> Array:
+    """The exact GELU, x * Phi(x), which PyTorch calls gelu; JAX approximates it by default."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def mish(x: Array) -> Array:
+    """x * tanh(softplus(x))."""
+    return x * jnp.tanh(jax.nn.softplus(x))
+
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "mish": mish,
+    "gelu": gelu,
+    "relu": jax.nn.relu,
+    "quick_gelu": quick_gelu,
+}
+"""Activations by PyTorch's names."""
+
+
+class Conv(nn.Module):
+    """A convolution of [B, H, W, I] with zeros around it, and a bias.
+
+    Attributes:
+        features: O.
+        kernel_size: of height and width.
+        strides: of height and width.
+        padding: zeros before and after height, before and after width; of PyTorch's padding=1 it is 1 four times.
+        use_bias: whether there is a bias.
+        dtype: of the computation and the result.
+        kernels: of the device.
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernels: Kernels = PLAIN
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Convolve: [B, H, W, I] -> [B, H', W', O]."""
+        shape = (*self.kernel_size, inputs.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        inputs, kernel = inputs.astype(self.dtype), kernel.astype(self.dtype)
+        outputs = self.kernels.convolve(inputs, kernel, self.strides, self.padding)
+        if not self.use_bias:
+            return outputs
+        return outputs + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Normalisation of groups of channels in a form that vectorises, see `group_norm`.
+
+    Attributes:
+        num_groups: divides the channels.
+        epsilon: added to the variance.
+        dtype: of the result; sums are float32.
+    """
+
+    num_groups: int
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Normalise [B, ..., C]."""
+        scale = self.param("scale", nn.initializers.ones, inputs.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, inputs.shape[-1:])
+        return group_norm(
+            inputs, scale, bias, num_groups=self.num_groups, epsilon=self.epsilon, dtype=self.dtype
+        )
+
+
+def group_norm(
+    inputs: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float, dtype: Any
+) -> Array:
+    """Normalise groups of channels, as `nn.GroupNorm` does.
+
+    Sums run over the positions first, channel by channel, and then over the few channels of a group; the rest
+    is one multiplication and one addition per element. `nn.GroupNorm` cuts the channels into groups first:
+    what is summed then lies in runs of two or four numbers, which no vector unit likes.
+
+    Args:
+        inputs: [B, ..., C].
+        scale, bias: [C].
+        num_groups: divides C.
+        epsilon: added to the variance.
+        dtype: of the result; sums are float32.
+
+    Returns:
+        [B, ..., C].
+    """
+    batch, *positions, channels = inputs.shape
+    x = inputs.astype(jnp.float32).reshape(batch, -1, channels)
+    per_group = batch, num_groups, channels // num_groups
+    count = x.shape[1] * per_group[-1]
+
+    def average(values: Array) -> Array:
+        return jnp.sum(jnp.sum(values, 1).reshape(per_group), -1, keepdims=True) / count
+
+    mean = average(x)
+    # Rounding may bring this below zero where there is no contrast.
+    variance = jnp.maximum(average(x * x) - mean * mean, 0.0)
+    factor = lax.rsqrt(variance + epsilon) * scale.reshape(per_group[1:])
+    offset = bias.reshape(per_group[1:]) - mean * factor
+    factor, offset = factor.reshape(batch, 1, channels), offset.reshape(batch, 1, channels)
+    return (x * factor + offset).reshape(inputs.shape).astype(dtype)
