@@ -47,8 +47,8 @@ def attend(query: Array, key: Array, value: Array, mask: Array | None = None) ->
 def attend_cudnn(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
     """Attend without a matrix of scores where cuDNN can, else as `attend`.
 
-    The kernel takes 16-bit numbers, up to 128 features a head, a multiple of 8, and lengths that are multiples
-    of 64: not the 77 tokens of a CLIP prompt.
+    The kernel takes 16-bit numbers, up to 128 features a head, a multiple of 8, and lengths that are
+    multiples of 64: not the 77 tokens of a CLIP prompt.
     """
     fits = (
         mask is None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import lax
@@ -40,9 +41,14 @@ def convolve(inputs: Array, kernel: Array, strides: tuple[int, ...], padding: _P
     return _convolve(inputs, kernel, strides, padding)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve_in_loops(inputs: Array, kernel: Array, strides: tuple[int, ...], padding: _Pairs) -> Array:
     """Convolve as `convolve`, bit for bit, with a gradient for loops on a CPU; reverse mode only."""
+    outputs: Any = _convolve_in_loops(inputs, kernel, strides, padding)
+    return outputs
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve_in_loops(inputs: Array, kernel: Array, strides: tuple[int, ...], padding: _Pairs) -> Array:
     return _convolve(inputs, kernel, strides, padding)
 
 
@@ -69,4 +75,4 @@ def _backward(
     return of_inputs, of_kernel.transpose(1, 2, 0, 3)
 
 
-convolve_in_loops.defvjp(_forward, _backward)
+_convolve_in_loops.defvjp(_forward, _backward)

@@ -47,7 +47,7 @@ class Conv(nn.Module):
         features: O.
         kernel_size: of height and width.
         strides: of height and width.
-        padding: zeros before and after height, before and after width; of PyTorch's padding=1 it is 1 four times.
+        padding: zeros before and after height, before and after width.
         use_bias: whether there is a bias.
         dtype: of the computation and the result.
         kernels: of the device.
