@@ -21,9 +21,9 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from rats_jax.program import Program
-from rats_jax.runtime.cores import use_cores_of
-from rats_jax.runtime.flags import parse_flags
+from rats_jax.config.flags import parse_flags
+from rats_jax.parallel.cores import use_cores_of
+from rats_jax.training.program import Program
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
 _CHANGES = flags.DEFINE_multi_string("change", [], "FIELD=VALUE[,FIELD=VALUE]; may be given several times.")

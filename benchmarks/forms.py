@@ -22,7 +22,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from rats_jax.runtime.flags import parse_flags
+from rats_jax.config.flags import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
 _FORMS = flags.DEFINE_multi_enum(
@@ -38,11 +38,11 @@ def measure(config: Any, without: str, updates: int) -> tuple[list[float], int]:
     import jax
     import numpy as np
 
-    from rats_jax import experiment
-    from rats_jax.models import stable_diffusion
-    from rats_jax.program import Program
-    from rats_jax.runtime import cores
-    from rats_jax.runtime.compiled import keep_compiled
+    from rats_jax.parallel import cores
+    from rats_jax.parallel.cache import keep_compiled
+    from rats_jax.pipelines import stable_diffusion
+    from rats_jax.training import experiment
+    from rats_jax.training.program import Program
 
     if without == "group_norm":
         stable_diffusion._as_in_pytorch = with_flax_group_norms(stable_diffusion._as_in_pytorch)

@@ -18,9 +18,10 @@ import numpy as np
 from absl import app, flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from rats_jax.models import clip
-from rats_jax.models import stable_diffusion as sd
-from rats_jax.models.folder import (
+from rats_jax.networks import flax_clip as clip
+from rats_jax.pipelines import stable_diffusion as sd
+from rats_jax.pipelines.published import PUBLISHED
+from rats_jax.weights.folder import (
     CLIP_WEIGHTS,
     UNET_WEIGHTS,
     VAE_WEIGHTS,
@@ -28,9 +29,8 @@ from rats_jax.models.folder import (
     write_model,
     write_model_index,
 )
-from rats_jax.models.open_clip import VIT_H_14, to_transformers_config
-from rats_jax.models.published import PUBLISHED
-from rats_jax.models.tokenizer import CLIP_VOCABULARY
+from rats_jax.weights.open_clip import VIT_H_14, to_transformers_config
+from rats_jax.weights.tokenizers import CLIP_VOCABULARY
 
 _OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 _MODEL = flags.DEFINE_enum(

@@ -24,8 +24,8 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from rats_jax.runtime.flags import parse_flags
-from rats_jax.runtime.tpus import CHIPS, describe_machine
+from rats_jax.aot.chips import CHIPS, describe_machine
+from rats_jax.config.flags import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "TPU generation and chips, e.g. v5e:2x2; '' is this machine.")
@@ -42,9 +42,9 @@ def measure_here(config: Any) -> dict[str, int]:
     import jax
     import numpy as np
 
-    from rats_jax.program import Program
-    from rats_jax.runtime import cores
-    from rats_jax.runtime.compiled import keep_compiled
+    from rats_jax.parallel import cores
+    from rats_jax.parallel.cache import keep_compiled
+    from rats_jax.training.program import Program
 
     keep_compiled()
     cores.use_cores_of(config)
@@ -77,7 +77,7 @@ def measure_for(topology: str, config: Any) -> dict[str, int]:
     """Compile the update for a topology."""
     generation = topology.partition(":")[0]
     os.environ |= describe_machine(generation)
-    from rats_jax import compiling
+    from rats_jax.aot import trace as compiling
 
     program = compiling.trace(config, compiling.find_devices(topology))
     report = compiling.compile_for(program, effort=-1.0, chip_bytes=CHIPS[generation][0]).report

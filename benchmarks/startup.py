@@ -35,8 +35,8 @@ def child(arguments: list[str]) -> None:
     started = float(os.environ["STARTED"])
     import jax
 
-    from rats_jax import train
-    from rats_jax.runtime.metrics import MetricsWriter
+    from rats_jax.training import loop as train
+    from rats_jax.workdir.metrics import MetricsWriter
 
     report = {"imports": time.time() - started}
     intervals: dict[str, list[tuple[float, float]]] = {part: [] for part in _PARTS.values()}

@@ -22,10 +22,10 @@ import optax
 from absl import app, flags
 from ml_collections import config_flags
 
-from rats_jax.program import Program
-from rats_jax.runtime.cores import use_cores_of
-from rats_jax.runtime.flags import parse_flags
-from rats_jax.runtime.flops import count_flops
+from rats_jax.aot.flops import count_flops
+from rats_jax.config.flags import parse_flags
+from rats_jax.parallel.cores import use_cores_of
+from rats_jax.training.program import Program
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of the update and of each part.", lower_bound=1)

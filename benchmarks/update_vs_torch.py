@@ -33,16 +33,16 @@ from ml_collections import config_flags
 from torch.utils.checkpoint import checkpoint
 from transformers.models.clip.modeling_clip import CLIPModel, CLIPTextModel
 
+from rats_jax.config.flags import parse_flags
 from rats_jax.diffusion.grid import sigmas
 from rats_jax.diffusion.schedule import get_prediction_type
-from rats_jax.experiment import _grid
-from rats_jax.models.preprocess import MEAN, STD
-from rats_jax.objective.horizon import interpolation_matrix
+from rats_jax.method.horizon import interpolation_matrix
+from rats_jax.networks.preprocess import MEAN, STD
+from rats_jax.parallel.cores import use_cores_of
 from rats_jax.paths import resolve_path
-from rats_jax.program import Program
 from rats_jax.rewards import compressibility
-from rats_jax.runtime.cores import use_cores_of
-from rats_jax.runtime.flags import parse_flags
+from rats_jax.training.experiment import _grid
+from rats_jax.training.program import Program
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
 _COMPILED = flags.DEFINE_bool("compiled", True, "Compare with torch.compile, too, which may take long.")

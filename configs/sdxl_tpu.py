@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rats_jax.runtime.flags import load_config
+from rats_jax.config.flags import load_config
 
 
 def get_config() -> ConfigDict:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rats_jax.generating import TextToImage
+    from rats_jax.student.model import TextToImage
 
 
 def load(path: str, *, step: int | None = None, dtype: str = "float32") -> TextToImage:
-    """Load what draws pictures: see `rats_jax.loading.load`, which this imports when it is called.
+    """Load what draws pictures: see `rats_jax.student.load`, which this imports when it is called.
 
     images = rats_jax.load(path)(["a black cat"], num_steps=4, seed=0)  # [B, H, W, 3] in [0, 1]
     """
-    from rats_jax.loading import load as load_model
+    from rats_jax.student.load import load as load_model
 
     return load_model(path, step=step, dtype=dtype)

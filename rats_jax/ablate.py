@@ -14,9 +14,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rats_jax.errors import ConfigError, DivergedError, HackingError
-from rats_jax.runtime.config import expect
-from rats_jax.runtime.flags import fail, parse_flags
+from rats_jax.config.flags import fail, parse_flags
+from rats_jax.errors import ConfigError, DivergedError, HackingError, expect
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
@@ -38,7 +37,7 @@ def main(_: list[str]) -> None:
         expect(not workdir.exists() or workdir.is_dir(), "workdir", str(workdir), "a folder, it is a file")
         jobs, cores = _JOBS.value or 1, os.cpu_count() or 1
         expect(jobs <= cores, "jobs", jobs, f"at most the {cores} cores of this machine")
-        from rats_jax import ablating
+        from rats_jax.ablation import run as ablating
 
         planned = ablating.plan(_CONFIG.value, workdir)
         ablating.run_all(planned, _CONFIG.value, processes=jobs, say=lambda line: print(line, flush=True))

@@ -16,10 +16,10 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rats_jax.errors import ConfigError
-from rats_jax.runtime.config import expect, validate
-from rats_jax.runtime.flags import fail, parse_flags
-from rats_jax.runtime.tpus import CHIPS, describe_machine
+from rats_jax.aot.chips import CHIPS, describe_machine
+from rats_jax.config.fields import validate
+from rats_jax.config.flags import fail, parse_flags
+from rats_jax.errors import ConfigError, expect
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
@@ -46,7 +46,7 @@ def main(_: list[str]) -> None:
         expect(generation in CHIPS, "topology", topology, f"GENERATION:SHAPE, with {', '.join(CHIPS)}")
         validate(_CONFIG.value)
         os.environ |= describe_machine(generation)
-        from rats_jax import compiling
+        from rats_jax.aot import trace as compiling
 
         program = compiling.trace(_CONFIG.value, compiling.find_devices(topology))
         report = {"config": _CONFIG.value.pretrained, "topology": topology, **program.counts}

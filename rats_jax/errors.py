@@ -1,4 +1,10 @@
-"""The error that a command shows as one line; it imports nothing, so that every folder may raise it."""
+"""Errors that a command shows as one line; this file imports nothing of the package."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -19,3 +25,15 @@ class DivergedError(RuntimeError):
 
 class ExportError(RuntimeError):
     """What was exported does not draw what the student draws."""
+
+
+def expect(holds: bool, field: str, value: Any, expected: str) -> None:
+    """Raise the one-line ConfigError about a field unless `holds`."""
+    if not holds:
+        raise ConfigError(f"{field}={' '.join(repr(value).split())}: expected {expected}")
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Propose the known name that is closest to a misspelt one, or list nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

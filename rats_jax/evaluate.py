@@ -16,10 +16,9 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from rats_jax.errors import ConfigError
-from rats_jax.evaluation.tables import OWN_NAMES
-from rats_jax.runtime.config import expect
-from rats_jax.runtime.flags import fail, parse_flags
+from rats_jax.config.flags import fail, parse_flags
+from rats_jax.errors import ConfigError, expect
+from rats_jax.report.tables import OWN_NAMES
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; without it the newest.", lower_bound=0)
@@ -95,10 +94,10 @@ def main(_: list[str]) -> None:
         expect(not out.exists(), "out", str(out), "a folder that is not there yet")
         others = parse_contestants(list(_CONTESTANTS.value or []), taken=OWN_NAMES)
         expect(Path(workdir).expanduser().is_dir(), "workdir", workdir, "the work directory of a run")
-        from rats_jax import evaluating
-        from rats_jax.runtime.compiled import keep_compiled
-        from rats_jax.runtime.cores import use_cores_as_devices
-        from rats_jax.runtime.new_folder import new_folder
+        from rats_jax.evaluation import evaluate as evaluating
+        from rats_jax.files import new_folder
+        from rats_jax.parallel.cache import keep_compiled
+        from rats_jax.parallel.cores import use_cores_as_devices
 
         keep_compiled()
         batch_size = _BATCH_SIZE.value or 1

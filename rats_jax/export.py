@@ -15,9 +15,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from rats_jax.errors import ConfigError, ExportError
-from rats_jax.runtime.config import expect
-from rats_jax.runtime.flags import fail, parse_flags
+from rats_jax.config.flags import fail, parse_flags
+from rats_jax.errors import ConfigError, ExportError, expect
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
@@ -33,8 +32,8 @@ def main(_: list[str]) -> None:
         out = Path(str(_OUT.value)).expanduser()
         expect(not out.exists(), "out", str(out), "a folder that is not there yet")
         import rats_jax
-        from rats_jax.exporting import export_student
-        from rats_jax.runtime.new_folder import new_folder
+        from rats_jax.files import new_folder
+        from rats_jax.student.formats import export_student
 
         with new_folder(out, field="out") as folder:
             model = rats_jax.load(str(_WORKDIR.value), step=_STEP.value)

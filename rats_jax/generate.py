@@ -13,10 +13,9 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from rats_jax.errors import ConfigError
-from rats_jax.runtime.config import expect
-from rats_jax.runtime.flags import fail, parse_flags
-from rats_jax.runtime.prompts import read_prompts
+from rats_jax.config.flags import fail, parse_flags
+from rats_jax.data.prompts import read_prompts
+from rats_jax.errors import ConfigError, expect
 
 _MODEL = flags.DEFINE_string("model", None, "Work directory, pipeline folder or hub id.", required=True)
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "Prompt; give the flag several times for several.")
@@ -51,10 +50,10 @@ def main(_: list[str]) -> None:
             prompts += read_prompts(Path(_PROMPTS_FILE.value).expanduser())
         expect(bool(prompts), "prompt", prompts, "at least one, from --prompt or --prompts-file")
         import rats_jax
-        from rats_jax.generating import draw_folder
-        from rats_jax.runtime.compiled import keep_compiled
-        from rats_jax.runtime.cores import use_cores_as_devices
-        from rats_jax.runtime.new_folder import new_folder
+        from rats_jax.files import new_folder
+        from rats_jax.parallel.cache import keep_compiled
+        from rats_jax.parallel.cores import use_cores_as_devices
+        from rats_jax.student.model import draw_folder
 
         keep_compiled()
         count, batch_size = _NUM_IMAGES.value or 1, _BATCH_SIZE.value or 1

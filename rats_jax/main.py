@@ -5,9 +5,9 @@ import gc
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from rats_jax.config.fields import validate, validate_paths
+from rats_jax.config.flags import fail, parse_flags
 from rats_jax.errors import ConfigError, DivergedError, HackingError
-from rats_jax.runtime.config import validate, validate_paths
-from rats_jax.runtime.flags import fail, parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
@@ -28,10 +28,10 @@ def main(_: list[str]) -> None:
         validate(_CONFIG.value)
         validate_paths(_CONFIG.value)
         gc.disable()  # what imports make stays
-        from rats_jax.runtime import distributed
-        from rats_jax.runtime.compiled import keep_compiled
-        from rats_jax.runtime.cores import use_cores_of
-        from rats_jax.train import train_and_evaluate
+        from rats_jax.parallel import processes as distributed
+        from rats_jax.parallel.cache import keep_compiled
+        from rats_jax.parallel.cores import use_cores_of
+        from rats_jax.training.loop import train_and_evaluate
 
         gc.freeze()
         gc.enable()

@@ -13,10 +13,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from rats_jax.errors import ConfigError
-from rats_jax.runtime.config import expect
-from rats_jax.runtime.flags import fail, parse_flags
-from rats_jax.runtime.pairs import read_pairs
+from rats_jax.config.flags import fail, parse_flags
+from rats_jax.data.pairs import read_pairs
+from rats_jax.errors import ConfigError, expect
 
 _REWARDS = flags.DEFINE_multi_string(
     "reward", None, "KIND or KIND=PATH of a reward; give the flag several times for several.", required=True
@@ -41,8 +40,8 @@ def main(_: list[str]) -> None:
         pairs = read_pairs(Path(str(_IMAGES.value)), Path(str(_PROMPTS.value)))
         output = Path(str(_OUTPUT.value))
         expect(output.parent.is_dir(), "output", str(output), "a file in an existing folder")
+        from rats_jax.evaluation.score import format_scores, score_pairs, summarise
         from rats_jax.rewards import REWARDS
-        from rats_jax.scoring import format_scores, score_pairs, summarise
 
         paths = dict(_kind_and_path(reward) for reward in _REWARDS.value or [])
         for kind in paths:

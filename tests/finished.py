@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from rats_jax.runtime import checkpoint, saved_config
 from rats_jax.types import TrainState
+from rats_jax.workdir import checkpoint, saved_config
 
 
 def write_run(workdir, config, student, *, steps=(4,)):

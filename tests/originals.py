@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPTokenizer
 
-from rats_jax.models.tokenizer import CLIP_VOCABULARY
+from rats_jax.weights.tokenizers import CLIP_VOCABULARY
 
 PROMPTS = ["a photo of a cat", "", "two red apples & a pear", "a very long prompt " * 30]
 SIDE = 32

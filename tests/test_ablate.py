@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rats_jax import ablating
+from rats_jax.ablation import run as ablating
+from rats_jax.ablation.table import TEACHER, UNTRAINED, compare, draw, format_table
+from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
-from rats_jax.evaluation.ablation import TEACHER, UNTRAINED, compare, draw, format_table
-from rats_jax.runtime import saved_config
-from rats_jax.runtime.flags import load_config
+from rats_jax.workdir import saved_config
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ TINY = """
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from rats_jax.runtime import saved_config
+from rats_jax.workdir import saved_config
 
 
 def get_config():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import rats_jax
-from rats_jax.evaluation.table import load_reference
+from rats_jax.data.prompts import read_prompts
+from rats_jax.evaluation.reference import load_reference
 from rats_jax.pretraining.check import score_spoilt
 from rats_jax.pretraining.corrupt import CORRUPTIONS
 from rats_jax.rewards.pickscore import load_pickscore
-from rats_jax.runtime.prompts import read_prompts
 
 EMOJI = Path(rats_jax.__file__).parent / "assets" / "emoji"
 

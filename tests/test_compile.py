@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from flax.traverse_util import flatten_dict
 
-from rats_jax import compiling
-from rats_jax.runtime.flops import count_flops
-from rats_jax.runtime.hlo import count_costs
-from rats_jax.update import UpdateFn
+from rats_jax.aot import trace as compiling
+from rats_jax.aot.flops import count_flops
+from rats_jax.aot.hlo import count_costs
+from rats_jax.method.update import UpdateFn
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent
@@ -62,9 +62,10 @@ def test_the_embedded_default_fits_and_does_no_hidden_work(compiled):
 def test_the_student_is_split_as_the_rules_say(compiled):
     import jax
 
-    from rats_jax.opening import describe_models
-    from rats_jax.runtime.flags import load_config
-    from rats_jax.runtime.sharding import make_mesh, param_sharding
+    from rats_jax.config.flags import load_config
+    from rats_jax.parallel.mesh import make_mesh
+    from rats_jax.parallel.placement import param_sharding
+    from rats_jax.training.models import describe_models
     from tests.tiny import mesh_sizes
 
     _, text = compiled
@@ -148,9 +149,9 @@ def test_the_analytic_count_is_that_of_the_traced_update(models, changes):
     import jax
     import numpy as np
 
-    from rats_jax.experiment import make_experiment
-    from rats_jax.opening import describe_models
-    from rats_jax.runtime.sharding import make_mesh
+    from rats_jax.parallel.mesh import make_mesh
+    from rats_jax.training.experiment import make_experiment
+    from rats_jax.training.models import describe_models
     from tests.tiny import mesh_sizes
 
     config = tiny_config(models, batch_size=2, **changes)

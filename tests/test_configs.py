@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rats_jax.config.fields import RULES, flatten, validate
+from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
-from rats_jax.runtime.config import RULES, flatten, validate
-from rats_jax.runtime.flags import load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

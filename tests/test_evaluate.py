@@ -22,17 +22,18 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import rats_jax
-from rats_jax import evaluating
+from rats_jax.config.flags import parse_flags
 from rats_jax.errors import ConfigError
-from rats_jax.evaluation import entries as lines
-from rats_jax.evaluation import measures, page, perceptual, tables
-from rats_jax.evaluation.contest import make_contest, open_judges
-from rats_jax.generating import Origin
-from rats_jax.models.alexnet import load_alexnet
-from rats_jax.models.pipeline import load_pipeline
+from rats_jax.evaluation import contestants as lines
+from rats_jax.evaluation import evaluate as evaluating
+from rats_jax.evaluation import measures, perceptual
+from rats_jax.evaluation.fixed_set import make_contest, open_judges
+from rats_jax.pipelines.base import load_pipeline
+from rats_jax.report import page, tables
+from rats_jax.report.figures import draw_sheet
 from rats_jax.rewards import REWARDS
-from rats_jax.runtime.figures import draw_sheet
-from rats_jax.runtime.flags import parse_flags
+from rats_jax.student.model import Origin
+from rats_jax.weights.lpips_file import load_alexnet
 from tests.finished import write_run
 from tests.tiny import PROMPTS, random_params, read_reward, tiny_config
 

@@ -16,11 +16,11 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from safetensors.numpy import load_file
 
 import rats_jax
-from rats_jax import exporting
+from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError, ExportError
-from rats_jax.models.lora import init_adapters
-from rats_jax.models.pipeline import load_pipeline
-from rats_jax.runtime.flags import load_config
+from rats_jax.networks.lora import init_adapters
+from rats_jax.pipelines.base import load_pipeline
+from rats_jax.student import formats as exporting
 from tests.finished import write_run
 from tests.tiny import PROMPTS, random_params, tiny_config
 from tests.torch_pipelines import make_original

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 import rats_jax
+from rats_jax.data.prompts import read_records
 from rats_jax.diffusion.grid import make_grid
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
 from rats_jax.errors import ConfigError
-from rats_jax.models.lora import init_adapters, with_adapters
-from rats_jax.models.pipeline import load_pipeline
-from rats_jax.runtime.prompts import read_records
+from rats_jax.networks.lora import init_adapters, with_adapters
+from rats_jax.pipelines.base import load_pipeline
 from tests.finished import write_run
 from tests.tiny import PROMPTS, random_params, tiny_config
 

@@ -1,4 +1,4 @@
-"""The import direction of docs/design.md, walked by ast so that lazy imports count too."""
+"""The three rules of the house, for every folder and file: walked by ast, so that lazy imports count too."""
 
 import ast
 from pathlib import Path
@@ -10,22 +10,51 @@ FILES = {
     ".".join(("rats_jax", *path.relative_to(PACKAGE).with_suffix("").parts)): path
     for path in PACKAGE.rglob("*.py")
 }
-
-# What each part of the package may import of the others. The commands at its top level (train, evaluate, ...)
-# may import all parts, but not main.
-MAY_IMPORT = {
-    "errors": set(),
-    "types": set(),
-    "paths": set(),
-    "diffusion": {"types"},
-    "objective": {"types", "diffusion"},
-    "rewards": {"types", "errors", "models"},
-    "models": {"types", "errors", "paths", "diffusion"},
-    "runtime": {"types", "errors", "paths"},
-    "update": {"types", "diffusion", "objective"},
+COMMANDS = {"main", "evaluate", "generate", "export", "compile", "embed", "score", "ablate", "pretrain"}
+FOUNDATIONS = {"types", "errors", "paths", "files"}
+# From the bottom up: a folder imports what its row names, of the folders, and foundations.
+FOLDERS = {
+    "diffusion": set(),
+    "method": {"diffusion"},
+    "networks": set(),
+    "weights": {"networks"},
+    "pipelines": {"diffusion", "networks", "weights"},
+    "rewards": {"networks", "weights"},
+    "parallel": set(),
+    "config": {"parallel"},
+    "data": set(),
+    "workdir": {"config"},
+    "report": set(),
+    "student": {"diffusion", "networks", "weights", "pipelines", "parallel", "workdir", "report"},
+    "evaluation": {
+        *{"diffusion", "method", "networks", "weights", "rewards", "config", "data", "report", "student"},
+    },
+    "training": {
+        *{"diffusion", "method", "networks", "weights", "pipelines", "rewards", "parallel", "config", "data"},
+        *{"workdir", "report", "evaluation"},
+    },
+    "ablation": {"parallel", "config", "data", "workdir", "report", "student", "evaluation", "training"},
+    "aot": {"parallel", "training"},
+    "pretraining": {
+        *{"diffusion", "networks", "weights", "pipelines", "rewards", "data", "report"},
+    },
 }
-MATHEMATICS = {"diffusion": {"jax", "chex", "numpy"}, "objective": {"jax", "chex", "numpy"}}
-STANDARD = {"__future__", "collections", "dataclasses", "functools", "math", "typing"}
+# Foundations and mathematics stand by themselves.
+FOUNDATIONS_OF = {
+    "types": set(),
+    "errors": set(),
+    "paths": set(),
+    "files": {"errors"},
+    "diffusion": {"types"},
+    "method": {"types"},
+    "networks": {"types"},
+}
+MATHEMATICS = {
+    "diffusion": {"jax", "chex", "numpy"},
+    "method": {"jax", "chex", "numpy", "optax"},
+    "networks": {"jax", "chex", "numpy", "flax"},
+}
+STANDARD = {"__future__", "collections", "dataclasses", "functools", "math", "re", "typing"}
 
 
 def imports_of(path: Path, module: str) -> set[str]:
@@ -51,24 +80,55 @@ IMPORTS = {module: imports_of(path, module) for module, path in FILES.items()}
 
 
 def test_the_walk_sees_something():
-    assert len(FILES) > 10
-    assert "rats_jax.errors.ConfigError" in IMPORTS["rats_jax.runtime.prompts"]
-    assert any(name.startswith("rats_jax.train") for name in IMPORTS["rats_jax.main"])
+    assert len(FILES) > 100
+    assert "rats_jax.errors.ConfigError" in IMPORTS["rats_jax.data.prompts"]
+    assert any(name.startswith("rats_jax.training") for name in IMPORTS["rats_jax.main"])
+
+
+def test_the_root_holds_commands_and_foundations_alone():
+    root = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert root == COMMANDS | FOUNDATIONS
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders == set(FOLDERS)
+    for path in PACKAGE.glob("*/*/*.py"):
+        pytest.fail(f"{path}: a folder in a folder")
+
+
+def test_no_row_of_the_table_names_a_folder_above_it():
+    below = set()
+    for folder, allowed in FOLDERS.items():
+        assert allowed <= below, folder
+        below.add(folder)
 
 
 @pytest.mark.parametrize("module", sorted(FILES))
-def test_parts_import_only_what_stands_before_them(module):
-    inside = {part_of(name) for name in IMPORTS[module] if name.startswith("rats_jax.")}
-    if part_of(module) in MAY_IMPORT:
-        assert inside <= MAY_IMPORT[part_of(module)] | {part_of(module)}
-    assert "main" not in inside or module == "rats_jax.main"
+def test_folders_import_downwards_only(module):
+    part = part_of(module)
+    inside = {part_of(name) for name in IMPORTS[module] if name.startswith("rats_jax.")} - {part}
+    if part in COMMANDS:
+        assert not inside & COMMANDS
+    elif part != "__init__":
+        assert inside <= FOLDERS.get(part, set()) | FOUNDATIONS_OF.get(part, FOUNDATIONS)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_command_is_thin(command):
+    assert len(FILES[f"rats_jax.{command}"].read_text().splitlines()) <= 130
 
 
 @pytest.mark.parametrize("module", sorted(FILES))
 def test_external_packages_stay_in_their_place(module):
-    outside = {name.split(".")[0] for name in IMPORTS[module] if not name.startswith("rats_jax")}
-    assert not outside & {"torch", "tensorflow"}
-    if part_of(module) != "models":
-        assert not outside & {"diffusers", "transformers"}
+    outside = {name for name in IMPORTS[module] if not name.startswith("rats_jax")}
+    packages = {name.split(".")[0] for name in outside}
+    assert not packages & {"torch", "tensorflow", "diffusers"}
+    if part_of(module) != "weights":
+        assert "transformers" not in packages
+    if part_of(module) == "config":
+        assert not packages & {"jax", "flax", "optax", "orbax"}
     if part_of(module) in MATHEMATICS:
-        assert outside - STANDARD <= MATHEMATICS[part_of(module)]
+        assert packages - STANDARD <= MATHEMATICS[part_of(module)]
+
+
+def test_interceptors_are_for_lora_alone():
+    found = {module for module, path in FILES.items() if "intercept_methods" in path.read_text()}
+    assert found == {"rats_jax.networks.lora"}

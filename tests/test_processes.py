@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rats_jax.errors import ConfigError
-from rats_jax.runtime.distributed import parse_processes
-from rats_jax.runtime.metrics import read_metrics
-from rats_jax.train import train_and_evaluate
+from rats_jax.parallel.processes import parse_processes
+from rats_jax.training.loop import train_and_evaluate
+from rats_jax.workdir.metrics import read_metrics
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent
@@ -25,9 +25,9 @@ from pathlib import Path
 models, workdir, overrides, root = sys.argv[1:]
 sys.modules["tests"] = tests = types.ModuleType("tests")
 tests.__path__ = [root + "/tests"]
-from rats_jax.runtime import distributed
+from rats_jax.parallel import processes as distributed
 distributed.initialize()
-from rats_jax.train import train_and_evaluate
+from rats_jax.training.loop import train_and_evaluate
 from tests.tiny import tiny_config
 train_and_evaluate(tiny_config(Path(models), **json.loads(overrides)), workdir)
 """

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rats_jax.errors import ConfigError
-from rats_jax.train import train_and_evaluate
+from rats_jax.training.loop import train_and_evaluate
 from tests.tiny import PROMPTS, tiny_config
 
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from rats_jax.data.pairs import read_pairs, read_picture
+from rats_jax.evaluation.score import format_scores, score_pairs, summarise
 from rats_jax.rewards import REWARDS
-from rats_jax.runtime.pairs import read_pairs, read_picture
-from rats_jax.scoring import format_scores, score_pairs, summarise
 from tests.tiny import PROMPTS, read_reward, write_tiny_reward
 
 

@@ -16,16 +16,17 @@ from ml_collections import ConfigDict
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from rats_jax import guards, opening
 from rats_jax.errors import ConfigError, DivergedError, HackingError
-from rats_jax.models.pipeline import open_pipeline
-from rats_jax.models.prompt_embeds import write_prompt_embeds
-from rats_jax.program import Program
+from rats_jax.evaluation import guards
+from rats_jax.pipelines.base import open_pipeline
+from rats_jax.pipelines.stored_embeds import write_prompt_embeds
 from rats_jax.rewards import REWARDS
-from rats_jax.runtime.checkpoint import best_step, open_manager
-from rats_jax.runtime.metrics import read_metrics
-from rats_jax.train import train, train_and_evaluate
+from rats_jax.training import models as opening
+from rats_jax.training.loop import train, train_and_evaluate
+from rats_jax.training.program import Program
 from rats_jax.types import RewardModel
+from rats_jax.workdir.checkpoint import best_step, open_manager
+from rats_jax.workdir.metrics import read_metrics
 from tests.tiny import PROMPTS, tiny_config
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from rats_jax.models import clip
-from rats_jax.models import stable_diffusion as sd
-from rats_jax.models.folder import (
+from rats_jax.config.flags import load_config
+from rats_jax.networks import flax_clip as clip
+from rats_jax.pipelines import stable_diffusion as sd
+from rats_jax.pretraining.tokenizer import write_tokenizer
+from rats_jax.weights.folder import (
     CLIP_WEIGHTS,
     UNET_WEIGHTS,
     VAE_WEIGHTS,
@@ -15,10 +17,8 @@ from rats_jax.models.folder import (
     write_model,
     write_model_index,
 )
-from rats_jax.models.stored import read_all
-from rats_jax.models.tokenizer import load_tokenizer
-from rats_jax.pretraining.tokenizer import write_tokenizer
-from rats_jax.runtime.flags import load_config
+from rats_jax.weights.stored import read_all
+from rats_jax.weights.tokenizers import load_tokenizer
 
 _ROOT = Path(__file__).parent.parent
 PROMPTS = ["red apple", "cat", "cat face", "green book", "blue heart", "taxi", "dog", "ice cream"]

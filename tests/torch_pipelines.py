@@ -12,7 +12,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from rats_jax.models.tokenizer import CLIP_VOCABULARY, load_tokenizer
+from rats_jax.weights.tokenizers import CLIP_VOCABULARY, load_tokenizer
 
 # Real block types at tiny widths; the Flax class normalises 32 groups whatever the config says.
 UNET = {

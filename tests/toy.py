@@ -15,13 +15,13 @@ from rats_jax.diffusion.grid import sigmas
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
-from rats_jax.objective.combine import weighted_sum
-from rats_jax.objective.gate import make_gate_fn, sigmoid_gate
-from rats_jax.objective.horizon import interpolation_matrix
-from rats_jax.objective.loss import negative_reward
+from rats_jax.method.combine import weighted_sum
+from rats_jax.method.gate import make_gate_fn, sigmoid_gate
+from rats_jax.method.horizon import interpolation_matrix
+from rats_jax.method.loss import negative_reward
+from rats_jax.method.update import make_teach_fn, make_update_fn
 from rats_jax.rewards import make_score_fn
 from rats_jax.types import Batch, FrozenParams, Grid, Moments, PromptEmbeds, TrainState
-from rats_jax.update import make_teach_fn, make_update_fn
 
 TEACHER_ANGLES, STUDENT_ANGLES = [1.5, 1.2, 0.9, 0.6, 0.3, 0.0], [1.5, 1.0, 0.45, 0.0]
 GUIDANCE, TEMPERATURE = 2.5, 0.7

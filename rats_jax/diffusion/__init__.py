@@ -1,0 +1,1 @@
+"""Diffusion: schedules, grids, prediction types, guidance and samplers of any rank."""

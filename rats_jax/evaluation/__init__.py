@@ -1,1 +1,1 @@
-"""Who draws better: contestants on the same prompts and noise, measured, with intervals."""
+"""Evaluation: contestants on the same prompts and noise, measured, with intervals."""

@@ -9,16 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, expect
 from rats_jax.evaluation import perceptual
-from rats_jax.evaluation.contest import SUM, Contest, Judges, draw, judge
-from rats_jax.evaluation.entries import Entry
+from rats_jax.evaluation.contestants import Entry
+from rats_jax.evaluation.fixed_set import SUM, Contest, Judges, draw, judge
+from rats_jax.evaluation.reference import Reference, load_reference
 from rats_jax.evaluation.statistics import Interval, paired_bootstrap, win_rates
-from rats_jax.evaluation.table import Reference, load_reference
-from rats_jax.evaluation.tables import TEACHER, count_steps
-from rats_jax.generating import TextToImage
 from rats_jax.paths import resolve_path
-from rats_jax.runtime.config import expect
+from rats_jax.report.tables import TEACHER, count_steps
+from rats_jax.student.model import TextToImage
 from rats_jax.types import Params
 
 DIVERSITY, DISTANCE = "diversity", "fid_alexnet"

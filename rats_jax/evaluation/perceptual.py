@@ -1,7 +1,8 @@
 """How pictures differ to the eye, and how two sets of pictures differ: LPIPS and a Fréchet distance.
 
-Both look with the AlexNet of `rats_jax.models.alexnet`. The Fréchet distance is therefore called FID-AlexNet
-wherever it is reported: it ranks contestants like FID, but no number of it compares with FID on Inception.
+Both look with the AlexNet of `rats_jax.networks.alexnet`. The Fréchet distance is therefore called
+FID-AlexNet wherever it is reported: it ranks contestants like FID, but no number of it compares with FID on
+Inception.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax.models.alexnet import features
+from rats_jax.networks.alexnet import features
 from rats_jax.types import Array, Params
 
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax.models.stored import read_all
 from rats_jax.pretraining.corrupt import Corruption
 from rats_jax.types import Array, RewardModel
+from rats_jax.weights.stored import read_all
 
 _ATTACK_STEPS, _ATTACK_STEP = 20, 2 / 255
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rats_jax.models import stable_diffusion as sd
+from rats_jax.pipelines import stable_diffusion as sd
 from rats_jax.types import Array, Key, Params
 
 Corruption = Callable[[Key, Array, Array], Array]

@@ -15,8 +15,8 @@ from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
 from rats_jax.diffusion.schedule import get_prediction_type
-from rats_jax.models.pipeline import Pipeline
-from rats_jax.runtime.figures import draw_grid
+from rats_jax.pipelines.base import Pipeline
+from rats_jax.report.figures import draw_grid
 
 
 def draw_samples(pipeline: Pipeline, prompts: list[str], settings: Any, *, seed: int) -> Image.Image:

@@ -9,8 +9,21 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from rats_jax.models import stable_diffusion as sd
-from rats_jax.models.folder import (
+from rats_jax.data.prompts import read_prompts
+from rats_jax.pipelines import stable_diffusion as sd
+from rats_jax.pipelines.base import load_pipeline
+from rats_jax.pretraining.check import score_spoilt
+from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
+from rats_jax.pretraining.dataset import Emoji, load_emoji
+from rats_jax.pretraining.dual_encoder import train_dual_encoder
+from rats_jax.pretraining.sheet import draw_samples
+from rats_jax.pretraining.text_to_image import shifted_latents, train_text_to_image
+from rats_jax.pretraining.tokenizer import write_tokenizer
+from rats_jax.pretraining.vae import train_vae
+from rats_jax.report.figures import save_picture
+from rats_jax.rewards.pickscore import load_pickscore
+from rats_jax.types import Params
+from rats_jax.weights.folder import (
     CLIP_WEIGHTS,
     UNET_WEIGHTS,
     VAE_WEIGHTS,
@@ -20,21 +33,8 @@ from rats_jax.models.folder import (
     write_model,
     write_model_index,
 )
-from rats_jax.models.pipeline import load_pipeline
-from rats_jax.models.state_dict import load_safetensors
-from rats_jax.models.tokenizer import load_tokenizer, tokenize
-from rats_jax.pretraining.check import score_spoilt
-from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
-from rats_jax.pretraining.dataset import Emoji, load_emoji
-from rats_jax.pretraining.dual_encoder import train_dual_encoder
-from rats_jax.pretraining.sheet import draw_samples
-from rats_jax.pretraining.text_to_image import shifted_latents, train_text_to_image
-from rats_jax.pretraining.tokenizer import write_tokenizer
-from rats_jax.pretraining.vae import train_vae
-from rats_jax.rewards.pickscore import load_pickscore
-from rats_jax.runtime.figures import save_picture
-from rats_jax.runtime.prompts import read_prompts
-from rats_jax.types import Params
+from rats_jax.weights.state_dict import load_safetensors
+from rats_jax.weights.tokenizers import load_tokenizer, tokenize
 
 
 def vae_stage(config: Any, workdir: Path) -> None:

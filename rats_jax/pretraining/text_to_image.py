@@ -10,7 +10,7 @@ import numpy as np
 
 from rats_jax.diffusion.prediction import to_target
 from rats_jax.diffusion.schedule import add_noise, make_alphas_cumprod
-from rats_jax.models import stable_diffusion as sd
+from rats_jax.pipelines import stable_diffusion as sd
 from rats_jax.pretraining.fit import fit
 from rats_jax.types import Array, Key, Params
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax.models import stable_diffusion as sd
+from rats_jax.pipelines import stable_diffusion as sd
 from rats_jax.pretraining.augment import flip_and_shift, jitter_colours
 from rats_jax.pretraining.fit import fit
 from rats_jax.types import Array, Key, Params

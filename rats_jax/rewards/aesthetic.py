@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.errors import WeightsError
-from rats_jax.models.clip import IMAGE_TOWER, embed_images
-from rats_jax.models.clip_folder import load_clip
-from rats_jax.models.hub import get_file
-from rats_jax.models.preprocess import crop_to_square_half_even
-from rats_jax.models.state_dict import StateDict, read_state_dict
+from rats_jax.networks.flax_clip import IMAGE_TOWER, embed_images
+from rats_jax.networks.preprocess import crop_to_square_half_even
 from rats_jax.types import Array, Params, RewardFn, RewardModel
+from rats_jax.weights.clip_folder import load_clip
+from rats_jax.weights.hub import get_file
+from rats_jax.weights.state_dict import StateDict, read_state_dict
 
 PUBLISHED = "openai/clip-vit-large-patch14"
 PUBLISHED_HEAD = "trl-lib/ddpo-aesthetic-predictor"

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rats_jax.models.preprocess import crop_to_square
+from rats_jax.networks.preprocess import crop_to_square
 from rats_jax.rewards.dual_encoder import load_dual_encoder, make_dual_encoder_fn
 from rats_jax.types import RewardFn, RewardModel
 

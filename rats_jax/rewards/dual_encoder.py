@@ -7,10 +7,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rats_jax.models.clip import IMAGE_TOWER, embed_images
-from rats_jax.models.clip_folder import load_clip, make_embed_prompts
-from rats_jax.models.preprocess import PreprocessFn
+from rats_jax.networks.flax_clip import IMAGE_TOWER, embed_images
+from rats_jax.networks.preprocess import PreprocessFn
 from rats_jax.types import Array, Params, RewardFn, RewardModel
+from rats_jax.weights.clip_folder import load_clip, make_embed_prompts
 
 
 def make_dual_encoder_fn(

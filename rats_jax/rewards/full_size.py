@@ -9,16 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rats_jax.models.blip import ImageTower
-from rats_jax.models.clip import IMAGE_TOWER, init_clip, make_clip
-from rats_jax.models.folder import abstract_params
-from rats_jax.models.open_clip import VIT_H_14, VIT_L_14, to_transformers_config
+from rats_jax.networks.blip import ImageTower
+from rats_jax.networks.flax_clip import IMAGE_TOWER, init_clip, make_clip
 from rats_jax.rewards.aesthetic import make_aesthetic_fn
 from rats_jax.rewards.clipscore import make_clipscore_fn
 from rats_jax.rewards.hpsv2 import make_hpsv2_fn
 from rats_jax.rewards.imagereward import MAX_LENGTH, init_towers, make_imagereward_fn, make_text_tower
 from rats_jax.rewards.pickscore import make_pickscore_fn
 from rats_jax.types import Params, PromptInputs, RewardFn
+from rats_jax.weights.folder import abstract_params
+from rats_jax.weights.open_clip import VIT_H_14, VIT_L_14, to_transformers_config
 
 FullSize = tuple[RewardFn, Params, PromptInputs]
 """A reward function with the shapes and dtypes of its weights and prompt inputs."""

@@ -8,10 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from rats_jax.errors import WeightsError
-from rats_jax.models.open_clip import VIT_H_14
-from rats_jax.models.preprocess import pad_to_square
+from rats_jax.networks.preprocess import pad_to_square
 from rats_jax.rewards.dual_encoder import load_dual_encoder, make_dual_encoder_fn
 from rats_jax.types import RewardFn, RewardModel
+from rats_jax.weights.open_clip import VIT_H_14
 
 PUBLISHED = "xswu/HPSv2"
 FILE_2_0, FILE_2_1 = "HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt"

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.errors import WeightsError
-from rats_jax.models.blip import ImageTower, TextTower
-from rats_jax.models.folder import describe, read_json
-from rats_jax.models.hub import find_file, get_file
-from rats_jax.models.preprocess import crop_to_square_half_even, normalise
-from rats_jax.models.state_dict import StateDict, fit_state_dict, read_state_dict
-from rats_jax.models.tokenizer import load_bert_tokenizer, once_per_prompt, tokenize
+from rats_jax.networks.blip import ImageTower, TextTower
+from rats_jax.networks.preprocess import crop_to_square_half_even, normalise
 from rats_jax.rewards.aesthetic import collapse_layers
 from rats_jax.types import Array, Params, PromptInputs, RewardFn, RewardModel
+from rats_jax.weights.folder import describe, read_json
+from rats_jax.weights.hub import find_file, get_file
+from rats_jax.weights.state_dict import StateDict, fit_state_dict, read_state_dict
+from rats_jax.weights.tokenizers import load_bert_tokenizer, once_per_prompt, tokenize
 
 PUBLISHED = "THUDM/ImageReward"
 PUBLISHED_VOCABULARY = "google-bert/bert-base-uncased"

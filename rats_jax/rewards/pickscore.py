@@ -6,10 +6,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rats_jax.models.clip_folder import TRANSFORMERS_WEIGHTS
-from rats_jax.models.preprocess import crop_to_square
+from rats_jax.networks.preprocess import crop_to_square
 from rats_jax.rewards.dual_encoder import load_dual_encoder, make_dual_encoder_fn
 from rats_jax.types import RewardFn, RewardModel
+from rats_jax.weights.clip_folder import TRANSFORMERS_WEIGHTS
 
 PUBLISHED = "yuvalkirstain/PickScore_v1"
 

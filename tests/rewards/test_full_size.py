@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rats_jax.models.clip import init_clip, make_clip
-from rats_jax.models.folder import abstract_params
-from rats_jax.models.open_clip import VIT_H_14, VIT_L_14, to_transformers_config
+from rats_jax.networks.flax_clip import init_clip, make_clip
 from rats_jax.rewards import REWARDS
 from rats_jax.rewards.full_size import FULL_SIZE
+from rats_jax.weights.folder import abstract_params
+from rats_jax.weights.open_clip import VIT_H_14, VIT_L_14, to_transformers_config
 
 
 def count(params):

@@ -11,11 +11,11 @@ import pytest
 from transformers import CLIPConfig, CLIPTokenizer, FlaxCLIPModel
 
 from rats_jax.errors import WeightsError
-from rats_jax.models.preprocess import MEAN, STD
-from rats_jax.models.state_dict import read_safetensors
-from rats_jax.models.tokenizer import tokenize
+from rats_jax.networks.preprocess import MEAN, STD
 from rats_jax.rewards import REWARDS, make_score_fn
 from rats_jax.rewards.pickscore import load_pickscore
+from rats_jax.weights.state_dict import read_safetensors
+from rats_jax.weights.tokenizers import tokenize
 from tests.tiny import PROMPTS, read_reward, write_tiny_reward
 
 

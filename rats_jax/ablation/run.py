@@ -1,0 +1,305 @@
+"""Train every variant of a comparison with every number of student steps and every seed, and compare them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rats_jax.ablation import table as ablation
+from rats_jax.ablation.table import TEACHER, UNTRAINED
+from rats_jax.config.fields import flatten, validate, validate_paths
+from rats_jax.data.prompts import find_prompts
+from rats_jax.errors import ConfigError, expect, suggestion
+from rats_jax.evaluation.fixed_set import Judges, draw, judge, make_contest, open_judges
+from rats_jax.files import write_whole
+from rats_jax.parallel.cache import keep_compiled
+from rats_jax.student.load import load, load_pretrained
+from rats_jax.student.model import TextToImage
+from rats_jax.training.loop import train
+from rats_jax.training.program import Program
+from rats_jax.training.teacher import describe
+from rats_jax.workdir import saved_config
+
+_SCORES, _COST, _JOB = "scores.npz", "cost.json", "job.json"
+
+
+class Job(NamedTuple):
+    """One student to train, or one model that is not trained.
+
+    Attributes:
+        variant: a name of the config's, TEACHER or UNTRAINED.
+        num_steps: of the sampler.
+        seed: of training; -1 if there is none.
+        folder: where its scores go; the work directory of the run, if it is one.
+        config: of the run, as JSON.
+    """
+
+    variant: str
+    num_steps: int
+    seed: int
+    folder: Path
+    config: str
+
+
+def plan(config: Any, workdir: Path) -> list[Job]:
+    """List all that a comparison needs, and check every config.
+
+    Args:
+        config: fields as in configs/emoji_ablation.py.
+        workdir: the folder of the comparison.
+
+    Returns:
+        The jobs: teacher, untrained model, then variant by variant.
+
+    Raises:
+        ConfigError: names the variant and what is wrong with it.
+    """
+    expect(bool(config.variants), "variants", config.variants, "at least one")
+    expect(bool(config.base.heldout_reward), "base.heldout_reward", "", "the name of a reward in `monitor`")
+    for field in ("student_steps", "seeds"):
+        values = tuple(config[field])
+        expect(bool(values) and len(set(values)) == len(values), field, values, "different numbers")
+    names = [variant[0] for variant in config.variants]
+    expect(len({_slug(name) for name in names}) == len(names), "variants", names, "names that differ")
+    jobs = [_job(config, workdir, TEACHER, {}, config.base.teacher.num_steps, None)]
+    jobs += [_job(config, workdir, UNTRAINED, {}, steps, None) for steps in config.student_steps]
+    for name, changes, *only in config.variants:
+        wanted = only[0] if only else config.student_steps
+        known = set(wanted) <= set(config.student_steps)
+        expect(known, f"variants: {name!r}", wanted, f"some of student_steps={tuple(config.student_steps)}")
+        for steps in wanted:
+            jobs += [_job(config, workdir, name, changes, steps, seed) for seed in config.seeds]
+    return jobs
+
+
+def _job(
+    config: Any, workdir: Path, variant: str, changes: Mapping[str, Any], num_steps: int, seed: int | None
+) -> Job:
+    run: Any = ConfigDict(saved_config.from_json(saved_config.to_json(config.base)))
+    for field, value in changes.items():
+        known = flatten(run)
+        expect(field in known, f"variants: {variant!r}: {field}", value, f"a field{suggestion(field, known)}")
+        run.update_from_flattened_dict({field: value})
+    run.student.num_steps = num_steps
+    run.student.reward_gradient_steps = min(run.student.reward_gradient_steps, num_steps)
+    folder = workdir / _slug(variant) / f"steps_{num_steps}"
+    if seed is not None:
+        run.seed = seed
+        folder = folder / f"seed_{seed}"
+    try:
+        validate(run)
+        validate_paths(run)
+    except ConfigError as error:
+        raise ConfigError(f"variant {variant!r} with {num_steps} steps: {error}") from None
+    if seed is not None and run.teacher.ema_decay == 1:  # runs share what the same frozen teacher does
+        of = json.dumps(describe(run, ()), sort_keys=True)
+        shared = f"steps_{num_steps}-seed_{seed}-{hashlib.sha256(of.encode()).hexdigest()[:8]}"
+        run.teacher.targets = str(workdir / "targets" / shared)
+    return Job(variant, num_steps, -1 if seed is None else seed, folder, saved_config.to_json(run))
+
+
+def _slug(name: str) -> str:
+    return "_".join("".join(c if c.isalnum() or c == "." else " " for c in name.lower()).split())
+
+
+def run_all(jobs: Sequence[Job], config: Any, *, processes: int, say: Callable[[str], None]) -> None:
+    """Do the jobs that are not done yet.
+
+    Args:
+        jobs: from `plan`.
+        config: of the comparison.
+        processes: that share the processor's cores, each with the seeds of one variant at a time; 1 uses this
+            process.
+        say: gets a line for each variant and number of steps.
+
+    Raises:
+        ConfigError: a run of another config lies where one of these should.
+    """
+    settings = config.evaluation.to_dict()
+    left = [job for job in jobs if not _is_done(job, settings)]
+    if len(left) < len(jobs):
+        say(f"{len(jobs) - len(left)} of {len(jobs)} were done before")
+    groups: dict[tuple[str, int], list[Job]] = {}
+    for job in left:  # runs that differ in their seed share one compiled update
+        groups.setdefault((job.variant, job.num_steps), []).append(job)
+    do = functools.partial(_do, settings=settings)
+    if processes == 1 or len(groups) < 2:
+        for group in groups.values():
+            say(_line(group, do(group)))
+        return
+    context = multiprocessing.get_context("spawn")
+    turns = context.Value("i", 0)
+    with ProcessPoolExecutor(processes, context, _take_cores, (turns, processes)) as pool:
+        waiting = {pool.submit(do, group): group for group in groups.values()}
+        try:
+            for done in as_completed(waiting):
+                say(_line(waiting[done], done.result()))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _is_done(job: Job, settings: Mapping[str, Any]) -> bool:
+    """Tell whether a job has its scores, and check that they are of this comparison."""
+    if not (job.folder / _SCORES).exists():
+        return False
+    wanted, found = flatten(_identity(job, settings)), flatten(json.loads((job.folder / _JOB).read_text()))
+    for field in sorted(wanted | found):
+        if wanted.get(field) != found.get(field):
+            was, expected = found.get(field), f"the same as in {str(job.folder)!r}"
+            expect(False, field, wanted.get(field), f"{expected}, {was!r}, or another workdir")
+    return True
+
+
+def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scores of a job depend on, as JSON gives it back."""
+    run = json.loads(job.config)
+    run["teacher"].pop("targets")  # a place
+    return {"base": run, "evaluation": {name: settings[name] for name in ("num_prompts", "seed")}}
+
+
+def _line(group: Sequence[Job], seconds: float) -> str:
+    seeds = ", ".join(str(job.seed) for job in group if job.seed >= 0)
+    return f"{group[0].variant}, {group[0].num_steps} steps{seeds and f', seeds {seeds}'}: {seconds:.0f} s"
+
+
+def _take_cores(turns: Any, processes: int) -> None:
+    """Give this process its share of the cores, before JAX counts them."""
+    with turns.get_lock():
+        turn = turns.value
+        turns.value += 1
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[turn::processes])
+
+
+def _do(group: Sequence[Job], *, settings: Mapping[str, Any]) -> float:
+    """Do jobs one after another; gives the seconds that they took."""
+    keep_compiled()
+    return sum(_do_one(job, settings=settings) for job in group)
+
+
+def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
+    """Train, unless there is nothing to train, draw and judge; gives the seconds that it took."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    run: Any = ConfigDict(saved_config.from_json(job.config))
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if job.seed >= 0:
+        with (job.folder / "log.txt").open("a") as log:
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                train(_program(run), run, job.folder)
+        model = load(str(job.folder))
+    else:
+        model = load_pretrained(run, role="teacher" if job.variant == TEACHER else "student")
+    spacing = model.scheduler_config.get("timestep_spacing")
+    drawer = _DRAWERS.setdefault((run.pretrained, model.sampler, spacing), model)
+    model = drawer.with_unet(model.pipeline.unet, guidance_scale=model.guidance_scale)
+    contest = make_contest(
+        find_prompts(run.prompts),
+        model.pipeline.latent_shape,
+        num_prompts=settings["num_prompts"],
+        num_seeds=1,
+        seed=settings["seed"],
+    )
+    size = settings["batch_size"]
+    images = draw(
+        model, contest, num_steps=job.num_steps, guidance_scale=model.guidance_scale, batch_size=size
+    )
+    scores = judge(_judges(run), contest, images, batch_size=size)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    cost = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
+    write_whole(job.folder / _COST, json.dumps(cost) + "\n")
+    write_whole(job.folder / _JOB, json.dumps(_identity(job, settings), indent=2) + "\n")
+    partial = job.folder / "scores.tmp.npz"
+    arrays: Any = scores
+    np.savez(partial, **arrays)
+    partial.replace(job.folder / _SCORES)
+    return seconds
+
+
+# A process opens networks and rewards, and compiles what draws with them, once for all of its jobs; the
+# program that trains is kept while only the seed changes.
+_DRAWERS: dict[Any, TextToImage] = {}
+_JUDGES: dict[str, Judges] = {}
+_PROGRAM: dict[str, Program] = {}
+
+
+def _program(run: Any) -> Program:
+    seedless: Any = ConfigDict(saved_config.from_json(saved_config.to_json(run)))
+    seedless.seed = run.seed if run.lora.rank else 0
+    seedless.teacher.targets = str(bool(run.teacher.targets))
+    key = saved_config.to_json(seedless)
+    if key not in _PROGRAM:
+        _PROGRAM.clear()
+        jax.clear_caches()
+        _PROGRAM[key] = Program(run)
+    return _PROGRAM[key]
+
+
+def _judges(run: Any) -> Judges:
+    key = json.dumps([run.rewards.to_dict(), run.monitor.to_dict(), run.normalise_rewards], sort_keys=True)
+    if key not in _JUDGES:
+        _JUDGES[key] = open_judges(run)
+    return _JUDGES[key]
+
+
+def write(jobs: Sequence[Job], config: Any, workdir: Path) -> str:
+    """Compare all variants and write ablation.json, ablation.md and ablation.png.
+
+    Args:
+        jobs: all of them done.
+        config: of the comparison.
+        workdir: its folder.
+
+    Returns:
+        The table and where it stands.
+    """
+    outcome = ablation.compare(
+        _read_scores(jobs),
+        judge=config.base.heldout_reward,
+        against=config.variants[0][0],
+        num_resamples=config.evaluation.num_resamples,
+        seed=config.evaluation.seed,
+    )
+    outcome["cost"] = _read_cost(jobs)
+    outcome["num_updates"], outcome["num_seeds"] = config.base.num_updates, len(config.seeds)
+    write_whole(workdir / "ablation.json", json.dumps(outcome, indent=2) + "\n")
+    table = ablation.format_table(outcome)
+    write_whole(workdir / "ablation.md", table + "\n")
+    ablation.draw(outcome, workdir / "ablation.png")
+    hours = outcome["cost"]["cpu_seconds"] / 3600
+    return f"{table}\n\n{len(jobs)} jobs, {hours:.2f} hours of a core\n{workdir / 'ablation.md'}"
+
+
+def _read_scores(jobs: Sequence[Job]) -> dict[tuple[str, int], dict[str, np.ndarray]]:
+    """Read the scores of all jobs.
+
+    Returns:
+        By (variant, steps): [R, P] float32 by reward, of R seeds and P prompts.
+    """
+    found: dict[tuple[str, int], list[dict[str, np.ndarray]]] = {}
+    for job in jobs:
+        with np.load(job.folder / _SCORES) as archive:
+            scores = {name: archive[name][:, 0] for name in archive.files}
+        found.setdefault((job.variant, job.num_steps), []).append(scores)
+    return {
+        key: {name: np.stack([run[name] for run in runs]) for name in runs[0]} for key, runs in found.items()
+    }
+
+
+def _read_cost(jobs: Sequence[Job]) -> dict[str, float]:
+    """Add the seconds of all jobs, by the clock and of the processor."""
+    costs = [json.loads((job.folder / _COST).read_text()) for job in jobs]
+    return {name: sum(cost[name] for cost in costs) for name in ("seconds", "cpu_seconds")}

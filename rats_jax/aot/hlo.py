@@ -1,0 +1,301 @@
+"""What one execution of a compiled XLA program costs one device, counted in the program's text.
+
+XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from typing import Any, NamedTuple
+
+from rats_jax.aot.flops import conv_flops, dot_flops
+
+_COLLECTIVES = ["all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"]
+_COLLECTIVES += ["ragged-all-to-all", "collective-broadcast"]
+_KINDS = {opcode: kind for kind in _COLLECTIVES for opcode in (kind, f"{kind}-start")}
+_CALLS = {"fusion", "call", "async-start", "custom-call"}
+_COUNTED = {*_KINDS, *_CALLS, "dot", "ragged-dot", "convolution", "while", "conditional"}
+_COUNTERS = ("s32[]", "u32[]", "s64[]", "u64[]", "(")  # types of loop counters, and tuples that may hold one
+_NOT_SPATIAL = ("bf", "oi", "bf")  # labels of a convolution's input, kernel and result
+
+_COMPUTATION = re.compile(r"(ENTRY )?%(\S+) \(.*\{$")
+_INSTRUCTION = re.compile(
+    r"\s+(ROOT )?%(\S+) = (\S+|\(.*?\)) ([a-z][a-z0-9-]*)\("
+)  # a tuple's type has spaces
+_SHAPE = re.compile(r"\b([a-z]+)(\d*)\w*\[([<=\d,]*)\]")
+_NAME = re.compile(r"%([^\s,(){}]+)")
+_CALLED = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%([^\s,}]+)")
+_BRANCHES = re.compile(r"\b(?:branch_computations=\{[^}]*|(?:true|false)_computation=%[^\s,]+)")
+_BODY = re.compile(r"\bbody=%([^\s,]+)")
+_CONDITION = re.compile(r"\bcondition=%([^\s,]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_OP_NAME = re.compile(r'\bop_name="([^"]*)"')
+_TARGET = re.compile(r'\bcustom_call_target="([^"]*)"')
+_KERNEL = re.compile(r'"body":"([^"]*)"')
+_OPAQUE = re.compile(r"matmul|gemm|dot|conv(?!ert)|attention|dnn", re.IGNORECASE)
+_CONTRACTING = re.compile(r"\blhs_contracting_dims=\{([\d,]*)\}")
+_LABELS = re.compile(r"\bdim_labels=([\w>-]+)")
+_WINDOW = re.compile(r"\bwindow=\{([^}]*)\}")
+_INDEX = re.compile(r"\bindex=(\d+)")
+_INTEGER = re.compile(r"-?\d+")
+_CHAIN = re.compile(r'\bchannel_id=\d+|\bchain_id="[^"]*"')
+
+
+class Collective(NamedTuple):
+    """A collective instruction.
+
+    Attributes:
+        kind: its synchronous opcode, such as 'all-gather'.
+        bytes: what one execution moves, as `count_costs` defines it.
+        times: how often it runs, the product of the trip counts around it.
+        shape: the arrays that the bytes are of, such as 'bf16[3,3,320,320]', separated by ', '.
+        op_name: the jax operation that it was made for, '' if the text does not say.
+    """
+
+    kind: str
+    bytes: float
+    times: int
+    shape: str
+    op_name: str
+
+
+class Costs(NamedTuple):
+    """What one execution costs one device; see `count_costs`."""
+
+    flops: float
+    collective_bytes: dict[str, float]
+    collectives: list[Collective]
+
+
+class _Instruction(NamedTuple):
+    opcode: str
+    type: str
+    tail: str  # from the first operand on, attributes included
+    operands: list[str]
+
+
+_Computation = dict[str, _Instruction]  # by name; "" is the root
+_Cost = tuple[float, list[Collective]]
+
+
+class _Program(NamedTuple):
+    computations: dict[str, _Computation]
+    counted: dict[str, _Cost]  # by computation
+    started: set[str]  # asynchronous chains of which the start was met
+    continued: set[str]  # and those of which a later step was
+
+
+def count_costs(text: str) -> Costs:
+    """Count the flops and the collectives of one execution on one device.
+
+    Bytes are of what enters or leaves the collective on one device, whichever is the whole: all-gather, the
+    output; reduce-scatter, the input; all others, the operands. An asynchronous collective counts once, and
+    of a conditional the most expensive branch. What XLA adds counts too: a TPU splits and pads some
+    convolutions, and computes what falls into the seams twice.
+
+    Args:
+        text: `compiled.as_text()`, of a CPU or TPU.
+
+    Returns:
+        Flops: 2 * the multiply-adds of every dot and convolution, of the latter those of `flops.useful_taps`,
+        and of the attention that XLA:TPU fuses. Collective bytes: by kind, each times its trip counts; kinds
+        that do not occur are not there. Collectives: one for each instruction and each place that calls it.
+
+    Raises:
+        ValueError: if the text has no entry computation, if the trip count of a loop that costs anything
+            cannot be found, or if a custom call (a Pallas kernel, a library's dot) hides its multiply-adds.
+    """
+    entry, computations = _parse(text)
+    program = _Program(computations, {}, set(), set())
+    flops, collectives = _count(program, entry, [])
+    if lost := program.continued - program.started:
+        raise ValueError(f"{min(lost)}: steps of an asynchronous collective without its start")
+    totals: dict[str, float] = {}
+    for item in collectives:
+        totals[item.kind] = totals.get(item.kind, 0.0) + item.bytes * item.times
+    return Costs(flops, totals, list(collectives))
+
+
+def _parse(text: str) -> tuple[str, dict[str, _Computation]]:
+    entry, computations, current = "", {}, {}
+    for line in text.splitlines():
+        if match := _INSTRUCTION.match(line):
+            tail = line[match.end() :]
+            current[match[2]] = _Instruction(
+                match[4], match[3], tail, _NAME.findall(tail.partition("), ")[0])
+            )
+            if match[1]:
+                current[""] = current[match[2]]
+        elif match := _COMPUTATION.match(line):
+            current = computations[match[2]] = {}
+            entry = match[2] if match[1] else entry
+    if not entry:
+        raise ValueError("no ENTRY computation: expected the text of an optimised XLA program")
+    return entry, computations
+
+
+def _count(program: _Program, name: str, arguments: list[Any]) -> _Cost:
+    """Count a computation, once; `arguments` are the `_value` of its parameters."""
+    if name not in program.counted:
+        computation, flops, collectives = program.computations[name], 0.0, []
+        for label, instruction in computation.items():
+            if label and instruction.opcode in _COUNTED:
+                more_flops, more = _cost(program, computation, label, arguments)
+                flops += more_flops
+                collectives += more
+        program.counted[name] = flops, collectives
+    return program.counted[name]
+
+
+def _cost(program: _Program, computation: _Computation, label: str, arguments: list[Any]) -> _Cost:
+    opcode, kind, tail, operands = computation[label]
+    types = [computation[operand].type for operand in operands]
+    if opcode in _KINDS:
+        return 0.0, _collective(program, computation, label, types)
+    if opcode == "while":
+        return _loop(program, computation, label, arguments)
+    if opcode == "conditional":
+        names = _NAME.findall(" ".join(_BRANCHES.findall(tail)))
+        branches = [_count(program, name, []) for name in names]
+        return max(branches, key=lambda cost: (cost[0], sum(item.bytes * item.times for item in cost[1])))
+    if opcode not in _CALLS:
+        return _product(label, opcode, kind, types, tail), []
+    flops = _custom_call(label, kind, types, tail) if opcode == "custom-call" else 0.0
+    if not (called := _first(_CALLED, tail)):
+        return flops, []
+    inner, collectives = _count(program, called, [])
+    if called.startswith("all-reduce-scatter"):  # so a TPU writes it: an all-reduce of which a slice is taken
+        collectives = [item._replace(kind="reduce-scatter") for item in collectives]
+    outer = _first(_OP_NAME, tail)
+    return flops + inner, [item._replace(op_name=item.op_name or outer) for item in collectives]
+
+
+def _collective(
+    program: _Program, computation: _Computation, label: str, types: list[str]
+) -> list[Collective]:
+    opcode, kind, tail, _ = computation[label]
+    if '"async_collective_fusion_config"' in tail:  # a TPU repeats it in each step that other work overlaps
+        starts = any('"AsyncCollectiveStart"' in other.tail for other in computation.values())
+        (program.started if starts else program.continued).add(" ".join(_CHAIN.findall(tail)))
+        if not starts:
+            return []
+    arrays = list(_SHAPE.finditer(", ".join(types)))
+    if opcode == "all-gather":
+        arrays = list(_SHAPE.finditer(kind))
+    elif opcode == "all-gather-start":  # a tuple: the operands, the outputs, then what the device needs
+        arrays = list(_SHAPE.finditer(kind))[len(arrays) : 2 * len(arrays)]
+    moved = sum(math.prod(_integers(a[3])) * (1 if a[1] == "pred" else int(a[2] or 0) / 8) for a in arrays)
+    return [Collective(_KINDS[opcode], moved, 1, ", ".join(a[0] for a in arrays), _first(_OP_NAME, tail))]
+
+
+def _product(label: str, opcode: str, kind: str, types: list[str], tail: str) -> float:
+    if opcode == "ragged-dot":
+        raise ValueError(f"{label}: the multiply-adds of a ragged dot depend on its data")
+    lhs, rhs, out = map(_dims, (*types, kind))
+    if opcode == "dot":
+        return dot_flops(lhs, out, _integers(_first(_CONTRACTING, tail)))
+    spatial = "0123456789"[: len(lhs) - 2]
+    window = dict(item.split("=") for item in _first(_WINDOW, tail).split())
+    strides, lhs_dilation, rhs_dilation = (
+        _integers(window.get(key, "1x" * len(spatial))) for key in ("stride", "lhs_dilate", "rhs_dilate")
+    )
+    labels = re.split("_|->", _first(_LABELS, tail))
+    return conv_flops(
+        lhs,
+        rhs,
+        out,
+        specs=[[x.index(c) for c in y + spatial] for x, y in zip(labels, _NOT_SPATIAL, strict=True)],
+        strides=strides,
+        pads_low=_integers(window.get("pad", "0_0x" * len(spatial)))[::2],
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+    )
+
+
+def _custom_call(label: str, kind: str, types: list[str], tail: str) -> float:
+    target = _first(_TARGET, tail)
+    if label.startswith("online-softmax"):  # XLA:TPU's own kernel: softmax(scores) @ values
+        scores = _dims(types[0])
+        return dot_flops(scores, _dims(kind), [len(scores) - 1])
+    kernel = base64.b64decode(_first(_KERNEL, tail))
+    hidden = b"matmul" in kernel or b"contract" in kernel if kernel else target == "tpu_custom_call"
+    if hidden or _OPAQUE.search(target):
+        raise ValueError(f"{label}: the multiply-adds of the custom call {target!r} are out of sight")
+    return 0.0
+
+
+def _loop(program: _Program, computation: _Computation, label: str, arguments: list[Any]) -> _Cost:
+    _, _, tail, operands = computation[label]
+    condition, body = _first(_CONDITION, tail), _first(_BODY, tail)
+    before = _value(program, computation, operands[0], arguments) or []
+    state: Any = [(i, 0) for i in range(len(before))]
+    after = _value(program, program.computations[body], "", [state]) or []
+    # What each iteration hands on as it was is known inside the loop too.
+    state = [b if b and a == same else same for b, a, same in zip(before, after, state, strict=False)]
+    flops, collectives = _count(program, body, [state])
+    if not flops and not collectives:
+        return 0.0, []  # whatever its trip count
+    known = _first(_TRIPS, tail) or _trip_count(program, condition, before, after, state)
+    if known is None:
+        raise ValueError(f"{label}: the trip count of the loop {body} is not in the text")
+    return flops * int(known), [item._replace(times=item.times * int(known)) for item in collectives]
+
+
+def _trip_count(program: _Program, condition: str, before: Any, after: Any, state: Any) -> int | None:
+    """Solve counter < bound for a counter that grows by a constant; None if the loop is of another form."""
+    arguments = [state]
+    while (root := program.computations[condition][""]).opcode == "fusion":
+        arguments = [_value(program, program.computations[condition], x, arguments) for x in root.operands]
+        condition = _first(_CALLED, root.tail)
+    if root.opcode != "compare" or "direction=LT" not in root.tail:
+        return None
+    counter, bound = (_value(program, program.computations[condition], x, arguments) for x in root.operands)
+    if not counter or not bound or counter[0] is None or bound[0] is not None:
+        return None
+    start, end = before[counter[0]], after[counter[0]]
+    fixed = start and end and start[0] is None and end[0] == counter[0] and end[1] >= 1
+    return max(0, -((start[1] + counter[1] - bound[1]) // end[1])) if fixed else None
+
+
+def _value(program: _Program, computation: _Computation, name: str, arguments: list[Any]) -> Any:
+    """What is known of an integer or a tuple before the program runs.
+
+    Returns:
+        (None, n): the constant n; (i, n): n more than element i of the state that the loop's iteration starts
+        from; a list of these: a tuple; None: nothing.
+    """
+    opcode, kind, tail, operands = computation[name]
+    if not kind.startswith(_COUNTERS):
+        return None
+    if opcode == "constant":
+        number = tail.partition(")")[0]
+        return (None, int(number)) if _INTEGER.fullmatch(number) else None
+    if opcode == "parameter":
+        return dict(enumerate(arguments)).get(int(tail.partition(")")[0]))
+    values = [_value(program, computation, operand, arguments) for operand in operands]
+    if opcode == "fusion":
+        return _value(program, program.computations[_first(_CALLED, tail)], "", values)
+    if opcode == "tuple":
+        return values
+    if opcode == "get-tuple-element":
+        return values[0] and values[0][int(_first(_INDEX, tail))]
+    if opcode in ("copy", "bitcast", "convert"):
+        return values[0]
+    if opcode == "add" and all(values) and None in (values[0][0], values[1][0]):
+        (i, n), (j, m) = values
+        return (j if i is None else i), n + m
+    return None
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in _INTEGER.findall(text)]
+
+
+def _dims(kind: str) -> list[int]:
+    return _integers(found[3]) if (found := _SHAPE.search(kind)) else []
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    return found[1] if (found := pattern.search(text)) else ""

@@ -1,0 +1,252 @@
+"""Trace an update, count its work, compile it for chips that are not here, and read what it will need."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+
+from rats_jax.aot.flops import count_flops
+from rats_jax.aot.hlo import count_costs
+from rats_jax.errors import ConfigError
+from rats_jax.parallel import placement
+from rats_jax.parallel.mesh import make_mesh, validate_batch
+from rats_jax.training.experiment import Experiment, make_experiment
+from rats_jax.training.models import describe_models
+from rats_jax.types import Batch, PromptEmbeds
+
+
+class Program(NamedTuple):
+    """A traced update: what can be lowered, and what is known of it before."""
+
+    traced: Any
+    counts: dict[str, Any]
+
+
+class Result(NamedTuple):
+    """A compiled update: what it needs, and its text; empty if it did not fit."""
+
+    report: dict[str, Any]
+    text: str
+
+
+def find_devices(topology: str) -> Sequence[Any]:
+    """Describe the chips of a topology.
+
+    Args:
+        topology: as libtpu names it, e.g. 'v5e:4x4'.
+
+    Returns:
+        Their devices, which can be compiled for and hold nothing.
+
+    Raises:
+        ConfigError: libtpu is not installed, or does not know the topology.
+    """
+    if find_spec("libtpu") is None:
+        raise ConfigError("topology: expected the package libtpu: pip install 'rats_jax[tpu]'")
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # whatever the plugin raises
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"topology={topology!r}: expected one that libtpu knows, as v5e:4x4 ({reason})"
+        ) from None
+
+
+def trace(config: Any, devices: Sequence[Any]) -> Program:
+    """Trace the update of a config on a mesh of devices.
+
+    Args:
+        config: fields as in configs/default.py, already validated.
+        devices: from `find_devices`, or real ones.
+
+    Returns:
+        The program; its counts are per device and update.
+
+    Raises:
+        ConfigError: a mesh, batch or model that does not fit.
+    """
+    mesh = make_mesh(config.mesh, devices)
+    parts = config.optimizer.accumulation_steps
+    validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
+    experiment = make_experiment(config, describe_models(config), mesh)
+    state, frozen = experiment.abstract_state(), experiment.frozen_params()
+    frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), frozen)
+    state_sharding = placement.param_sharding(mesh, state, config.sharding)
+    frozen_sharding = placement.param_sharding(mesh, frozen, config.sharding)
+    update = jax.jit(
+        experiment.update_fn,
+        in_shardings=(state_sharding, frozen_sharding, placement.batch_sharding(mesh), None),
+        out_shardings=(state_sharding, None),
+        donate_argnums=0,
+    )
+    batch = abstract_batch(experiment, config.batch_size)
+    start = time.perf_counter()
+    traced = update.trace(state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    counts = {
+        "devices": mesh.size,
+        "mesh": dict(mesh.shape),
+        "batch_size_per_device": config.batch_size / mesh.size,
+        "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.student)),
+        "state_bytes_per_device": _bytes(state, state_sharding),
+        "frozen_bytes_per_device": _bytes(frozen, frozen_sharding),
+        "evaluations": {"teacher": experiment.teacher_nfe, "student": experiment.nfe},
+        "analytic_flops_per_device": analytic_flops(config, experiment, config.batch_size // ways)
+        / mesh.shape["tensor"],
+        "trace_seconds": time.perf_counter() - start,
+    }
+    return Program(traced, counts)
+
+
+def abstract_batch(experiment: Experiment, batch_size: int) -> Batch:
+    """Shapes and dtypes of a batch of so many prompts."""
+
+    def widen(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
+
+    return jax.tree.map(widen, experiment.make_batch([""]))
+
+
+def analytic_flops(config: Any, experiment: Experiment, batch_size: int) -> float:
+    """Count the multiply-adds of an update from the evaluations of each network, times two.
+
+    The teacher is evaluated forwards. An evaluation of the student costs a forward and a backward pass, into
+    its weights and its input, and one more forward pass with `student.remat='step'`. Decoder and rewards see
+    both results; their backward pass is into their input alone, and with parts they are evaluated once more.
+
+    Args:
+        config: of the run.
+        experiment: of the same config.
+        batch_size: samples on a device.
+    """
+    pipeline, frozen = experiment.pipeline, experiment.frozen_params()
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), frozen)
+    state = experiment.abstract_state()
+    latents = jax.ShapeDtypeStruct((batch_size, *pipeline.latent_shape), jnp.float32)
+    batch = abstract_batch(experiment, batch_size)
+    embeds: PromptEmbeds = jax.eval_shape(pipeline.encode_fn, abstract.text_encoder, batch.prompt)
+    images = jax.ShapeDtypeStruct((batch_size, *experiment.image_shape()), jnp.float32)
+    timestep = jax.ShapeDtypeStruct((), jnp.int32)
+
+    def student(base: Any, *arguments: Any) -> Any:
+        def evaluate(trained: Any, latents: Any, timestep: Any, embeds: Any) -> Any:
+            params = experiment.student_params_fn(base, trained)
+            return jnp.sum(experiment.denoise_fn(params, latents, timestep, embeds))
+
+        return jax.grad(evaluate, argnums=(0, 1))(*arguments)
+
+    def teacher(base: Any, trained: Any, *arguments: Any) -> Any:
+        return experiment.denoise_fn(experiment.teacher_params_fn(base, trained), *arguments)
+
+    def decoded(latents: Any, params: Any) -> Any:
+        return jnp.sum(experiment.decode_fn(params, latents))
+
+    def scored(images: Any, params: Any, prompt: Any) -> Any:
+        return jnp.sum(jnp.stack(list(experiment.score_fn(params, images, prompt).values())))
+
+    step = latents, timestep, embeds.cond
+    forward = count_flops(teacher, abstract.base, state.teacher, *step)
+    gradient = count_flops(student, abstract.base, state.student, *step)
+    if config.student.remat == "step":
+        gradient += forward
+    decoder, rewards = (latents, abstract.decoder), (images, abstract.rewards, batch.reward)
+    return (
+        experiment.teacher_nfe * forward
+        + experiment.nfe * gradient
+        + count_flops(pipeline.encode_fn, abstract.text_encoder, batch.prompt)
+        + count_flops(decoded, *decoder)
+        + count_flops(jax.grad(decoded), *decoder)
+        + count_flops(scored, *rewards)
+        + count_flops(jax.grad(scored), *rewards)
+    )
+
+
+def compile_for(program: Program, *, effort: float, chip_bytes: int) -> Result:
+    """Compile a traced update and read what it needs.
+
+    Args:
+        program: from `trace`.
+        effort: XLA's, -1 to 1.
+        chip_bytes: memory of a chip.
+
+    Returns:
+        The result; bytes and FLOPs are per device and update. `total` is what XLA lays out in memory, `peak`
+        what is alive at once; it fits if the total is no more than the chip has.
+    """
+    start = time.perf_counter()
+    lowered = program.traced.lower(lowering_platforms=("tpu",))
+    report: dict[str, Any] = {"chip_bytes": chip_bytes, "effort": effort}
+    try:
+        compiled = lowered.compile(compiler_options={"exec_time_optimization_effort": effort})
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = used[0] if used else " ".join(str(error).split())[:300]
+        return Result(report | {"fits": False, "reason": reason, "compile_seconds": _since(start)}, "")
+    seconds, text = _since(start), compiled.as_text()
+    memory, costs = compiled.memory_analysis(), count_costs(text)
+    total = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    report |= {
+        "fits": total <= chip_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "aliased_bytes": memory.alias_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "total_bytes": total,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "flops_per_device": costs.flops,
+        "flops_ratio": costs.flops / program.counts["analytic_flops_per_device"],
+        "collective_bytes": costs.collective_bytes,
+        "compile_seconds": seconds,
+    }
+    return Result(report, text)
+
+
+def advice(config: Any) -> str:
+    """Say what to change, the cheapest first, if an update does not fit."""
+    ways = [
+        (config.student.remat != "step", "--config.student.remat=step"),
+        (config.compute_dtype == "float32", "--config.compute_dtype=bfloat16"),
+        (config.frozen_dtype == "float32", "--config.frozen_dtype=bfloat16"),
+        (
+            config.optimizer.accumulation_steps == 1,
+            "a smaller --config.batch_size, or more --config.optimizer.accumulation_steps",
+        ),
+        (config.decoder_parts == 1, "--config.decoder_parts=2 where a chip has two samples or more"),
+        (config.student.reward_gradient_steps > 1, "--config.student.reward_gradient_steps=1"),
+        (
+            any(rule == "copy" for _, rule in config.sharding),
+            "rules in --config.sharding that split over fsdp what they copy",
+        ),
+        (config.lora.rank == 0, "--config.lora.rank=32"),
+    ]
+    tried = [text for holds, text in ways if holds]
+    return (
+        f"the update does not fit into the memory of a chip; try {'; '.join([*tried, 'a larger topology'])}"
+    )
+
+
+def _since(start: float) -> float:
+    return time.perf_counter() - start
+
+
+def _bytes(tree: Any, shardings: Any) -> int:
+    """Sum the bytes that one device holds of a tree."""
+    sizes = jax.tree.map(
+        lambda x, s: int(np.prod(s.shard_shape(x.shape), dtype=np.int64)) * x.dtype.itemsize, tree, shardings
+    )
+    return sum(jax.tree.leaves(sizes))

@@ -1,0 +1,1 @@
+"""Configs: the rule of every field, the rules between fields, the command line; nothing imports jax."""

@@ -1,0 +1,89 @@
+"""Config files and their overrides on the command line; every mistake becomes one line and exit status 1."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+
+from rats_jax.config.fields import RULES, flatten
+from rats_jax.errors import ConfigError, expect, suggestion
+
+
+def load_config(path: str | Path) -> Any:
+    """Run the `get_config()` of a config file.
+
+    Args:
+        path: a Python file, relative to the working directory or absolute.
+
+    Returns:
+        The ConfigDict, unlocked; Any, because type checkers cannot know its fields.
+
+    Raises:
+        ConfigError: there is no such file, or it defines no `get_config`.
+    """
+    file = Path(path)
+    expect(file.is_file() and file.suffix == ".py", "config", str(path), "an existing Python file")
+    spec = importlib.util.spec_from_file_location(f"{file.stem}_config", file)
+    assert spec is not None and spec.loader is not None, file
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    expect(hasattr(module, "get_config"), "config", str(path), "a file that defines get_config()")
+    return module.get_config()
+
+
+def validate_overrides(argv: Sequence[str]) -> None:
+    """Check that the config file of a command line exists and has every field that is overridden.
+
+    ml_collections finds an unknown field too, but ends in a traceback.
+
+    Args:
+        argv: the command line, e.g. [..., '--config=configs/emoji_cpu.py', '--config.student.num_steps=8'].
+
+    Raises:
+        ConfigError: names the file, or the field and the one that was probably meant.
+    """
+    line = list(argv[: argv.index("--")] if "--" in argv else argv)
+    paths = [re.sub(r"^--?config=", "", a) for a in line if re.match(r"--?config=", a)]
+    paths += [line[i + 1] for i, a in enumerate(line[:-1]) if re.fullmatch(r"--?config", a)]
+    if not paths:
+        return
+    flat = flatten(load_config(paths[-1]))
+    sections = {field.rsplit(".", depth)[0] for field in flat for depth in range(1, field.count(".") + 1)}
+    for override in line:
+        found = re.match(r"--?(?:no)?config\.([^=\[]+)", override)
+        if found and found[1] not in flat and found[1] not in sections:
+            raise ConfigError(f"{override}: no field {found[1]!r} in {paths[-1]}{suggestion(found[1], flat)}")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parse the command line, as the `flags_parser` of `absl.app.run`.
+
+    Args:
+        argv: the command line, the program's name first.
+
+    Returns:
+        What absl wants back: the program's name. A mistake prints one line and exits with status 1.
+    """
+    try:
+        validate_overrides(argv)
+        arguments = flags.FLAGS(argv)
+        expect(len(arguments) == 1, "arguments", arguments[1:], "flags only, as in --config=FILE")
+        return arguments
+    except flags.IllegalFlagValueError as error:
+        found = re.match(r"flag --config\.([\w.]+)=(\S*):", str(error))
+        rule = RULES.get(found[1]) if found else None
+        fail(ConfigError(f"{found[1]}={found[2]}: expected {rule.expected}") if found and rule else error)
+    except (ConfigError, flags.Error) as error:
+        fail(error)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Print an error as one line on stderr and end the program with status 1."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(1)

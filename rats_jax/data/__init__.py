@@ -1,0 +1,1 @@
+"""Prompts, captions and pictures that a run or a command reads."""

@@ -1,0 +1,82 @@
+"""Who stands in a report: every contestant with every number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rats_jax.diffusion.grid import make_grid
+from rats_jax.diffusion.schedule import get_prediction_type
+from rats_jax.errors import ConfigError, expect
+from rats_jax.report.tables import TEACHER
+from rats_jax.student.load import load, load_pretrained
+from rats_jax.student.model import Origin, TextToImage
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the report: a model and how it is sampled."""
+
+    contestant: str
+    model: TextToImage
+    num_steps: int
+    guidance_scale: float
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of a picture; guidance takes two a step."""
+        return self.num_steps * (1 if self.guidance_scale == 1 else 2)
+
+
+def open_entries(
+    student: TextToImage,
+    origin: Origin,
+    *,
+    num_steps: Sequence[int],
+    others: Mapping[str, tuple[str, float | None]],
+) -> list[Entry]:
+    """Line up the contestants, and check that each can be sampled so.
+
+    Args:
+        student: of a run.
+        origin: of the student.
+        num_steps: those with which all but the teacher are judged.
+        others: by name, folder or hub id of a pipeline, and its guidance scale or None for its own.
+
+    Returns:
+        The teacher, the untrained model as the student and as the teacher is guided, the student, the others.
+
+    Raises:
+        ConfigError: a folder that is no pipeline, latents of another shape, a schedule that is not supported,
+            or steps that it has not.
+    """
+    config = origin.config
+    untrained = load_pretrained(config, role="student")
+    # Weights differ, networks do not: what is compiled for one draws with the other.
+    untrained = student.with_unet(untrained.pipeline.unet, guidance_scale=student.guidance_scale)
+    teacher = untrained
+    sampler = config.teacher.get("sampler") or config.sampler
+    if (config.teacher.timestep_spacing, sampler) != (config.student.timestep_spacing, config.sampler):
+        teacher = load_pretrained(config, role="teacher")
+    scale = config.teacher.guidance_scale
+    lines: list[tuple[str, TextToImage, float, Sequence[int]]] = [
+        (TEACHER, teacher, scale, [config.teacher.num_steps])
+    ]
+    lines.append(("untrained", untrained, student.guidance_scale, num_steps))
+    if scale != student.guidance_scale:
+        lines.append(("untrained, guided", untrained, scale, num_steps))
+    lines.append(("student", student, student.guidance_scale, num_steps))
+    for name, (folder, guidance) in others.items():
+        model = load(folder)
+        shapes = model.pipeline.latent_shape, student.pipeline.latent_shape
+        expected = f"a model with latents {shapes[1]}, it has {shapes[0]}"
+        expect(shapes[0] == shapes[1], f"contestant {name}", folder, expected)
+        lines.append((name, model, model.guidance_scale if guidance is None else guidance, num_steps))
+    for name, model, _, steps in lines:
+        for count in steps:
+            try:
+                make_grid(model.scheduler_config, count)
+                get_prediction_type(model.scheduler_config)
+            except ValueError as error:
+                raise ConfigError(f"num_steps={count}: {name}: {error}") from None
+    return [Entry(name, model, count, s) for name, model, s, steps in lines for count in steps]

@@ -1,0 +1,158 @@
+"""Judge the student of a run beside its teacher, the untrained model and others: what `evaluate` does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from rats_jax.data.prompts import find_prompts
+from rats_jax.errors import ConfigError, expect
+from rats_jax.evaluation.contestants import Entry, open_entries
+from rats_jax.evaluation.fixed_set import SUM, Contest, make_contest, open_judges
+from rats_jax.evaluation.measures import (
+    DISTANCE,
+    DIVERSITY,
+    NUM_RESAMPLES,
+    SHOWN,
+    Measured,
+    describe_measures,
+    features_of_real,
+    measure,
+    summarise,
+)
+from rats_jax.report import page, plots, tables
+from rats_jax.report.figures import draw_sheet, save_picture
+from rats_jax.report.tables import TEACHER, count_steps
+from rats_jax.student.load import load
+from rats_jax.weights.lpips_file import load_alexnet
+
+REPORT = "report.json"
+"""The measurements, in the folder of the evaluation."""
+
+
+def evaluate(
+    workdir: str,
+    folder: Path,
+    *,
+    step: int | None,
+    num_steps: Sequence[int],
+    num_prompts: int,
+    num_seeds: int,
+    prompts: str,
+    others: Mapping[str, tuple[str, float | None]],
+    seed: int,
+    batch_size: int,
+    command: str,
+) -> str:
+    """Judge all contestants and write the report.
+
+    Args:
+        workdir: of the run.
+        folder: an empty one; gets report.json, scores.npz, report.md, report.html and the pictures of it.
+        step: of the checkpoint; None is the newest.
+        num_steps: those with which all but the teacher are judged.
+        num_prompts, num_seeds: pictures are drawn of so many prompts, from so many noises each.
+        prompts: file to choose them from; empty for the run's.
+        others: as of `open_entries`.
+        seed: of the choice of prompts and of the noise.
+        batch_size: pictures at once.
+        command: that is being run, for the report.
+
+    Returns:
+        The overview as Markdown.
+
+    Raises:
+        ConfigError: as `load`, `open_judges`, `open_entries` and `features_of_real`, before anything is
+            drawn; as `measure`.
+    """
+    start = time.perf_counter()
+    student = load(workdir, step=step)
+    if student.origin is None:
+        raise ConfigError(f"workdir={workdir!r}: expected the work directory of a run")
+    config = student.origin.config
+    entries = open_entries(student, student.origin, num_steps=num_steps, others=others)
+    judges, alexnet = open_judges(config), jax.device_put(load_alexnet())
+    for name in judges.rewards:
+        reserved = SUM, DIVERSITY, DISTANCE
+        expect(name not in reserved, "reward", name, f"a name other than {', '.join(reserved)}")
+    shape = student.pipeline.latent_shape
+    contest = make_contest(
+        find_prompts(prompts or config.prompts),
+        shape,
+        num_prompts=num_prompts,
+        num_seeds=num_seeds,
+        seed=seed,
+    )
+    reference = None
+    if config.reference and len(contest.texts) > 1:  # one picture has no covariance
+        reference = features_of_real(config.reference, student, alexnet, batch_size)
+    measured = measure(entries, contest, judges, alexnet, reference, batch_size=batch_size)
+    report = {
+        "workdir": workdir,
+        "update": student.origin.step,
+        "pretrained": config.pretrained,
+        "command": command,
+        "num_prompts": len(contest.prompts),
+        "num_seeds": num_seeds,
+        "prompts": prompts or config.prompts,
+        "seed": seed,
+        "num_resamples": NUM_RESAMPLES,
+        "judge": config.heldout_reward,
+        "measures": describe_measures(config, judges, measured[0]),
+        "rows": summarise(entries, measured, seed=seed),
+        "seconds": time.perf_counter() - start,
+    }
+    _write(folder, report, entries, measured, contest)
+    return tables.format_overview(report)
+
+
+def _write(
+    folder: Path,
+    report: dict[str, Any],
+    entries: Sequence[Entry],
+    measured: Sequence[Measured],
+    contest: Contest,
+) -> None:
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    (folder / "report.md").write_text(tables.format_markdown(report), encoding="utf-8")
+    arrays: Any = {
+        f"{entry.contestant}/{entry.num_steps}/{name}": values
+        for entry, m in zip(entries, measured, strict=True)
+        for name, values in m.scores.items()
+    }
+    np.savez(folder / "scores.npz", prompts=np.array(contest.prompts), **arrays)
+    drawn = plots.draw_frontiers(report, folder)
+    grids = []
+    for name, sheet in _draw_grids(entries, measured, contest, judge=report["judge"] or SUM).items():
+        file = folder / f"pictures_{'_'.join(name.replace(',', '').split())}.png"
+        save_picture(sheet, file)
+        grids.append((name, file.read_bytes()))
+    frontiers = {key: file.read_bytes() for key, file in drawn.items()}
+    (folder / "report.html").write_text(page.format_page(report, frontiers, grids), encoding="utf-8")
+
+
+def _draw_grids(
+    entries: Sequence[Entry], measured: Sequence[Measured], contest: Contest, *, judge: str
+) -> dict[str, Image.Image]:
+    """Draw a sheet for each contestant: the teacher's pictures above its own at each number of steps."""
+    pairs = list(zip(entries, measured, strict=True))
+    ((first, best),) = [(entry, m) for entry, m in pairs if entry.contestant == TEACHER]
+    names = [name for name in dict.fromkeys(entry.contestant for entry in entries) if name != TEACHER]
+    sheets = {}
+    for name in names:
+        rows = {f"{TEACHER}, {first.num_steps}": best}
+        rows |= {count_steps(entry.num_steps): m for entry, m in pairs if entry.contestant == name}
+        captions = {
+            title: [f"{s:.2f}" for s in m.scores[judge][:SHOWN, 0]] if judge in m.scores else [""] * SHOWN
+            for title, m in rows.items()
+        }
+        images = {title: m.shown for title, m in rows.items()}
+        sheets[name] = draw_sheet(images, captions, contest.prompts[:SHOWN])
+    return sheets

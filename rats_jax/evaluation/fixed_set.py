@@ -1,0 +1,152 @@
+"""Draw and judge: any model's pictures of fixed prompts and noise, and what every reward says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from rats_jax.config.fields import validate_reward_kinds
+from rats_jax.method.combine import weighted_sum
+from rats_jax.rewards import REWARDS, make_score_fn
+from rats_jax.rewards.open import open_rewards
+from rats_jax.student.model import TextToImage
+from rats_jax.types import RewardModel
+from rats_jax.weights.stored import read_all
+
+SUM = "reward"
+"""The name under which the trained sum stands among the scores."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What every contestant draws.
+
+    Attributes:
+        prompts: P texts.
+        noise: [P, S, h, w, C] float32: S seeds of each.
+    """
+
+    prompts: list[str]
+    noise: np.ndarray
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompt of each of the P * S pictures."""
+        return [prompt for prompt in self.prompts for _ in range(self.noise.shape[1])]
+
+
+def make_contest(
+    prompts: Sequence[str], latent_shape: tuple[int, ...], *, num_prompts: int, num_seeds: int, seed: int
+) -> Contest:
+    """Choose prompts and noise.
+
+    Args:
+        prompts: those to choose from; if there are fewer than num_prompts, all are taken, once.
+        latent_shape: (h, w, C).
+        num_prompts: P.
+        num_seeds: S.
+        seed: of both choices, 0 .. 2**32 - 1.
+    """
+    order = np.random.default_rng(seed).permutation(len(prompts))[:num_prompts]
+    shape = (len(order), num_seeds, *latent_shape)
+    noise = jax.random.normal(jax.random.key(seed), shape, jnp.float32)
+    return Contest([prompts[int(i)] for i in order], np.asarray(noise))
+
+
+def draw(
+    model: TextToImage,
+    contest: Contest,
+    *,
+    num_steps: int,
+    guidance_scale: float,
+    batch_size: int,
+    title: str = "",
+) -> np.ndarray:
+    """Draw every prompt from every noise.
+
+    Args:
+        model: the contestant.
+        contest: prompts and noise.
+        num_steps, guidance_scale: of its sampler.
+        batch_size: pictures at once; the last batch is filled up.
+        title: of the progress bar; empty for none.
+
+    Returns:
+        [P, S, H, W, 3] float32 in [0, 1].
+    """
+    texts = contest.texts
+    noise = contest.noise.reshape(len(texts), *contest.noise.shape[2:])
+    parts = []
+    for start in tqdm(range(0, len(texts), batch_size), desc=title, disable=not title, leave=False):
+        rows = np.arange(start, start + batch_size) % len(texts)
+        images = model(
+            [texts[i] for i in rows], num_steps=num_steps, latents=noise[rows], guidance_scale=guidance_scale
+        )
+        parts.append(images[: len(texts) - start])
+    images = np.concatenate(parts)
+    return images.reshape(*contest.noise.shape[:2], *images.shape[1:])
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The rewards of a run, their weights on the devices.
+
+    Attributes:
+        rewards: by name, trained ones and monitored ones.
+        weights: of the trained ones, in the sum.
+        score: (params, images, prompt inputs) -> [B] by name, jitted.
+        params: by name.
+    """
+
+    rewards: Mapping[str, RewardModel]
+    weights: Mapping[str, float]
+    score: Any
+    params: Any
+
+
+def open_judges(config: Any) -> Judges:
+    """Load the rewards of a config, in float32.
+
+    Raises:
+        ConfigError: a reward of no known kind, or weights that do not fit.
+    """
+    validate_reward_kinds(config, REWARDS)
+    trained, monitors = (open_rewards(config, s, dtype=jnp.float32) for s in ("rewards", "monitor"))
+    rewards = trained | monitors
+    score = jax.jit(make_score_fn({name: reward.reward_fn for name, reward in rewards.items()}))
+    params = jax.device_put(read_all({name: reward.params for name, reward in rewards.items()}))
+    # In units of running deviations that only the run knows, a sum of several could not be told again.
+    weights = {} if config.normalise_rewards else {name: config.rewards[name].weight for name in trained}
+    return Judges(rewards, weights, score, params)
+
+
+def judge(judges: Judges, contest: Contest, images: np.ndarray, *, batch_size: int) -> dict[str, np.ndarray]:
+    """Score pictures with every reward.
+
+    Args:
+        judges: from `open_judges`.
+        contest: whose prompts they are of.
+        images: [P, S, H, W, 3] float32 in [0, 1].
+        batch_size: pictures at once.
+
+    Returns:
+        [P, S] float32 by name; SUM is the trained sum, if its rewards are not normalised.
+    """
+    texts, flat = contest.texts, images.reshape(-1, *images.shape[2:])
+    prompts = {name: reward.prepare(texts) for name, reward in judges.rewards.items()}
+    parts = []
+    for start in range(0, len(texts), batch_size):
+        rows = np.arange(start, start + batch_size) % len(texts)
+        prompt = jax.tree.map(lambda x, rows=rows: x[rows], prompts)
+        scores = judges.score(judges.params, flat[rows], prompt)
+        parts.append({name: np.asarray(s)[: len(texts) - start] for name, s in scores.items()})
+    scores: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in judges.rewards}
+    if judges.weights:
+        scores = {SUM: np.asarray(weighted_sum(scores, {}, weights=judges.weights)), **scores}
+    return {name: values.reshape(images.shape[:2]) for name, values in scores.items()}

@@ -1,0 +1,1 @@
+"""Pipelines: families of models as pure functions with weights, one file each."""

@@ -1,0 +1,1 @@
+"""Tables, pages, plots and sheets of pictures, from plain numbers."""

@@ -1,0 +1,29 @@
+"""The table that a run ends with: teacher, untrained model and student side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def format_table(summary: Mapping[str, Any]) -> str:
+    """Lay out a summary as the table that a run ends with."""
+    rows = {
+        "teacher": f"teacher, {summary['teacher_nfe']} evaluations",
+        "untrained": f"untrained, {summary['nfe']} evaluations",
+        "untrained_cfg": f"untrained with guidance, {2 * summary['student_num_steps']} evaluations",
+        "student": f"student, {summary['nfe']} evaluations",
+    }
+    columns = {
+        "reward": "reward",
+        "heldout_reward": "held-out",
+        "heldout_win_rate": "beats teacher",
+        "reference_distance": "to own picture",
+        "nearest_reference_distance": "to nearest",
+    }
+    shown = {key: title for key, title in columns.items() if summary[key]["student"] is not None}
+    width = max(map(len, rows.values()))
+    lines = [" " * width + "".join(f"{title:>16}" for title in shown.values())]
+    for name, title in rows.items():
+        lines.append(f"{title:<{width}}" + "".join(f"{summary[key][name]:>16.4f}" for key in shown))
+    return "\n".join(lines)

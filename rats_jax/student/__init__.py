@@ -1,0 +1,1 @@
+"""A finished student: loaded, drawn with, written for others."""

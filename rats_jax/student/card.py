@@ -1,0 +1,177 @@
+"""The README of an exported student: what it is, how it is used, what it was made of, how good it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from rats_jax.report import run_table, tables
+from rats_jax.student.folder import LORA_FILE, find_licence
+from rats_jax.student.model import Origin, TextToImage
+
+_USE = {
+    "diffusers": """\
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("THIS_FOLDER")
+images = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}).images
+""",
+    "lora": """\
+from diffusers import DDIMScheduler, DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("{base}")
+pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config{spacing})
+pipeline.load_lora_weights("THIS_FOLDER", weight_name="{lora_file}")
+images = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}).images
+""",
+    "jax": """\
+import numpy as np
+from jax import export
+from safetensors.numpy import load_file
+from transformers import CLIPTokenizer
+
+prompts = ["{prompt}"]
+
+
+def ids(folder):
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    words = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="np")
+    return words.input_ids.astype("int32")
+
+
+sampler = export.deserialize(bytearray(open("sampler.stablehlo", "rb").read()))
+weights = load_file("weights.safetensors")
+noise = np.random.default_rng(0).normal(size=(len(prompts), *{latent_shape})).astype("float32")
+images = sampler.call(weights, {ids}, noise, np.float32({scale:g}))  # [B, H, W, 3] in [0, 1]
+""",
+}
+_NOTES = {
+    "diffusers": """\
+The scheduler's timesteps are those of training. Other numbers of steps work, and are not what it was trained
+for.""",
+    "lora": """\
+For ComfyUI: `comfyui/rats_lora.safetensors`, the same adapters in its names, for a KSampler with {steps}
+steps, cfg {scale:g}, sampler `ddim`. Both files are used at strength 1.""",
+    "jax": """\
+The program has {steps} steps, takes any number of prompts and any guidance scale, and runs on CPU, GPU and
+TPU.""",
+}
+_ABOUT = """\
+Post-trained with Reward-Aware Trajectory Shaping ([arXiv 2604.14910](https://arxiv.org/abs/2604.14910)) by
+rats_jax: from prompts alone, shaped by a teacher of many steps and led by rewards.
+"""
+_SCORES = """\
+## Scores
+
+Means over {num_prompts} prompts, the same prompts and noise in every row; held-out: `{judge}`.
+
+```
+{table}
+```
+"""
+_EVALUATION = """\
+## Evaluation
+
+{num_prompts} prompts, {num_seeds} pictures of each, the same prompts and noise in every row; means ± the
+longer side of their 95 % intervals. ▲ better and ▼ worse than the teacher, by a paired interval.
+
+{overview}
+"""
+_TERMS = "The base model's licence, {licence}, holds for this student.\n"
+_NO_TERMS = "The base model's card names no licence: whatever holds for it holds for this student.\n"
+
+
+def write_card(model: TextToImage, folder: Path, *, format: str) -> None:
+    """Write README.md beside what was exported.
+
+    Args:
+        model: of a run.
+        folder: of the export.
+        format: a key of `exporting.FORMATS`.
+    """
+    assert model.origin is not None
+    (folder / "README.md").write_text(_card(model, model.origin, format), encoding="utf-8")
+
+
+def _card(model: TextToImage, origin: Origin, format: str) -> str:
+    config: Any = origin.config
+    licence, scores = find_licence(config.pretrained), _scores(model.source, origin.step)
+    head = [f"license: {licence}"] if licence else []
+    head += [f"base_model: {config.pretrained}", f"library_name: {'jax' if format == 'jax' else 'diffusers'}"]
+    head += ["pipeline_tag: text-to-image", "tags: [rats, few-step, text-to-image]"]
+    spacing = model.scheduler_config.get("timestep_spacing")
+    values = {
+        "prompt": "a photo of a red apple",
+        "steps": model.num_steps,
+        "scale": model.guidance_scale,
+        "base": config.pretrained,
+        "lora_file": LORA_FILE,
+        "spacing": f', timestep_spacing="{spacing}"' if spacing else "",
+        "latent_shape": model.pipeline.latent_shape,
+        "ids": 'ids("tokenizer")',
+    }
+    if isinstance(model.pipeline.tokenize([""]), dict):
+        values["ids"] = '{"text_encoder": ids("tokenizer"), "text_encoder_2": ids("tokenizer_2")}'
+    sections = [
+        "---\n" + "\n".join(head) + "\n---\n",
+        f"# A {model.num_steps}-step student of {config.pretrained}\n",
+        _ABOUT,
+        f"## Use\n\n```python\n{_USE[format].format(**values)}```\n\n{_NOTES[format].format(**values)}\n",
+        f"## How it was made\n\n{_table(_facts(config, origin, scores))}\n",
+    ]
+    report = _read_evaluation(model.source, origin.step)
+    if report:
+        sections.append(_EVALUATION.format(overview=tables.format_overview(report), **report))
+    elif "reward" in scores:
+        text, judge = run_table.format_table(scores), config.heldout_reward or "none"
+        sections.append(_SCORES.format(num_prompts=config.evaluation.num_prompts, judge=judge, table=text))
+    sections.append(f"## Licence\n\n{_TERMS.format(licence=licence) if licence else _NO_TERMS}")
+    return "\n".join(sections)
+
+
+def _facts(config: Any, origin: Origin, scores: dict[str, Any]) -> dict[str, Any]:
+    def rewards(section: str) -> str:
+        found = {name: reward for name, reward in sorted(config[section].items())}
+        texts = [
+            f"{name} (`{reward.kind}`{f', weight {reward.weight:g}' if 'weight' in reward else ''})"
+            for name, reward in found.items()
+        ]
+        return ", ".join(texts) or "none"
+
+    trained = f"adapters of rank {config.lora.rank}" if config.lora.rank else "all weights of the UNet"
+    return {
+        "base model": config.pretrained,
+        "prompts": config.prompts,
+        "rewards": rewards("rewards"),
+        "measured, never trained on": rewards("monitor"),
+        "updates": origin.step,
+        "prompts per update": config.batch_size,
+        "trained": trained,
+        "student": f"{config.student.num_steps} steps, guidance {config.student.guidance_scale:g}",
+        "teacher": f"{config.teacher.num_steps} steps, guidance {config.teacher.guidance_scale:g}",
+        "command": f"`{scores['command']}`" if "command" in scores else "its config is in rats_jax.json",
+    }
+
+
+def _table(facts: dict[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+
+
+def _scores(workdir: str, step: int) -> dict[str, Any]:
+    """Read the table of the run, if it is that of this checkpoint."""
+    summary = _read(workdir, "summary.json")
+    return summary if summary.get("updates") == step else {}
+
+
+def _read_evaluation(workdir: str, step: int) -> dict[str, Any]:
+    """Read what `python -m rats_jax.evaluate` wrote into the run, if it judged this checkpoint."""
+    report = _read(workdir, "evaluation/report.json")
+    return report if report.get("update") == step else {}
+
+
+def _read(workdir: str, name: str) -> dict[str, Any]:
+    file = epath.Path(workdir).expanduser() / name
+    return json.loads(file.read_text()) if file.exists() else {}

@@ -1,0 +1,170 @@
+"""Write a student for those who sample it elsewhere: in PyTorch, in ComfyUI, in JAX without this package."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+from safetensors.numpy import load_file, save_file
+
+from rats_jax.errors import ConfigError, ExportError
+from rats_jax.networks.lora import merge_adapters
+from rats_jax.pipelines.base import open_pipeline
+from rats_jax.student.card import write_card
+from rats_jax.student.folder import LORA_FILE, copy_tokenizers, read_adapters, write_adapters, write_pipeline
+from rats_jax.student.load import SETTINGS_FILE, load
+from rats_jax.student.model import Origin, TextToImage, make_draw_fn
+from rats_jax.weights.folder import write_json
+from rats_jax.workdir import saved_config
+
+TOLERANCE = 2 / 255
+"""The largest mean difference between a picture and the same one from what was written, images in [0, 1]."""
+_PLATFORMS = ("cpu", "cuda", "tpu")
+_PROGRAM, _WEIGHTS = "sampler.stablehlo", "weights.safetensors"
+_PROMPT, _SEED = "a photo of a red apple", 0
+
+
+class Format(NamedTuple):
+    """A way to write a student.
+
+    Attributes:
+        write: (model, folder, dtype of the weights on disk).
+        read: (model, folder) -> images of `_PROMPT` from the noise of `_SEED`, with what the folder holds.
+    """
+
+    write: Callable[[TextToImage, Path, str], None]
+    read: Callable[[TextToImage, Path], np.ndarray]
+
+
+def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str) -> float:
+    """Write a student, read it back and draw with what was read.
+
+    Args:
+        model: of a run, from `rats_jax.load`.
+        folder: an empty one to write into.
+        format: a key of FORMATS.
+        dtype: of the weights on disk, 'float32' or 'float16'.
+
+    Returns:
+        The mean difference between the picture that the model draws and the one that the folder gives.
+
+    Raises:
+        ConfigError: the model has no adapters and the format is of adapters.
+        ExportError: the difference is above TOLERANCE.
+    """
+    origin = origin_of(model)
+    FORMATS[format].write(model, folder, dtype)
+    settings = {name: getattr(model, name) for name in ("num_steps", "guidance_scale", "sampler")}
+    settings |= {"update": origin.step, "config": saved_config.to_dict(origin.config)}
+    write_json(folder / SETTINGS_FILE, settings)
+    write_card(model, folder, format=format)
+    expected, actual = model([_PROMPT], seed=_SEED), FORMATS[format].read(model, folder)
+    difference = float(np.mean(np.abs(actual - expected)))
+    if not difference <= TOLERANCE:  # nan too
+        raise ExportError(
+            f"what was written draws another picture: they differ by {255 * difference:.2f}/255 on average, "
+            f"expected at most {255 * TOLERANCE:.0f}/255; nothing is kept"
+        )
+    return difference
+
+
+def origin_of(model: TextToImage) -> Origin:
+    """Give the run that a model comes from.
+
+    Raises:
+        ConfigError: it comes from none.
+    """
+    if model.origin is None:
+        raise ConfigError(f"workdir={model.source!r}: expected the work directory of a run")
+    return model.origin
+
+
+def _write_diffusers(model: TextToImage, folder: Path, dtype: str) -> None:
+    write_pipeline(
+        folder,
+        origin_of(model).config.pretrained,
+        model.pipeline.unet,
+        scheduler_config=model.scheduler_config,
+        dtype=np.dtype(dtype),
+    )
+
+
+def _read_diffusers(_: TextToImage, folder: Path) -> np.ndarray:
+    return load(str(folder))([_PROMPT], seed=_SEED)
+
+
+def _write_lora(model: TextToImage, folder: Path, dtype: str) -> None:
+    origin = origin_of(model)
+    if origin.adapters is None:
+        raise ConfigError("format='lora': expected a run with lora.rank > 0, this one trained all weights")
+    lora = origin.config.lora
+    write_adapters(folder, origin.adapters, scale=lora.alpha / lora.rank, dtype=np.dtype(dtype))
+
+
+def _read_lora(model: TextToImage, folder: Path) -> np.ndarray:
+    origin = origin_of(model)
+    adapters = read_adapters(folder / LORA_FILE, origin.adapters)
+    unet = merge_adapters(open_pipeline(origin.config.pretrained).unet, adapters, scale=1.0)
+    merged = dataclasses.replace(model.pipeline, unet=jax.tree.map(np.asarray, unet))
+    return dataclasses.replace(model, pipeline=merged, _weights=[], _programs={})([_PROMPT], seed=_SEED)
+
+
+def _write_jax(model: TextToImage, folder: Path, dtype: str) -> None:
+    draw = make_draw_fn(
+        model.pipeline, model.scheduler_config, sampler=model.sampler, num_steps=model.num_steps
+    )
+    weights = (model.pipeline.unet, model.pipeline.text_encoder, model.pipeline.decoder)
+    named, structure = _named(weights, np.dtype(dtype))
+
+    def sample(named: dict[str, Any], prompt: Any, noise: Any, guidance_scale: Any) -> Any:
+        leaves = [named[name].astype(jnp.float32) for name in names]
+        return draw(jax.tree.unflatten(structure, leaves), prompt, noise, guidance_scale)
+
+    names = list(named)
+    (batch,) = export.symbolic_shape("b")
+    ids = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), model.pipeline.tokenize([""])
+    )
+    arguments = (
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), named),
+        ids,
+        jax.ShapeDtypeStruct((batch, *model.pipeline.latent_shape), jnp.float32),
+        jax.ShapeDtypeStruct((), jnp.float32),
+    )
+    program = export.export(jax.jit(sample), platforms=_PLATFORMS)(*arguments)
+    (folder / _PROGRAM).write_bytes(program.serialize())
+    save_file(named, str(folder / _WEIGHTS))
+    (folder / _WEIGHTS).chmod(0o644)
+    copy_tokenizers(origin_of(model).config.pretrained, folder)
+
+
+def _read_jax(model: TextToImage, folder: Path) -> np.ndarray:
+    program = export.deserialize(bytearray((folder / _PROGRAM).read_bytes()))
+    weights, noise = load_file(str(folder / _WEIGHTS)), model.make_noise([_SEED])
+    prompt = model.pipeline.tokenize([_PROMPT])
+    return np.asarray(program.call(weights, prompt, noise, np.float32(model.guidance_scale)))
+
+
+def _named(weights: Any, dtype: Any) -> tuple[dict[str, np.ndarray], Any]:
+    """Flatten weights into arrays by the paths of their trees, in the order of the structure's leaves."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(weights)
+    networks = ("unet", "text_encoder", "decoder")
+    named = {
+        f"{networks[path[0].idx]}/{jax.tree_util.keystr(path[1:], simple=True, separator='/')}": leaf
+        for path, leaf in leaves
+    }
+    return {name: np.asarray(leaf, dtype) for name, leaf in named.items()}, structure
+
+
+FORMATS = {
+    "diffusers": Format(_write_diffusers, _read_diffusers),
+    "lora": Format(_write_lora, _read_lora),
+    "jax": Format(_write_jax, _read_jax),
+}
+"""The formats, by name."""

@@ -1,0 +1,118 @@
+"""Find a student where training or the export left it: what `rats_jax.load` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from rats_jax.errors import ConfigError
+from rats_jax.networks.lora import init_adapters, merge_adapters
+from rats_jax.pipelines.base import Pipeline, open_pipeline
+from rats_jax.student.model import Origin, TextToImage
+from rats_jax.weights.hub import find_file
+from rats_jax.workdir import checkpoint, saved_config
+
+SETTINGS_FILE = "rats_jax.json"
+"""What an exported folder says of its student, beside the files of the pipeline."""
+
+
+def load(path: str, *, step: int | None = None, dtype: str = "float32") -> TextToImage:
+    """Load the student of a run, an exported student, or any Stable Diffusion pipeline.
+
+    Args:
+        path: work directory of a run, or folder or hub id of a diffusers pipeline.
+        step: of a run, the checkpoint; None is the newest.
+        dtype: what the networks compute in, and what their weights are kept in: 'float32' or 'bfloat16'.
+
+    Returns:
+        The model. Of a pipeline that says nothing of its student: 50 steps at guidance 7.5.
+
+    Raises:
+        ConfigError: it is neither, or has no such checkpoint.
+    """
+    path = str(path)
+    if dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"dtype={dtype!r}: expected 'float32' or 'bfloat16'")
+    if (epath.Path(path).expanduser() / saved_config.FILE).exists():
+        return _load_run(path, step=step, dtype=dtype)
+    if step is not None:
+        raise ConfigError(f"step={step}: expected none, as {path!r} is no work directory of a run")
+    pipeline = _read(open_pipeline(path, dtype=jnp.dtype(dtype)), dtype)
+    settings: dict[str, Any] = {"num_steps": 50, "guidance_scale": 7.5, "sampler": "ddim"}
+    found = find_file(path, SETTINGS_FILE)
+    if found is not None:
+        settings |= json.loads(found.read_text())
+    return TextToImage(
+        path,
+        pipeline,
+        dict(pipeline.scheduler_config),
+        sampler=settings["sampler"],
+        num_steps=settings["num_steps"],
+        guidance_scale=settings["guidance_scale"],
+    )
+
+
+def _load_run(workdir: str, *, step: int | None, dtype: str) -> TextToImage:
+    folder = epath.Path(workdir).expanduser()
+    config: Any = ConfigDict(saved_config.from_json((folder / saved_config.FILE).read_text()))
+    pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype))
+    lora = config.lora.rank > 0
+    like = pipeline.unet
+    if lora:
+        like = init_adapters(like, targets=config.lora.targets, rank=config.lora.rank, seed=config.seed)
+    step, student = checkpoint.restore_student(folder / "checkpoints", like, step=step)
+    unet = student
+    if lora:
+        unet = merge_adapters(pipeline.unet, student, scale=config.lora.alpha / config.lora.rank)
+    model = _sampled(workdir, dataclasses.replace(pipeline, unet=unet), config, config.student, dtype)
+    return dataclasses.replace(model, origin=Origin(config, step, student if lora else None))
+
+
+def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextToImage:
+    """Load what a run starts from, sampled as its student or its teacher is.
+
+    Args:
+        config: of the run.
+        role: 'student' or 'teacher'.
+        dtype: as of `load`.
+
+    Raises:
+        ConfigError: the config's `pretrained` is no pipeline.
+    """
+    pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype))
+    return _sampled(config.pretrained, pipeline, config, config[role], dtype)
+
+
+def _sampled(source: str, pipeline: Pipeline, config: Any, sampling: Any, dtype: str) -> TextToImage:
+    scheduler_config = dict(pipeline.scheduler_config)
+    if sampling.timestep_spacing:
+        scheduler_config["timestep_spacing"] = sampling.timestep_spacing
+    return TextToImage(
+        source,
+        _read(pipeline, dtype),
+        scheduler_config,
+        sampler=sampling.get("sampler") or config.sampler,
+        num_steps=sampling.num_steps,
+        guidance_scale=sampling.guidance_scale,
+    )
+
+
+def _read(pipeline: Pipeline, dtype: str) -> Pipeline:
+    """Read all weights, in the dtype in which they are kept."""
+
+    def read(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: np.asarray(leaf.astype(jnp.dtype(dtype))), tree)
+
+    return dataclasses.replace(
+        pipeline,
+        unet=read(pipeline.unet),
+        text_encoder=read(pipeline.text_encoder),
+        decoder=read(pipeline.decoder),
+    )

@@ -1,0 +1,267 @@
+"""Draw pictures with the student of a run, or with any pipeline: what `rats_jax.load` gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from rats_jax.diffusion.grid import make_grid
+from rats_jax.diffusion.guidance import conditional, guided
+from rats_jax.diffusion.rollout import rollout
+from rats_jax.diffusion.sampler import CORRECTIONS, STEP_FNS
+from rats_jax.diffusion.schedule import get_prediction_type
+from rats_jax.errors import ConfigError
+from rats_jax.parallel import placement
+from rats_jax.parallel.mesh import DATA_PARALLEL, make_mesh
+from rats_jax.pipelines.base import Pipeline
+from rats_jax.report import figures
+from rats_jax.types import Array, Params, PromptInputs
+
+
+@dataclass(frozen=True, eq=False)
+class TextToImage:
+    """A model that draws: networks, weights on the devices, and how it is sampled.
+
+    Attributes:
+        source: what it was loaded from.
+        pipeline: the networks; its UNet is the student's, NumPy arrays.
+        scheduler_config: of the sampler, the timestep spacing included.
+        sampler: 'ddim', 'euler' or 'dpmpp_2m'.
+        num_steps: those that the student was trained for.
+        guidance_scale: the one that it was trained for.
+        origin: of a run, its config and the update of the checkpoint; else None.
+    """
+
+    source: str
+    pipeline: Pipeline
+    scheduler_config: dict[str, Any]
+    sampler: str
+    num_steps: int
+    guidance_scale: float
+    origin: Origin | None = None
+    _weights: list[Any] = field(default_factory=list)
+    _programs: dict[tuple[int, int], Any] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        num_steps: int | None = None,
+        seed: int = 0,
+        latents: Any = None,
+        guidance_scale: float | None = None,
+    ) -> np.ndarray:
+        """Draw a picture of each prompt.
+
+        The first call for a number of steps and of prompts compiles; any other prompt, seed and guidance runs
+        the same program.
+
+        Args:
+            prompts: B texts, or one.
+            num_steps: sampling steps; None is `self.num_steps`.
+            seed: picture i starts from the noise of seed + i, 0 .. 2**32 - 1.
+            latents: [B, h, w, C] float32, the noise to start from in place of the seed.
+            guidance_scale: >= 1, where 1 costs half; None is `self.guidance_scale`.
+
+        Returns:
+            [B, H, W, 3] float32 in [0, 1].
+
+        Raises:
+            ConfigError: no prompts, steps or guidance that there are not, or latents of another shape.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not texts:
+            raise ConfigError("prompts=[]: expected at least one")
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        if not scale >= 1:
+            raise ConfigError(f"guidance_scale={scale}: expected a number >= 1")
+        noise = self.make_noise(range(seed, seed + len(texts))) if latents is None else latents
+        noise = np.asarray(noise, np.float32)
+        expected = (len(texts), *self.pipeline.latent_shape)
+        if noise.shape != expected:
+            raise ConfigError(f"latents.shape={noise.shape}: expected {expected}")
+        draw = self.compile(num_steps=num_steps, batch_size=len(texts))
+        rows = np.arange(draw.rows) % len(texts)  # what the devices cannot share evenly is filled up
+        prompt = self.pipeline.tokenize([texts[i] for i in rows])
+        inputs = placement.place((prompt, noise[rows]), draw.layout)
+        return np.asarray(draw.program(self._placed(), *inputs, jnp.float32(scale)))[: len(texts)]
+
+    def make_noise(self, seeds: Sequence[int]) -> np.ndarray:
+        """Draw the noise of each seed: [B, h, w, C] float32, the same on any number of devices."""
+        if min(seeds) < 0 or max(seeds) >= 2**32:
+            raise ConfigError(f"seed={min(seeds) if min(seeds) < 0 else max(seeds)}: expected 0 .. 2**32 - 1")
+        draw = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), self.pipeline.latent_shape))
+        return np.asarray(draw(np.array(seeds, np.uint32)))
+
+    def compile(self, *, num_steps: int | None = None, batch_size: int = 1) -> Program:
+        """Compile for a number of steps and of prompts, once; `__call__` does it by itself.
+
+        Raises:
+            ConfigError: no such number of steps.
+        """
+        steps = self.num_steps if num_steps is None else num_steps
+        key = steps, batch_size
+        if key not in self._programs:
+            mesh = make_mesh(DATA_PARALLEL)
+            rows, layout = -(-batch_size // mesh.size) * mesh.size, placement.batch_sharding(mesh)
+            draw = make_draw_fn(self.pipeline, self.scheduler_config, sampler=self.sampler, num_steps=steps)
+            noise = np.zeros((rows, *self.pipeline.latent_shape), np.float32)
+            inputs = placement.place((self.pipeline.tokenize([""] * rows), noise), layout)
+            jitted = jax.jit(draw, out_shardings=layout)
+            lowered = jitted.lower(self._placed(), *inputs, jnp.float32(1.0))
+            self._programs[key] = Program(lowered.compile(), rows, layout)
+        return self._programs[key]
+
+    def with_unet(self, unet: Params, *, guidance_scale: float) -> TextToImage:
+        """Draw with other weights of the same network, and with the programs that are compiled already."""
+        pipeline = dataclasses.replace(self.pipeline, unet=unet)
+        return dataclasses.replace(self, pipeline=pipeline, guidance_scale=guidance_scale, _weights=[])
+
+    @property
+    def title(self) -> str:
+        """What the metadata of a picture calls it."""
+        return self.source if self.origin is None else f"{self.source}, update {self.origin.step}"
+
+    def _placed(self) -> Any:
+        """Put the weights on the devices, once."""
+        if not self._weights:
+            whole = placement.replicated(make_mesh(DATA_PARALLEL))
+            networks = self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.decoder
+            self._weights.append(placement.place(networks, whole))
+        return self._weights[0]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled sampler of so many rows, laid out over the devices."""
+
+    program: Any
+    rows: int
+    layout: Any
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The run that a student comes from: its config, the update of its checkpoint, its adapters if it has."""
+
+    config: Any
+    step: int
+    adapters: Params | None
+
+
+# Pictures on a contact sheet, and their size in pixels.
+_SHEET, _TILE = 96, 128
+
+
+def make_draw_fn(
+    pipeline: Pipeline, scheduler_config: dict[str, Any], *, sampler: str, num_steps: int
+) -> Any:
+    """Compose text encoder, sampler and decoder.
+
+    Args:
+        pipeline: the networks.
+        scheduler_config: the noise schedule and where the timesteps lie.
+        sampler: 'ddim', 'euler' or 'dpmpp_2m'.
+        num_steps: sampling steps.
+
+    Returns:
+        draw(weights, prompt inputs, noise [B, h, w, C], guidance_scale []) -> images [B, H, W, 3] in [0, 1],
+        where weights are those of UNet, text encoder and decoder. A scale of 1, found out when it runs, skips
+        the evaluations without a prompt.
+
+    Raises:
+        ConfigError: no such number of steps, or a schedule that is not supported.
+    """
+    try:
+        grid = make_grid(scheduler_config, num_steps)
+        prediction_type = get_prediction_type(scheduler_config)
+    except ValueError as error:
+        raise ConfigError(f"num_steps={num_steps}: {error}") from None
+
+    def draw(weights: Any, prompt: PromptInputs, noise: Array, guidance_scale: Array) -> Array:
+        unet, text_encoder, decoder = weights
+        embeds = pipeline.encode_fn(text_encoder, prompt)
+
+        def sample(denoise_fn: Any) -> Array:
+            return rollout(
+                denoise_fn,
+                unet,
+                noise,
+                embeds,
+                grid=grid,
+                prediction_type=prediction_type,
+                step_fn=STEP_FNS[sampler],
+                correction=CORRECTIONS[sampler](grid),
+                gradient_steps=num_steps,
+                remat="none",
+                unroll=False,
+            ).latents
+
+        latents = jax.lax.cond(
+            guidance_scale == 1.0,
+            lambda: sample(conditional(pipeline.denoise_fn)),
+            lambda: sample(guided(pipeline.denoise_fn, guidance_scale=guidance_scale)),
+        )
+        return jnp.clip(pipeline.decode_fn(decoder, latents), 0.0, 1.0)
+
+    return draw
+
+
+def draw_folder(
+    model: TextToImage,
+    folder: Path,
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    num_steps: int | None,
+    guidance_scale: float | None,
+    batch_size: int,
+) -> float:
+    """Draw every prompt from every seed into a folder.
+
+    Args:
+        model: from `rats_jax.load`.
+        folder: gets 00000.png and so on, with what they were made of in their metadata, prompts.jsonl, as
+            `python -m rats_jax.score` reads it, and contact_sheet.png of the first pictures.
+        prompts: texts.
+        seeds: of the pictures of each prompt.
+        num_steps, guidance_scale: as for the model.
+        batch_size: pictures at once.
+
+    Returns:
+        The seconds that drawing took, compilation not among them.
+    """
+    jobs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    size = min(batch_size, len(jobs))
+    steps = model.num_steps if num_steps is None else num_steps
+    scale = model.guidance_scale if guidance_scale is None else guidance_scale
+    model.compile(num_steps=steps, batch_size=size)
+    made = {"model": model.title, "num_steps": str(steps), "guidance_scale": str(scale)}
+    seconds, shown, records = 0.0, [], []
+    for first in tqdm(range(0, len(jobs), size), unit="batch", disable=len(jobs) == size):
+        part = [jobs[i % len(jobs)] for i in range(first, first + size)]  # the last one is filled up
+        texts, noise = [prompt for prompt, _ in part], model.make_noise([seed for _, seed in part])
+        start = time.perf_counter()
+        images = model(texts, num_steps=steps, latents=noise, guidance_scale=scale)
+        seconds += time.perf_counter() - start
+        for i, (image, (prompt, seed)) in enumerate(zip(images, jobs[first : first + size], strict=False)):
+            name = f"{first + i:05d}.png"
+            figures.save_image(image, folder / name, {"prompt": prompt, "seed": str(seed)} | made)
+            records.append({"file_name": name, "prompt": prompt, "seed": seed})
+            shown += [image] if len(shown) < _SHEET else []
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    titles = [record["prompt"] for record in records[: len(shown)]]
+    columns = min(len(seeds) if len(seeds) > 1 else 8, 12)
+    sheet = figures.draw_grid(np.stack(shown), titles, columns=columns, tile=_TILE)
+    figures.save_picture(sheet, folder / "contact_sheet.png")
+    return seconds

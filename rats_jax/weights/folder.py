@@ -1,0 +1,122 @@
+"""Model folders in the layout of diffusers and transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from rats_jax.errors import WeightsError
+from rats_jax.types import Params
+from rats_jax.weights.naming import to_torch_names
+
+UNET_WEIGHTS = VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
+CLIP_WEIGHTS = "model.safetensors"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read one of a model folder's JSON files.
+
+    Raises:
+        WeightsError: it is missing or no JSON object.
+    """
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"model folder lacks {str(file)!r}: expected a diffusers folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{str(file)!r} is no JSON file: {error}") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{str(file)!r} holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, its folder too."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_model(
+    folder: Path, config: dict[str, Any], params: Params, weights_name: str, *, dtype: Any = np.float16
+) -> None:
+    """Write config.json and weights, whole or not at all; files that are in the folder already stay.
+
+    Args:
+        folder: of one network.
+        config: content of config.json.
+        params: Flax tree.
+        weights_name: file name of the safetensors.
+        dtype: of the weights on disk.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if folder.exists():
+        shutil.copytree(folder, partial)
+    write_json(partial / "config.json", config)
+    save_safetensors(partial / weights_name, params, dtype=dtype)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def write_model_index(folder: Path, scheduler_config: dict[str, Any]) -> None:
+    """Complete a Stable Diffusion folder with its scheduler and, last, the index that makes it one."""
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config)
+    write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": "StableDiffusionPipeline",
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "requires_safety_checker": False,
+            "safety_checker": [None, None],
+            "scheduler": ["diffusers", scheduler_config["_class_name"]],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+    )
+
+
+def abstract_params(init_fn: Any, module: Any) -> Params:
+    """Shapes and dtypes of a network's weights, without computing them."""
+    return jax.eval_shape(lambda: init_fn(module, jax.random.key(0)))
+
+
+def describe(source: str, make: Callable[[], Any], init: Any) -> tuple[Any, Params]:
+    """Build a network and the shapes of its weights.
+
+    Args:
+        source: of the config, for the message.
+        make: gives the linen module.
+        init: (module, key) -> weights.
+
+    Raises:
+        WeightsError: the libraries cannot build a network from this config.
+    """
+    try:
+        module = make()
+        return module, abstract_params(init, module)
+    except Exception as error:  # whatever a wrong field leads to, deep inside the libraries
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightsError(f"{source!r} describes no network known here: {reason}") from None
+
+
+def save_safetensors(file: Path, params: Params, *, dtype: Any = np.float32) -> None:
+    """Write a Flax parameter tree as a safetensors file in PyTorch names.
+
+    Args:
+        file: where to; its folder is made.
+        params: nested dict of arrays.
+        dtype: dtype on disk.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(to_torch_names(jax.device_get(params), dtype=dtype), str(file), metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors leaves it readable by its owner alone

@@ -1,0 +1,96 @@
+"""The folder of a run: local or a bucket, and one process that writes its logs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from rats_jax.errors import ConfigError
+from rats_jax.files import write_whole
+from rats_jax.workdir import saved_config
+
+
+class Logs:
+    """Where a run writes everything but its checkpoints.
+
+    Attributes:
+        folder: a local folder: the work directory itself, or a temporary one if that is a bucket (its content
+            is copied there by `push`), or if this process is not the one that writes.
+    """
+
+    def __init__(self, folder: Path, remote: epath.Path | None):
+        self.folder, self._remote = folder, remote
+
+    def push(self) -> None:
+        """Copy what is in the folder to the bucket; does nothing if the folder is the work directory."""
+        if self._remote is not None:
+            _copy(epath.Path(self.folder), self._remote)
+
+
+@contextmanager
+def open_logs(workdir: str, *, writes: bool) -> Iterator[Logs]:
+    """Open the logs of a run, those of earlier starts included; what is left is pushed at the end.
+
+    Args:
+        workdir: folder or gs:// address of the run.
+        writes: whether this process writes; all others get a folder that is thrown away.
+    """
+    if writes and not is_remote(workdir):
+        yield Logs(Path(workdir).expanduser(), None)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        remote = epath.Path(workdir) if writes else None
+        if remote is not None and remote.exists():
+            _copy(remote, epath.Path(temporary), skip="checkpoints")
+        logs = Logs(Path(temporary), remote)
+        try:
+            yield logs
+        finally:
+            logs.push()
+
+
+def is_remote(workdir: str) -> bool:
+    """Tell an address such as gs://bucket/run from a folder."""
+    return "://" in workdir
+
+
+def claim(workdir: str, config: Mapping[str, Any], *, writes: bool) -> None:
+    """Take a new work directory, or check that the run in it had the same config.
+
+    Args:
+        workdir: folder or gs:// address.
+        config: of this start.
+        writes: whether this process writes config.json; all others only check.
+
+    Raises:
+        ConfigError: it is a file, cannot be written, or holds a run with another config.
+    """
+    folder = epath.Path(workdir).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"workdir={workdir!r}: expected a folder, it is a file")
+    file = folder / saved_config.FILE
+    if file.exists():
+        saved_config.validate_resume(saved_config.from_json(file.read_text()), config, workdir=workdir)
+    if not writes:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, saved_config.to_json(config))
+    except OSError as error:
+        raise ConfigError(f"workdir={workdir!r}: expected a writable folder ({error.strerror})") from None
+
+
+def _copy(source: epath.Path, target: epath.Path, skip: str = "") -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for entry in source.iterdir():
+        if entry.name == skip:
+            continue
+        if entry.is_dir():
+            _copy(entry, target / entry.name)
+        else:
+            (target / entry.name).write_bytes(entry.read_bytes())

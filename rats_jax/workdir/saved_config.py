@@ -1,0 +1,83 @@
+"""The config as it is kept beside a run, and what may change when the run is resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rats_jax.config.fields import flatten
+from rats_jax.errors import ConfigError
+
+FILE = "config.json"
+"""Its name in the work directory."""
+_MAY_CHANGE = (
+    *("num_updates", "log_every", "checkpoint.", "samples.", "hacking_patience", "stop_on_hacking"),
+    *("mesh.", "sharding", "teacher.targets"),
+)
+_SHOWN = 5
+
+
+def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a config (ConfigDict or nested dict) into dicts, lists and scalars, as JSON gives them back."""
+    return json.loads(to_json(config))
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """Write a config as JSON text, fields sorted, tuples as lists."""
+    return json.dumps(_plain(config), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> dict[str, Any]:
+    """Read back what `to_json` wrote; lists become tuples again."""
+    return _tuples(json.loads(text))
+
+
+def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """List the fields in which two configs differ and which must not change when a run is resumed.
+
+    Args:
+        old: the config of the run so far, ConfigDict or nested dict; lists and tuples are the same.
+        new: the config it would go on with.
+
+    Returns:
+        Sorted texts 'field: old -> new', where '(none)' stands for a field that one side lacks.
+    """
+    before, after = flatten(to_dict(old)), flatten(to_dict(new))
+    fields = [field for field in sorted(before.keys() | after.keys()) if not field.startswith(_MAY_CHANGE)]
+    shown = [(field, _shown(before, field), _shown(after, field)) for field in fields]
+    return [f"{field}: {was} -> {becomes}" for field, was, becomes in shown if was != becomes]
+
+
+def validate_resume(old: Mapping[str, Any], new: Mapping[str, Any], *, workdir: str) -> None:
+    """Refuse to go on with a run whose config was another one.
+
+    Args:
+        old: the config saved in the workdir.
+        new: the config of this command.
+        workdir: its path, for the message.
+
+    Raises:
+        ConfigError: one line with up to five of the fields that differ, old -> new.
+    """
+    difference = config_difference(old, new)
+    if difference:
+        more = f"; and {len(difference) - _SHOWN} more" if len(difference) > _SHOWN else ""
+        raise ConfigError(
+            f"workdir={workdir!r} holds a run with another config ({'; '.join(difference[:_SHOWN])}{more}): "
+            "expected the same config, or an empty workdir"
+        )
+
+
+def _shown(flat: Mapping[str, Any], field: str) -> str:
+    return repr(flat[field]) if field in flat else "(none)"
+
+
+def _plain(config: Any) -> Any:
+    return {key: _plain(value) for key, value in config.items()} if hasattr(config, "items") else config
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,62 @@
+"""The card of an exported student shows the evaluation of its checkpoint, else the run's own table."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from tests.evaluation.test_tables import made_up_report
+
+from rats_jax.report.tables import format_overview
+from rats_jax.student import card as model_card
+from rats_jax.student.model import Origin
+from tests.tiny import tiny_config
+
+CONTESTANTS = ("teacher", "untrained", "untrained_cfg", "student")
+NUMBERS = {"updates": 250, "teacher_nfe": 100, "nfe": 4, "student_num_steps": 4, "command": "python -m x"}
+
+
+def summary():
+    """A summary.json whose rewards are 0.5 and 1.5, 2.5, 3.5."""
+    names = (
+        "reward",
+        "heldout_reward",
+        "heldout_win_rate",
+        "reference_distance",
+        "nearest_reference_distance",
+    )
+    return NUMBERS | {name: {who: i + 0.5 for i, who in enumerate(CONTESTANTS)} for name in names}
+
+
+@pytest.fixture
+def card(models, tmp_path):
+    """Writes the card of a checkpoint of the run in tmp_path."""
+    pipeline = SimpleNamespace(latent_shape=(8, 8, 4), tokenize=lambda prompts: None)
+    config = tiny_config(models)
+
+    def card(step):
+        student = SimpleNamespace(
+            source=str(tmp_path), scheduler_config={}, num_steps=4, guidance_scale=1.0, pipeline=pipeline
+        )
+        return model_card._card(student, Origin(config, step, None), "diffusers")
+
+    (tmp_path / "summary.json").write_text(json.dumps(summary()))
+    return card
+
+
+def test_the_evaluation_of_the_checkpoint_takes_the_place_of_the_runs_table(card, tmp_path):
+    assert "## Scores" in card(250) and "3.5000" in card(250)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "report.json").write_text(json.dumps(made_up_report()))
+    text = card(250)
+    section = text.split("## Evaluation\n")[1].split("\n## Licence")[0]
+    assert format_overview(made_up_report()) in section
+    assert "256 prompts, 4 pictures of each" in section and "## Scores" not in text and "3.5000" not in text
+    assert "| command | `python -m x` |" in text
+
+
+def test_the_evaluation_of_another_checkpoint_is_not_shown(card, tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "report.json").write_text(json.dumps(made_up_report() | {"update": 200}))
+    assert "## Evaluation" not in card(250) and "## Scores" in card(250)
+    assert "## Evaluation" in card(200) and "## Scores" not in card(200)
+    assert "## Evaluation" not in card(100) and "## Scores" not in card(100)

@@ -1,0 +1,49 @@
+"""A folder of results appears whole or not at all."""
+
+import pytest
+
+from rats_jax.errors import ConfigError
+from rats_jax.files import new_folder
+
+
+def test_it_has_its_name_only_once_all_is_there(tmp_path):
+    out = tmp_path / "above" / "out"
+    with new_folder(out, field="out") as folder:
+        (folder / "file").write_text("content")
+        assert not out.exists()
+    assert (out / "file").read_text() == "content" and list(out.parent.iterdir()) == [out]
+
+
+def test_nothing_is_left_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError, match="broken"), new_folder(tmp_path / "out", field="out") as folder:
+        (folder / "file").write_text("content")
+        raise RuntimeError("broken")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_stays_as_it_is(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("old")
+    with pytest.raises(ConfigError, match="out='.*': expected a folder that is not there yet"):
+        with new_folder(tmp_path / "out", field="out"):
+            raise AssertionError
+    assert (tmp_path / "out" / "file").read_text() == "old"
+
+
+def test_a_disk_that_fails_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match="out='.*': expected a folder that can be written [(]Not a directory"
+    ):
+        with new_folder(tmp_path / "file" / "out", field="out"):
+            raise AssertionError
+    with pytest.raises(ConfigError, match="can be written [(]No space left on device"):
+        with new_folder(tmp_path / "out", field="out"):
+            raise OSError(28, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_of_another_file_is_not_taken_for_one_of_the_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        with new_folder(tmp_path / "out", field="out"):
+            (tmp_path / "elsewhere").read_text()

@@ -1,0 +1,84 @@
+"""Files in a folder, beside a file, and in the local cache of the hub; nothing here needs a network."""
+
+import pytest
+
+from rats_jax.errors import WeightsError
+from rats_jax.paths import is_hub_id
+from rats_jax.weights.hub import find_file, get_file
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("config.json", "model.safetensors", "weights.pt"):
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A hub cache in its real layout, and no connection: revision main holds config.json and weights.pt."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--someone--model" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for revision in ("main", "v2"):
+        reference = tmp_path / "models--someone--model" / "refs" / revision
+        reference.parent.mkdir(exist_ok=True)
+        reference.write_text(commit)
+    for name in ("config.json", "weights.pt"):
+        (snapshot / name).write_text(name)
+    return snapshot
+
+
+def test_the_first_name_that_exists_is_found(folder):
+    assert find_file(str(folder), "absent.json", "weights.pt", "config.json") == folder / "weights.pt"
+    assert find_file(str(folder), "absent.json") is None
+
+
+def test_a_file_is_itself_for_names_of_its_kind_and_a_folder_for_others(folder):
+    file = folder / "weights.pt"
+    assert find_file(str(file), "HPS_v2.1_compressed.pt") == file
+    assert find_file(str(file), "config.json") == folder / "config.json"
+    assert find_file(str(file), "vocab.json") is None
+
+
+def test_files_of_the_hub_come_from_its_cache(cached):
+    assert find_file("someone/model", "config.json") == cached / "config.json"
+    assert find_file("someone/model@v2", "weights.pt") == cached / "weights.pt"
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line_with_its_name(cached):
+    for path, name in (("someone/model", "absent.json"), ("nobody/model", "config.json")):
+        with pytest.raises(
+            WeightsError, match=f"^model '{path}' is no folder here, and .* '{name}'"
+        ) as error:
+            find_file(path, name)
+        assert "\n" not in str(error.value)
+
+
+def test_without_a_connection_what_was_seen_to_be_absent_is_absent(cached):
+    absent = cached.parents[1] / ".no_exist" / cached.name / "vocab.json"
+    absent.parent.mkdir(parents=True)
+    absent.touch()
+    assert find_file("someone/model", "vocab.json") is None
+    assert find_file("someone/model", "vocab.json", "config.json") == cached / "config.json"
+
+
+@pytest.mark.parametrize("path", ["nowhere", "a/b/c", "assets/nothing", "/nowhere/model", "owner/na me"])
+def test_what_is_neither_file_nor_hub_id_is_refused(path):
+    with pytest.raises(WeightsError, match=f"^'{path}' is no file or folder, and no hub id"):
+        find_file(path, "config.json")
+
+
+def test_a_missing_file_of_a_model_is_named(folder):
+    with pytest.raises(WeightsError, match=r"^model '.*' lacks 'a.pt' or 'b.pt'$"):
+        get_file(str(folder / "config.json"), "a.pt", "b.pt")
+
+
+def test_hub_ids(tmp_path, monkeypatch):
+    assert is_hub_id("yuvalkirstain/PickScore_v1") and is_hub_id("xswu/HPSv2@0f3a")
+    assert not is_hub_id("model") and not is_hub_id("a/b/c") and not is_hub_id("assets/emoji")
+    (tmp_path / "xswu" / "HPSv2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert not is_hub_id("xswu/HPSv2"), "what lies here comes first"

@@ -1,0 +1,53 @@
+"""The folder of a run, and the copy of its logs where it is no local one."""
+
+import pytest
+
+from rats_jax.errors import ConfigError
+from rats_jax.workdir import folder as workdir
+from rats_jax.workdir.folder import claim, open_logs
+
+
+def test_a_local_run_writes_where_it_is_asked_to(tmp_path):
+    with open_logs(str(tmp_path / "run"), writes=True) as logs:
+        assert logs.folder == tmp_path / "run"
+        logs.push()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_does_not_write_leaves_nothing(tmp_path):
+    with open_logs(str(tmp_path / "run"), writes=False) as logs:
+        (logs.folder / "metrics.jsonl").write_text("1")
+        logs.push()
+    assert not logs.folder.exists() and not (tmp_path / "run").exists()
+
+
+def test_logs_of_a_bucket_are_fetched_and_pushed(tmp_path, monkeypatch):
+    """A folder in place of a bucket: everything but the checkpoints comes and goes."""
+    monkeypatch.setattr(workdir, "is_remote", lambda path: True)
+    remote = tmp_path / "bucket"
+    (remote / "checkpoints").mkdir(parents=True)
+    (remote / "checkpoints" / "big").write_text("x")
+    (remote / "metrics.jsonl").write_text("1\n")
+    with pytest.raises(KeyboardInterrupt), open_logs(str(remote), writes=True) as logs:
+        assert (logs.folder / "metrics.jsonl").read_text() == "1\n"
+        assert not (logs.folder / "checkpoints").exists()
+        (logs.folder / "metrics.jsonl").write_text("1\n2\n")
+        (logs.folder / "samples").mkdir()
+        (logs.folder / "samples" / "a.png").write_bytes(b"\x00\x01")
+        logs.push()
+        assert (remote / "metrics.jsonl").read_text() == "1\n2\n"
+        (logs.folder / "summary.json").write_text("{}")
+        raise KeyboardInterrupt
+    assert (remote / "samples" / "a.png").read_bytes() == b"\x00\x01"
+    assert (remote / "summary.json").read_text() == "{}", "what an interrupted run wrote last is lost"
+
+
+def test_only_the_process_that_writes_claims_a_folder(tmp_path):
+    claim(str(tmp_path / "run"), {"seed": 1}, writes=False)
+    assert not (tmp_path / "run").exists()
+    claim(str(tmp_path / "run"), {"seed": 1}, writes=True)
+    with pytest.raises(ConfigError, match="another config .seed: 1 -> 2"):
+        claim(str(tmp_path / "run"), {"seed": 2}, writes=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="expected a folder, it is a file"):
+        claim(str(tmp_path / "file"), {}, writes=True)
