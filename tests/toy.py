@@ -5,6 +5,7 @@ sin(angle); a teacher of five guided steps and a student of three, whose levels 
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,11 @@ from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
 from rats_jax.method.combine import weighted_sum
+from rats_jax.method.contracts import Contestant, FrozenFns, Objective
 from rats_jax.method.gate import make_gate_fn, sigmoid_gate
 from rats_jax.method.horizon import interpolation_matrix
 from rats_jax.method.loss import negative_reward
-from rats_jax.method.update import make_teach_fn, make_update_fn
+from rats_jax.method.update import make_loss_fn, make_teach_fn, make_update_fn, with_teacher
 from rats_jax.rewards import make_score_fn
 from rats_jax.types import Batch, FrozenParams, Grid, Moments, PromptEmbeds, TrainState
 
@@ -57,17 +59,23 @@ def grid_of(angles):
     return Grid(timesteps, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
 
 
+class Toy(NamedTuple):
+    """An update in its parts, and the arguments of all of them."""
+
+    teach: Any
+    update_from_targets: Any
+    state: Any
+    frozen: Any
+    batch: Any
+
+
 def make_toy(**changes):
     """Give an update, its state and its other arguments; `permutation` is of the noise that rollouts see."""
-    return _make_toy(**changes)[1:]
+    toy = make_toy_parts(**changes)
+    return with_teacher(toy.update_from_targets, toy.teach), *toy[2:]
 
 
-def make_toy_teacher(**changes):
-    """Give the teacher's part alone of the update that `make_toy(**changes)` gives."""
-    return _make_toy(**changes)[0]
-
-
-def _make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), moments=None, **changes):
+def make_toy_parts(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), moments=None, **changes):
     rng, moments = np.random.default_rng(0), moments or {}
     channels = latent_shape[-1]
 
@@ -109,34 +117,42 @@ def _make_toy(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(None), 
         "combine_fn": functools.partial(weighted_sum, weights=REWARD_WEIGHTS),
         "gate_fn": make_gate_fn(sigmoid_gate, temperature=TEMPERATURE, relative=False),
         "reward_loss_fn": negative_reward,
-        "latent_shape": latent_shape,
-        "horizon_matrix": interpolation_matrix(*(sigmas(g)[:-1] for g in grids), interpolation="linear"),
         "horizon_weights": HORIZON_WEIGHTS,
         "gate_reward": "",
         "moments_decay": 0.9,
         "reward_weight": 1.5,
         "shaping_weight": 0.8,
-        "ema_decay": 1.0,
-        "ema_every": 1,
-        "accumulation_steps": 1,
-        "teacher_params_fn": lambda base, teacher: teacher,
-        "student_params_fn": lambda base, student: student,
-        "split_batch": lambda x: x,
     }
-    settings |= changes
-    shared = {
-        "encode_fn": encode_fn,
-        "decode_fn": decode_fn,
-        "score_fn": make_score_fn(dict.fromkeys(REWARD_WEIGHTS, reward_fn)),
-    }
-    rollouts = rollout_fn(grids[0], GUIDANCE), rollout_fn(grids[1], 1.0)
-    update = make_update_fn(*rollouts, optimizer=optimizer, **shared, **settings)
-    fields = ("teacher_params_fn", "latent_shape", "horizon_matrix", "accumulation_steps", "split_batch")
-    teach = make_teach_fn(rollouts[0], **shared, **{field: settings[field] for field in fields})
+    steps = {"ema_decay": 1.0, "ema_every": 1, "accumulation_steps": 1}
+    steps |= {name: changes.pop(name) for name in list(changes) if name in steps}
+    teacher_fns, student_fns = (
+        Contestant(lambda base, trained: trained, rollout_fn(grid, scale))
+        for grid, scale in zip(grids, (GUIDANCE, 1.0), strict=True)
+    )
+    fns = FrozenFns(encode_fn, decode_fn, make_score_fn(dict.fromkeys(REWARD_WEIGHTS, reward_fn)))
+    objective = Objective(**settings | changes)
+
+    def noise_fn(key, batch):
+        return jax.random.normal(key, (len(batch.prompt), *latent_shape))
+
+    teach = make_teach_fn(
+        teacher_fns,
+        fns,
+        noise_fn=noise_fn,
+        horizon_matrix=interpolation_matrix(*(sigmas(g)[:-1] for g in grids), interpolation="linear"),
+        accumulation_steps=steps["accumulation_steps"],
+    )
+    update = make_update_fn(
+        make_loss_fn(student_fns, fns, objective),
+        optimizer,
+        noise_fn=noise_fn,
+        moments_decay=objective.moments_decay,
+        **steps,
+    )
     gap = Moments(*(jnp.float32(x) for x in GAP))
     rewards = {name: Moments(*(jnp.float32(x) for x in row)) for name, row in moments.items()}
     state = TrainState(jnp.int32(3), student, teacher, optimizer.init(student), gap, rewards)
-    return teach, update, state, frozen, batch
+    return Toy(teach, update, state, frozen, batch)
 
 
 def run(**changes):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -71,3 +73,20 @@ def std(moments: Moments, *, eps: float) -> Array:
     weight = jnp.where(moments.weight > 0.0, moments.weight, 1.0)
     mean, mean_square = moments.mean / weight, moments.mean_square / weight
     return jnp.sqrt(jnp.maximum(mean_square - jnp.square(mean), eps**2))
+
+
+def follow(
+    moments: Mapping[str, Moments], scores: Mapping[str, Mapping[str, Array]], *, decay: float
+) -> dict[str, Moments]:
+    """Move the running moments of rewards towards those of a batch, over both contestants.
+
+    Args:
+        moments: of each reward that is normalised, by name.
+        scores: of "teacher" and "student", each reward [B] float32 by name.
+        decay: as of `update_moments`.
+
+    Returns:
+        Moments by name; no gradient flows into the scores.
+    """
+    both = {name: jnp.concatenate([scores[who][name] for who in ("teacher", "student")]) for name in moments}
+    return {name: update_moments(old, both[name], decay=decay) for name, old in moments.items()}

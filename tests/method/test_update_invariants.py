@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rats_jax.method.update import with_teacher
 from rats_jax.parallel.mesh import make_mesh
 from rats_jax.parallel.placement import batch_sharding, param_sharding
 from tests.tiny import mesh_sizes
-from tests.toy import KEY, REWARD_WEIGHTS, make_toy, make_toy_teacher, run
+from tests.toy import KEY, REWARD_WEIGHTS, make_toy, make_toy_parts, run
 
 
 def test_nothing_but_the_student_has_a_gradient():
@@ -108,10 +109,10 @@ def test_eight_devices_are_one_device(data, fsdp, accumulation_steps):
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_targets_of_the_teacher_make_the_same_update_without_it(accumulation_steps):
-    update, state, frozen, batch = make_toy(accumulation_steps=accumulation_steps)
-    targets = make_toy_teacher(accumulation_steps=accumulation_steps)(state.teacher, frozen, batch, KEY)
+    teach, update, state, frozen, batch = make_toy_parts(accumulation_steps=accumulation_steps)
+    targets = teach(state.teacher, frozen, batch, KEY)
     assert targets.denoised.shape == (4, 3, 2, 2, 3) and set(targets.scores) == set(REWARD_WEIGHTS)
-    expected, metrics = jax.jit(update)(state, frozen, batch, KEY)
+    expected, metrics = jax.jit(with_teacher(update, teach))(state, frozen, batch, KEY)
     blind = state.replace(teacher=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.teacher))
     new, same = jax.jit(update)(blind, frozen, batch, KEY, targets)
     chex.assert_trees_all_close(new.student, expected.student, rtol=1e-6)
@@ -119,8 +120,17 @@ def test_targets_of_the_teacher_make_the_same_update_without_it(accumulation_ste
 
 
 def test_targets_belong_to_their_key():
-    update, state, frozen, batch = make_toy()
-    targets = make_toy_teacher()(state.teacher, frozen, batch, jax.random.key(8))
-    _, right = jax.jit(update)(state, frozen, batch, KEY)
-    _, wrong = jax.jit(update)(state, frozen, batch, KEY, targets)
-    assert abs(float(wrong["loss/shape"] - right["loss/shape"])) > 1e-3
+    teach, update, state, frozen, batch = make_toy_parts()
+    wrong_key, update = jax.random.key(8), jax.jit(update)
+    losses = [
+        update(state, frozen, batch, KEY, teach(state.teacher, frozen, batch, key))[1]["loss/shape"]
+        for key in (KEY, wrong_key)
+    ]
+    assert abs(float(losses[0] - losses[1])) > 1e-3
+
+
+def test_targets_have_no_gradient():
+    teach, update, state, frozen, batch = make_toy_parts()
+    targets = teach(state.teacher, frozen, batch, KEY)
+    gradient = jax.grad(lambda t: update(state, frozen, batch, KEY, t)[1]["loss/total"])(targets)
+    chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
