@@ -1,32 +1,77 @@
-"""What a run computes with: its functions jitted, its weights placed, its update compiled."""
+"""Compiled update, placed weights and samplers of one config; several runs may share it."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from rats_jax.config.fields import validate
+from rats_jax.config.together import validate
 from rats_jax.data.prompts import find_prompts
 from rats_jax.evaluation.reference import load_reference
+from rats_jax.method.contracts import Contestant
 from rats_jax.parallel import placement
 from rats_jax.parallel.cache import without_collections
-from rats_jax.parallel.mesh import make_mesh, validate_batch
+from rats_jax.parallel.mesh import Mesh, make_mesh, validate_batch
 from rats_jax.paths import resolve_path
 from rats_jax.training import table
-from rats_jax.training.experiment import make_experiment
+from rats_jax.training.experiment import Experiment
 from rats_jax.training.models import open_models
-from rats_jax.training.sheets import Pretrained, RenderFn
-from rats_jax.training.table import Pictures
-from rats_jax.types import Batch, FrozenParams, Params, Targets, TrainState
+from rats_jax.training.setup import make_experiment
+from rats_jax.training.table import Pictures, RenderFn
+from rats_jax.training.teacher import keeps_targets
+from rats_jax.types import Batch, FrozenParams, Params, TrainState
+
+
+class Layout(NamedTuple):
+    """Where the arguments of an update lie: pytrees of shardings, one for all leaves of a batch."""
+
+    state: Any
+    frozen: Any
+    batch: Any
+
+
+def make_layout(experiment: Experiment, mesh: Mesh, rules: Any) -> Layout:
+    """Lay out the arguments of an update on a mesh by the rules of its config."""
+    return Layout(
+        placement.param_sharding(mesh, experiment.abstract_state(), rules),
+        placement.param_sharding(mesh, experiment.frozen_params(), rules),
+        placement.batch_sharding(mesh),
+    )
+
+
+def jit_update(update_fn: Any, layout: Layout, *targets: Any) -> Any:
+    """Jit an update, its state donated and kept where it lies.
+
+    Args:
+        update_fn: (state, frozen, batch, key) -> (state, metrics), or with targets as one more argument.
+        layout: of its arguments.
+        targets: the sharding of the targets, if it takes them.
+
+    Returns:
+        The jitted function.
+    """
+    return jax.jit(
+        update_fn,
+        in_shardings=(*layout, None, *targets),
+        out_shardings=(layout.state, None),
+        donate_argnums=0,
+    )
+
+
+class Pretrained(NamedTuple):
+    """What the contestants that were not trained roll out with, as student and as teacher."""
+
+    student: Params
+    teacher: Params
 
 
 class Program:
-    """Everything of a run that outlives a single start of it; the slow parts are made when they are wanted.
+    """What a run computes with, from opening its models to its compiled update; slow parts when wanted.
 
     Runs whose configs differ in their seed, work directory or folder of targets alone may share one: the
     update is then compiled once for all of them.
@@ -40,8 +85,7 @@ class Program:
         experiment: the functions.
         reference: the real pictures of the prompts, or None.
         evaluation_set: of the table and of the sheets.
-        abstract_state, state_sharding: of the TrainState.
-        batch_sharding: of batches and targets.
+        layout: of state, frozen weights and batches.
         rows: of the global batch, those of this process.
         compile_seconds: that the update took; 0 until then.
 
@@ -58,7 +102,7 @@ class Program:
         rendered = config.evaluation.batch_size
         validate_batch(mesh, field="evaluation.batch_size", batch_size=rendered, parts=1)
         with without_collections():
-            models = open_models(config)
+            models = open_models(config, mesh.devices.flat[0])
         self.experiment = experiment = make_experiment(config, models, mesh)
         self.reference = None
         if config.reference:
@@ -69,28 +113,41 @@ class Program:
             # All will be seen: what the rewards read of them is computed together, not batch by batch.
             experiment.make_batch(list(self.prompts))
             experiment.make_monitor_inputs(list(self.prompts))
-        self.abstract_state = experiment.abstract_state()
-        self.state_sharding = placement.param_sharding(mesh, self.abstract_state, config.sharding)
-        self.batch_sharding = placement.batch_sharding(mesh)
-        self.rows = placement.local_rows(self.batch_sharding, config.batch_size)
+        self.layout = make_layout(experiment, mesh, config.sharding)
+        self.rows = placement.local_rows(self.layout.batch, config.batch_size)
         self.compile_seconds = 0.0
+
+    def describe(self, step: int) -> str:
+        """Say in one line what a run of it starts with."""
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.experiment.abstract_state().student))
+        mesh = " x ".join(f"{axis}={length}" for axis, length in self.mesh.shape.items())
+        count = jax.process_count()
+        return (
+            f"{len(self.prompts)} prompts, {size / 1e6:.1f} M trained parameters, mesh {mesh} in "
+            f"{count} process{'es' if count > 1 else ''}, "
+            f"{'resuming at' if step else 'starting from'} update {step}"
+        )
+
+    @property
+    def placed_state(self) -> TrainState:
+        """Shapes, dtypes and places of the state."""
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            self.experiment.abstract_state(),
+            self.layout.state,
+        )
 
     @functools.cached_property
     def frozen(self) -> FrozenParams:
         """The weights that no update changes, on the devices."""
-        frozen = self.experiment.frozen_params()
-        return placement.place(frozen, self._frozen_sharding)
-
-    @functools.cached_property
-    def _frozen_sharding(self) -> Any:
-        return placement.param_sharding(self.mesh, self.experiment.frozen_params(), self.config.sharding)
+        return placement.place(self.experiment.frozen_params(), self.layout.frozen)
 
     @functools.cached_property
     def pretrained(self) -> Pretrained:
         """What the contestants that were not trained roll out with."""
         untrained = self.frozen.base
         if self.config.lora.rank:
-            untrained = placement.place(self.experiment.student, self.state_sharding.student)
+            untrained = placement.place(self.experiment.initial, self.layout.state.student)
         return Pretrained(untrained, untrained if self.experiment.teacher_moves else {})
 
     @functools.cached_property
@@ -102,26 +159,26 @@ class Program:
         monitors = placement.place(monitors, layout)["monitors"]
         frozen = self.frozen
 
-        def bind(rollout_fn: Any, params_fn: Any) -> RenderFn:
+        def bind(contestant: Contestant) -> RenderFn:
             # Every process gets all pictures: they are few, and all draw the same conclusions from them.
             whole = placement.replicated(mesh)
-            render = jax.jit(table.make_render_fn(experiment, rollout_fn, params_fn), out_shardings=whole)
+            render = jax.jit(table.make_render_fn(experiment, contestant), out_shardings=whole)
 
             def bound(params: Params, *inputs: Any) -> Pictures:
-                return render(params, frozen, monitors, *placement.place(inputs, self.batch_sharding))
+                return render(params, frozen, monitors, *placement.place(inputs, self.layout.batch))
 
             return bound
 
         return {
-            "teacher": bind(experiment.teacher_rollout_fn, experiment.teacher_params_fn),
-            "student": bind(experiment.student_rollout_fn, experiment.student_params_fn),
-            "untrained_cfg": bind(experiment.untrained_cfg_rollout_fn, experiment.student_params_fn),
+            "teacher": bind(experiment.teacher),
+            "student": bind(experiment.student),
+            "untrained_cfg": bind(experiment.untrained_guided),
         }
 
     def init_state(self) -> TrainState:
         """Make the state before the first update, on the devices."""
-        student = placement.place(self.experiment.student, self.state_sharding.student)
-        return jax.jit(self.experiment.init_state, out_shardings=self.state_sharding)(student)
+        student = placement.place(self.experiment.initial, self.layout.state.student)
+        return jax.jit(self.experiment.init_state, out_shardings=self.layout.state)(student)
 
     def untrained_state(self) -> TrainState:
         """Give what a sheet reads of the state before the first update, without a copy of weights."""
@@ -135,52 +192,32 @@ class Program:
 
     def place_rows(self, tree: Any) -> Any:
         """Place a global batch of which this process has its rows."""
-        return placement.place_rows(tree, self.rows, self.batch_sharding, self.config.batch_size)
+        return placement.place_rows(tree, self.rows, self.layout.batch, self.config.batch_size)
 
     @functools.cached_property
     def teach(self) -> Any:
         """The teacher's part of the update, jitted: (TrainState.teacher, frozen, batch, key) -> Targets."""
+        state, frozen, batch = self.layout
         return jax.jit(
-            self.experiment.teach_fn,
-            in_shardings=(self.state_sharding.teacher, self._frozen_sharding, self.batch_sharding, None),
-            out_shardings=self.batch_sharding,
+            self.experiment.teach_fn, in_shardings=(state.teacher, frozen, batch, None), out_shardings=batch
         )
 
     @functools.cached_property
     def update(self) -> Any:
-        """The update, compiled: (state, frozen, batch, key, targets or None) -> (state, metrics).
+        """The update, compiled: (state, frozen, batch, key) -> (state, metrics).
 
-        A batch that would need a second compilation raises instead.
+        Where targets are kept, they are one more argument. A batch that would need a second compilation
+        raises instead.
         """
-        start = time.perf_counter()
-        update = jax.jit(
-            self.experiment.update_fn,
-            in_shardings=(
-                self.state_sharding,
-                self._frozen_sharding,
-                self.batch_sharding,
-                None,
-                self.batch_sharding,
-            ),
-            out_shardings=(self.state_sharding, None),
-            donate_argnums=0,
-        )
-        state, frozen, key = (
-            abstract(self.abstract_state, self.state_sharding),
-            self.frozen,
-            jax.random.key(0),
-        )
+        start, experiment, state = time.perf_counter(), self.experiment, self.placed_state
         batch = self.place_batch(np.zeros(self.config.batch_size, np.int64))
-        targets: Targets | None = None
-        if self.config.teacher.targets or self.config.teacher.reuse_after:
-            targets = jax.eval_shape(self.experiment.teach_fn, state.teacher, frozen, batch, key)
+        inputs = state, self.frozen, batch, jax.random.key(0)
+        update = jit_update(experiment.update_fn, self.layout)
+        if keeps_targets(self.config):
+            update = jit_update(experiment.update_from_targets_fn, self.layout, self.layout.batch)
+            inputs += (jax.eval_shape(experiment.teach_fn, state.teacher, *inputs[1:]),)
         with without_collections():
-            lowered = update.lower(state, frozen, batch, key, targets)
+            lowered = update.lower(*inputs)
         compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
         return compiled
-
-
-def abstract(tree: Any, shardings: Any) -> Any:
-    """Describe a tree of arrays with where each of them lies."""
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)

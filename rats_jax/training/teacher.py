@@ -1,10 +1,10 @@
-"""Targets of a frozen teacher, kept for later updates of the run, or for other runs, of the same noise."""
+"""Targets of the teacher: kept for later updates of the run, or for other runs, of the same noise."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ from safetensors.numpy import load, save
 
 from rats_jax.config.fields import flatten
 from rats_jax.errors import ConfigError
-from rats_jax.types import Targets
+from rats_jax.parallel import placement, processes
+from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
 
 _FILE = "targets.json"
 # All that targets depend on, besides the prompts themselves and which rows a process holds.
@@ -81,6 +82,9 @@ class TargetStore:
             )
         self._rows = len(rows)
 
+    def clear(self) -> None:
+        """Keep all: the config has no folder of targets for a teacher that moves."""
+
     def read(self, update: int) -> Targets | None:
         """Read the targets of an update, NumPy arrays [rows, ...], or None if they are not there."""
         file = self._file(update)
@@ -119,3 +123,84 @@ def describe(config: Any, prompts: Sequence[str]) -> dict[str, Any]:
         for field in ("kind", "path")
     }
     return {field: flat[field] for field in _FIELDS} | rewards | {"prompts": digest}
+
+
+class TeacherTargets:
+    """The targets of every update: kept ones, or those that the teacher is asked for and leaves.
+
+    Args:
+        store: where they are kept; None where each update runs its teacher.
+        teach: (TrainState.teacher, frozen, batch, key) -> Targets, jitted.
+        frozen: gives the frozen weights.
+        rows: of the global batch, those of this process.
+        place_rows: puts the rows of this process on its devices.
+        moves_every: updates after which the teacher has moved; 0 if it stays.
+    """
+
+    def __init__(
+        self,
+        store: TargetMemory | TargetStore | None,
+        teach: Callable[[Params, FrozenParams, Batch, Key], Targets],
+        frozen: Callable[[], FrozenParams],
+        *,
+        rows: np.ndarray,
+        place_rows: Callable[[Any], Any],
+        moves_every: int,
+    ):
+        self._store, self._teach, self._frozen = store, teach, frozen
+        self._rows, self._place_rows, self._moves_every = rows, place_rows, moves_every
+
+    def find(
+        self, step: int, origin: int, state: TrainState, batch: Batch, key: Key
+    ) -> tuple[Targets] | tuple[()]:
+        """Find the targets of the update after `step` updates.
+
+        Args:
+            step: updates made.
+            origin: the update whose prompts and noise it has.
+            state, batch, key: of the update.
+
+        Returns:
+            The last argument of the update, or none where it runs its teacher itself.
+        """
+        if self._store is None:
+            return ()
+        if self._moves_every and step % self._moves_every == 0:
+            self._store.clear()
+        found = self._store.read(origin)
+        everywhere = processes.everywhere(found is not None)
+        if found is None or not everywhere:
+            taught = self._teach(state.teacher, self._frozen(), batch, key)
+            found = placement.read_rows(taught, self._rows)
+            self._store.write(origin, found)
+        return (self._place_rows(found),)
+
+
+def keeps_targets(config: Any) -> bool:
+    """Tell whether the targets of a run are kept, so that its updates take them as an argument."""
+    return bool(config.teacher.targets or config.teacher.reuse_after)
+
+
+def open_targets(config: Any, program: Any) -> TeacherTargets:
+    """Open the targets of a run.
+
+    Args:
+        config: fields as in configs/default.py.
+        program: of the run.
+
+    Raises:
+        ConfigError: as `TargetStore`.
+    """
+    store = None
+    if config.teacher.targets:
+        store = TargetStore(config.teacher.targets, config, program.prompts, program.rows)
+    elif config.teacher.reuse_after:
+        store = TargetMemory()
+    return TeacherTargets(
+        store,
+        lambda *inputs: program.teach(*inputs),  # compiled when it is wanted
+        lambda: program.frozen,
+        rows=program.rows,
+        place_rows=program.place_rows,
+        moves_every=config.teacher.ema_every if program.experiment.teacher_moves else 0,
+    )

@@ -1,0 +1,106 @@
+"""Summary of a finished run: the table, the curves, summary.json."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rats_jax.files import write_whole
+from rats_jax.report import run_table
+from rats_jax.training import table
+from rats_jax.training.logbook import Logbook
+from rats_jax.training.program import Program
+from rats_jax.types import TrainState
+from rats_jax.workdir.metrics import first_update_student_leads, read_metrics
+
+
+def finish(
+    program: Program, config: Any, state: TrainState, book: Logbook, *, workdir: str, writes: bool
+) -> dict[str, Any]:
+    """Fill the table, write summary.json and print both.
+
+    Args:
+        program: of the run.
+        config: fields as in configs/default.py.
+        state: after the last update.
+        book: of the run.
+        workdir: of the run, for messages.
+        writes: whether this process writes.
+
+    Returns:
+        The content of summary.json.
+    """
+    judges = config.evaluation.num_prompts > 0
+    summary: dict[str, Any] = _score(program, config, state) if judges else {}
+    summary |= {
+        "nfe": program.experiment.nfe,
+        "teacher_nfe": program.experiment.teacher_nfe,
+        "updates": int(state.step),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "seconds": book.seconds,
+        "compile_seconds": program.compile_seconds,
+        "student_num_steps": config.student.num_steps,
+    }
+    if writes:
+        summary |= _draw_curves(book.folder)
+        write_whole(book.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        file = f"{workdir.rstrip('/')}/summary.json"
+        shown = [run_table.format_table(summary)] if judges else []
+        print("\n" + "\n\n".join([*shown, f"{_conclude(summary)}\n{file}"]))
+    return summary
+
+
+def _score(program: Program, config: Any, state: TrainState) -> dict[str, Any]:
+    """Fill the table; its teacher is the pretrained model with all its steps."""
+    render_fns, untrained = program.render_fns, program.pretrained
+    contestants = {
+        "teacher": (render_fns["teacher"], untrained.teacher),
+        "untrained": (render_fns["student"], untrained.student),
+        "untrained_cfg": (render_fns["untrained_cfg"], untrained.student),
+        "student": (render_fns["student"], state.student),
+    }
+    pictures = {
+        name: table.render_set(program.experiment, render, params, program.evaluation_set)
+        for name, (render, params) in contestants.items()
+    }
+    return table.summarise(
+        pictures,
+        program.evaluation_set.prompts,
+        lambda scores: program.experiment.objective.combine_fn(scores, state.rewards),
+        heldout=config.heldout_reward,
+        reference=program.reference,
+    )
+
+
+def _draw_curves(folder: Path) -> dict[str, Any]:
+    """Draw the curves and read from them what the summary wants."""
+    records = read_metrics(folder)
+    updates = [r["step"] for r in records]
+    leads = first_update_student_leads(
+        updates, [r["reward/student"] for r in records], [r["reward/teacher"] for r in records]
+    )
+    from rats_jax.report.curves import draw_curves  # matplotlib: a run should not start by importing it
+
+    draw_curves(records, folder / "curves.png", leads=leads)
+    # The median step: compilation, pictures and checkpoints fall between a few updates only.
+    rates = [
+        (after["time/elapsed"] - before["time/elapsed"]) / (after["step"] - before["step"])
+        for before, after in zip(records, records[1:], strict=False)
+    ]
+    return {
+        "first_update_student_leads": leads,
+        "seconds_per_update": float(np.median(rates)) if rates else None,
+    }
+
+
+def _conclude(summary: Mapping[str, Any]) -> str:
+    """Say in one line how long the run took and when its student took the lead."""
+    leads = summary["first_update_student_leads"]
+    when = "the student never led its teacher" if leads is None else f"the student leads from update {leads}"
+    return f"{summary['updates']} updates in {summary['seconds'] / 60:.1f} minutes; {when}"
