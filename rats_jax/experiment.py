@@ -15,7 +15,7 @@ import optax
 from rats_jax.diffusion.grid import make_grid, sigmas
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
-from rats_jax.diffusion.sampler import CORRECTIONS, STEP_FNS
+from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
 from rats_jax.models.attention import find_attend_fn, with_attention
@@ -215,8 +215,8 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
             guided,
             grid=grid,
             prediction_type=prediction_type,
-            step_fn=STEP_FNS[sampler],
-            correction=CORRECTIONS[sampler](grid),
+            step_fn=SAMPLERS[sampler].step,
+            correction=SAMPLERS[sampler].correction(grid),
             **options,
         )
 
