@@ -17,6 +17,7 @@ from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.diffusion.schedule import get_prediction_type
+from rats_jax.diffusion.scheduler_config import as_ddim
 from rats_jax.errors import ConfigError
 from rats_jax.models.attention import find_attend_fn, with_attention
 from rats_jax.models.convolution import with_loop_convolutions
@@ -346,10 +347,10 @@ def _params_fns(config: Any, pipeline: Pipeline, mesh: Mesh) -> tuple[ParamsFn, 
 
 def _grid(pipeline: Pipeline, sampling: Any, name: str) -> Grid:
     """Lay out the noise levels of the teacher or the student."""
-    scheduler_config = dict(pipeline.scheduler_config)
-    if sampling.timestep_spacing:
-        scheduler_config["timestep_spacing"] = sampling.timestep_spacing
+    scheduler_config = pipeline.scheduler_config
     try:
+        if sampling.timestep_spacing:
+            scheduler_config = as_ddim(scheduler_config, timestep_spacing=sampling.timestep_spacing)
         return make_grid(scheduler_config, sampling.num_steps)
     except ValueError as error:
         raise ConfigError(f"{name}.num_steps={sampling.num_steps}: {error}") from None
