@@ -252,9 +252,9 @@ def make_grid(scheduler_config: Mapping[str, Any], num_steps: int) -> Grid:
     """Build the Grid of a model from its scheduler's configuration, at the timesteps of that scheduler.
 
     Every field is computed as its class means it, or refused: see `read_scheduler_config`. Timesteps are
-    those of diffusers, save that `linspace` of Euler, LMS, Heun and KDPM2, which lies between the integers, is
-    rounded as DDIM rounds it: by at most one half, to a level that the network was trained at. The steps from
-    one to the next are our own. A flow configuration gives a flow grid.
+    those of diffusers, save that `linspace` of Euler, LMS, Heun and KDPM2, which lies between the integers,
+    is rounded as DDIM rounds it: by at most one half, to a level that the network was trained at. The steps
+    from one to the next are our own. A flow configuration gives a flow grid.
 
     Args:
         scheduler_config: a scheduler_config.json of diffusers, as a dictionary.
