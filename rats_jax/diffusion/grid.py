@@ -12,14 +12,12 @@ from typing import Any
 import chex
 import numpy as np
 
-from rats_jax.diffusion.schedule import get_alphas_cumprod, invalid_value, is_flow
+from rats_jax.diffusion.schedule import alphas_cumprod_of
+from rats_jax.diffusion.scheduler_config import SchedulerSettings, invalid_value, read_scheduler_config
 from rats_jax.types import Grid
 
-# Options that change the grid or the step and are not implemented: only false, null or absent is accepted.
-_UNSUPPORTED = (
-    *("clip_sample", "thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
-    *("use_lu_lambdas", "use_dynamic_shifting", "invert_sigmas", "shift_terminal", "stochastic_sampling"),
-)
+# The flow sigmas of UniPC stay this far below pure noise.
+_MAX_FLOW_SIGMA = 1.0 - 1e-6
 
 
 def make_timesteps(
@@ -46,8 +44,7 @@ def make_timesteps(
 
     Source: Lin et al., arXiv 2305.08891, table 2.
     """
-    if not 1 <= num_steps <= num_train_timesteps:
-        raise invalid_value("num_steps", num_steps, f"from 1 to num_train_timesteps = {num_train_timesteps}")
+    _check_num_steps(num_steps, num_train_timesteps)
     if timestep_spacing == "leading":
         timesteps = np.arange(num_steps)[::-1] * (num_train_timesteps // num_steps) + steps_offset
     elif timestep_spacing == "linspace":
@@ -62,6 +59,42 @@ def make_timesteps(
         expected = f"not negative, with every timestep at most {num_train_timesteps - 1}"
         raise invalid_value("steps_offset", steps_offset, expected)
     return timesteps.astype(np.int32)
+
+
+def make_consistency_timesteps(
+    num_steps: int, *, num_train_timesteps: int, original_inference_steps: int
+) -> np.ndarray:
+    """Choose timesteps among those at which a consistency model was distilled, as the LCMScheduler does.
+
+    The N of distillation are j * (T // N) - 1 for j = N .. 1; those at floor(i * N / S) are visited.
+
+    Args:
+        num_steps: S, from 1 to N.
+        num_train_timesteps: T.
+        original_inference_steps: N, at most T.
+
+    Returns:
+        [S] int32 in [0, T - 1], strictly descending.
+
+    Raises:
+        ValueError: num_steps or original_inference_steps out of range.
+
+    Source: Luo et al., Latent Consistency Models, arXiv 2310.04378, section 4.3 (skipping-step).
+    """
+    total = original_inference_steps
+    if not 1 <= total <= num_train_timesteps:
+        expected = f"from 1 to num_train_timesteps = {num_train_timesteps}"
+        raise invalid_value("original_inference_steps", total, expected)
+    if not 1 <= num_steps <= total:
+        raise invalid_value("num_steps", num_steps, f"from 1 to original_inference_steps = {total}")
+    distilled = np.arange(total, 0, -1) * (num_train_timesteps // total) - 1
+    visited = np.floor(np.linspace(0, total, num_steps, endpoint=False)).astype(np.int64)
+    return distilled[visited].astype(np.int32)
+
+
+def _check_num_steps(num_steps: int, num_train_timesteps: int) -> None:
+    if not 1 <= num_steps <= num_train_timesteps:
+        raise invalid_value("num_steps", num_steps, f"from 1 to num_train_timesteps = {num_train_timesteps}")
 
 
 def make_diffusion_grid(
@@ -121,15 +154,9 @@ def make_flow_grid(num_steps: int, *, num_train_timesteps: int, shift: float) ->
 
     Source: Esser et al., Scaling Rectified Flow Transformers, arXiv 2403.03206, eq. 23.
     """
-    if not 1 <= num_steps <= num_train_timesteps:
-        raise invalid_value("num_steps", num_steps, f"from 1 to num_train_timesteps = {num_train_timesteps}")
-    if not shift > 0.0:
-        raise invalid_value("shift", shift, "a positive number")
-
-    def shifted(level: Any) -> Any:
-        return shift * level / (1.0 + (shift - 1.0) * level)
-
-    levels = np.append(shifted(np.linspace(1.0, shifted(1.0 / num_train_timesteps), num_steps)), 0.0)
+    _check_num_steps(num_steps, num_train_timesteps)
+    lowest = _shifted(1.0 / num_train_timesteps, shift)
+    levels = np.append(_shifted(np.linspace(1.0, lowest, num_steps), shift), 0.0)
     return Grid(
         timesteps=(levels[:-1] * num_train_timesteps).astype(np.float32),
         signal_rates=(1.0 - levels).astype(np.float32),
@@ -137,41 +164,149 @@ def make_flow_grid(num_steps: int, *, num_train_timesteps: int, shift: float) ->
     )
 
 
-def make_grid(scheduler_config: Mapping[str, Any], num_steps: int) -> Grid:
-    """Build the Grid of a model from its scheduler's configuration, whatever solver that names.
+def make_solver_flow_grid(
+    num_steps: int, *, num_train_timesteps: int, shift: float, first: float, last: float
+) -> Grid:
+    """Lay out the noise levels of a rectified flow, as the solvers of diffusers with `use_flow_sigmas`.
 
-    As `DDIMScheduler.from_config` of diffusers (absent keys take its defaults), with one exception: an
-    absent `clip_sample` means no clipping, since latents are never clipped here. A flow configuration
-    (`_class_name` FlowMatchEulerDiscreteScheduler, or prediction_type `flow`) gives a flow grid.
+    sigma_i = shifted(u_i) of `make_flow_grid`, with u the first S of S + 1 on a line from first to last, then
+    0; no sigma is above 1 - 1e-6. signal_rate = 1 - sigma, noise_rate = sigma; the network is told
+    floor(sigma * T).
+
+    Args:
+        num_steps: S, from 1 to T.
+        num_train_timesteps: T, the unit of the network's timestep.
+        shift: static shift towards noise, positive; 1 is none.
+        first: where the line starts, in (0, 1]: 1 for UniPC, 1 - 1 / T for DPM-Solver.
+        last: where it ends, in [0, first): 1 / T for UniPC, 0 for DPM-Solver.
+
+    Returns:
+        A Grid of S steps to data; its timesteps are whole numbers in float32.
+
+    Raises:
+        ValueError: num_steps or shift out of range.
+
+    Source: UniPCMultistepScheduler and DPMSolverMultistepScheduler of diffusers, set_timesteps.
+    """
+    _check_num_steps(num_steps, num_train_timesteps)
+    visited = _shifted(np.linspace(first, last, num_steps + 1)[:-1], shift)
+    levels = np.append(np.minimum(visited, _MAX_FLOW_SIGMA), 0.0)
+    return Grid(
+        timesteps=np.floor(levels[:-1] * num_train_timesteps).astype(np.float32),
+        signal_rates=(1.0 - levels).astype(np.float32),
+        noise_rates=levels.astype(np.float32),
+    )
+
+
+def _shifted(level: Any, shift: float) -> Any:
+    if not shift > 0.0:
+        raise invalid_value("shift", shift, "a positive number")
+    return shift * level / (1.0 + (shift - 1.0) * level)
+
+
+def flow_shift(
+    num_tokens: int,
+    *,
+    base_shift: float,
+    max_shift: float,
+    base_image_seq_len: int,
+    max_image_seq_len: int,
+    time_shift_type: str,
+) -> float:
+    """Compute the shift towards noise of a flow whose shift grows with the size of the picture.
+
+    mu is linear in the tokens, base_shift at base_image_seq_len and max_shift at max_image_seq_len.
+    `exponential`: shift = exp(mu), `linear`: shift = mu, since mu / (mu + 1 / sigma - 1) is the shift of
+    `make_flow_grid` by mu.
+
+    Args:
+        num_tokens: of one picture, as the network sees it; beyond both ends the line goes on.
+        base_shift: mu of the smaller picture.
+        max_shift: mu of the larger one.
+        base_image_seq_len: tokens of the smaller picture.
+        max_image_seq_len: tokens of the larger one, another number.
+        time_shift_type: `exponential` or `linear`.
+
+    Returns:
+        A positive number, the `shift` of a flow grid.
+
+    Raises:
+        ValueError: unknown time_shift_type, two equal sizes, or a linear shift that is not positive.
+
+    Source: calculate_shift of the FLUX pipeline of diffusers; Esser et al., arXiv 2403.03206, section 5.3.2.
+    """
+    if time_shift_type not in ("exponential", "linear"):
+        raise invalid_value("time_shift_type", time_shift_type, "exponential or linear")
+    if base_image_seq_len == max_image_seq_len:
+        raise invalid_value("max_image_seq_len", max_image_seq_len, "another number than base_image_seq_len")
+    share = (num_tokens - base_image_seq_len) / (max_image_seq_len - base_image_seq_len)
+    mu = base_shift + share * (max_shift - base_shift)
+    if time_shift_type == "exponential":
+        return float(np.exp(mu))
+    if not mu > 0.0:
+        raise invalid_value("time_shift_type", time_shift_type, f"exponential: mu = {mu} is not positive")
+    return mu
+
+
+def make_grid(scheduler_config: Mapping[str, Any], num_steps: int) -> Grid:
+    """Build the Grid of a model from its scheduler's configuration, at the timesteps of that scheduler.
+
+    Every field is computed as its class means it, or refused: see `read_scheduler_config`. Timesteps are
+    those of diffusers, save that `linspace` of Euler, LMS, Heun and KDPM2, which lies between the integers,
+    is rounded as DDIM rounds it: by at most one half, to a level that the network was trained at. The steps
+    from one to the next are our own. A flow configuration gives a flow grid.
 
     Args:
         scheduler_config: a scheduler_config.json of diffusers, as a dictionary.
-        num_steps: S, from 1 to num_train_timesteps.
+        num_steps: S, from 1 to num_train_timesteps; where a class places S + 1 timesteps and leaves out the
+            last, one less; of a consistency model, to original_inference_steps.
 
     Returns:
         A Grid of S steps.
 
     Raises:
-        ValueError: an unsupported option, naming field, value and what is expected; num_steps out of range.
+        ValueError: a class, field or value that is not computed here, naming it and what is expected;
+            num_steps out of range.
     """
-    for field in _UNSUPPORTED:
-        if scheduler_config.get(field):
-            raise invalid_value(field, scheduler_config[field], "false or absent: it is not supported")
-    num_train_timesteps = scheduler_config.get("num_train_timesteps", 1000)
-    if is_flow(scheduler_config):
-        return make_flow_grid(
-            num_steps, num_train_timesteps=num_train_timesteps, shift=scheduler_config.get("shift", 1.0)
-        )
-    alphas_cumprod = get_alphas_cumprod(scheduler_config)
-    timesteps = make_timesteps(
-        num_steps,
-        num_train_timesteps=num_train_timesteps,
-        timestep_spacing=scheduler_config.get("timestep_spacing", "leading"),
-        steps_offset=scheduler_config.get("steps_offset", 0),
+    settings = read_scheduler_config(scheduler_config)
+    if settings.prediction_type == "flow":
+        return _flow_grid(settings, num_steps)
+    alphas_cumprod = alphas_cumprod_of(settings)
+    return make_diffusion_grid(
+        alphas_cumprod,
+        _place_timesteps(settings, num_steps),
+        final_alpha_cumprod=1.0 if settings.lands_on_data else float(alphas_cumprod[0]),
     )
-    set_alpha_to_one = scheduler_config.get("set_alpha_to_one", True)
-    final_alpha_cumprod = 1.0 if set_alpha_to_one else float(alphas_cumprod[0])
-    return make_diffusion_grid(alphas_cumprod, timesteps, final_alpha_cumprod=final_alpha_cumprod)
+
+
+def _flow_grid(settings: SchedulerSettings, num_steps: int) -> Grid:
+    total, shift = settings.num_train_timesteps, settings.shift
+    if settings.placement == "match":
+        return make_flow_grid(num_steps, num_train_timesteps=total, shift=shift)
+    first, last = {"unipc": (1.0, 1.0 / total), "dpm": (1.0 - 1.0 / total, 0.0)}[settings.placement]
+    return make_solver_flow_grid(num_steps, num_train_timesteps=total, shift=shift, first=first, last=last)
+
+
+def _place_timesteps(settings: SchedulerSettings, num_steps: int) -> np.ndarray:
+    total, spacing = settings.num_train_timesteps, settings.timestep_spacing
+    if settings.placement == "consistency":
+        return make_consistency_timesteps(
+            num_steps,
+            num_train_timesteps=total,
+            original_inference_steps=settings.original_inference_steps,
+        )
+    # DPM-Solver and its kin place S + 1 timesteps and leave out the last, where they would only arrive.
+    left_out = int(settings.placement == "without_last" and spacing != "trailing")
+    if not 1 <= num_steps <= total - left_out:
+        named = "num_train_timesteps - 1" if left_out else "num_train_timesteps"
+        raise invalid_value("num_steps", num_steps, f"from 1 to {named} = {total - left_out}")
+    timesteps = make_timesteps(
+        num_steps + left_out,
+        num_train_timesteps=total,
+        timestep_spacing=spacing,
+        steps_offset=settings.steps_offset,
+    )
+    return timesteps[:num_steps]
 
 
 def sigmas(grid: Grid) -> np.ndarray:

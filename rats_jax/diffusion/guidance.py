@@ -15,12 +15,12 @@ def guide(cond_output: Array, uncond_output: Array, guidance_scale: Array | floa
     guided = uncond + guidance_scale * (cond - uncond); scale 1 is the conditional model, 0 the unconditional.
 
     Args:
-        cond_output: the output with the prompt, [B, H, W, C] float32.
+        cond_output: the output with the prompt, [B, ...] float32.
         uncond_output: the output without it, the same shape.
         guidance_scale: scalar, usually 1 to 15.
 
     Returns:
-        The guided model_output, [B, H, W, C] float32, differentiable in both outputs.
+        The guided model_output, [B, ...] float32, differentiable in both outputs.
 
     Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598, eq. 6, where its w is
         guidance_scale - 1.

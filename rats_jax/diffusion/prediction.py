@@ -42,14 +42,14 @@ def to_denoised(
     v_prediction: signal_rate * x_t - noise_rate * output.
 
     Args:
-        model_output: [B, H, W, C] float32.
+        model_output: [B, ...] float32.
         latents: x_t, the same shape.
-        signal_rate: scalar or [B, 1, 1, 1] float32 in [0, 1]; positive for `epsilon`.
+        signal_rate: scalar or [B, 1, ...] float32 in [0, 1]; positive for `epsilon`.
         noise_rate: the same shape, in [0, 1].
         prediction_type: `epsilon`, `v_prediction`, `sample` or `flow`.
 
     Returns:
-        denoised, [B, H, W, C] float32, differentiable in model_output and latents.
+        denoised, [B, ...] float32, differentiable in model_output and latents.
 
     Raises:
         ValueError: unknown prediction_type.
@@ -86,14 +86,14 @@ def to_noise(
     `v_prediction` and `flow` give the latents themselves.
 
     Args:
-        model_output: [B, H, W, C] float32.
+        model_output: [B, ...] float32.
         latents: x_t, the same shape.
-        signal_rate: scalar or [B, 1, 1, 1] float32 in [0, 1].
+        signal_rate: scalar or [B, 1, ...] float32 in [0, 1].
         noise_rate: the same shape, in [0, 1]; positive for `sample`.
         prediction_type: `epsilon`, `v_prediction`, `sample` or `flow`.
 
     Returns:
-        The noise estimate, [B, H, W, C] float32, with latents = signal_rate * denoised + noise_rate * noise;
+        The noise estimate, [B, ...] float32, with latents = signal_rate * denoised + noise_rate * noise;
         differentiable in model_output and latents.
 
     Raises:
@@ -126,14 +126,14 @@ def to_target(
     epsilon: noise;  v_prediction: signal_rate * noise - noise_rate * x_0;  sample: x_0;  flow: noise - x_0.
 
     Args:
-        denoised: clean latents x_0, [B, H, W, C] float32.
+        denoised: clean latents x_0, [B, ...] float32.
         noise: the noise that was added, the same shape.
-        signal_rate: scalar or [B, 1, 1, 1] float32 in [0, 1].
+        signal_rate: scalar or [B, 1, ...] float32 in [0, 1].
         noise_rate: the same shape, in [0, 1].
         prediction_type: `epsilon`, `v_prediction`, `sample` or `flow`.
 
     Returns:
-        The target of model_output, [B, H, W, C] float32.
+        The target of model_output, [B, ...] float32.
 
     Raises:
         ValueError: unknown prediction_type.

@@ -47,7 +47,7 @@ def rollout(
     Args:
         denoise_fn: (params, latents, timestep [], embeds) -> model_output, any float dtype.
         params: the network's weights.
-        noise: standard normal, [B, H, W, C] float32.
+        noise: standard normal, [B, ...] float32.
         embeds: what denoise_fn is conditioned on, a pytree of [B, ...].
         grid: S noise levels; static.
         prediction_type: `epsilon`, `v_prediction`, `sample` or `flow`.
@@ -72,7 +72,7 @@ def rollout(
     Source: Song et al., arXiv 2010.02502, section 4; the truncation: Clark et al., Directly Fine-Tuning
         Diffusion Models on Differentiable Rewards, arXiv 2309.17400 (DRaFT-K).
     """
-    chex.assert_rank(noise, 4)
+    chex.assert_axis_dimension_gt(noise, 0, 0)
     chex.assert_type(noise, jnp.float32)
     num_steps = len(grid.timesteps)
     if not 1 <= gradient_steps <= num_steps:

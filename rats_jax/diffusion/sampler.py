@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import chex
 import numpy as np
@@ -44,16 +44,16 @@ def ddim_step(
     alike and divides by nothing, so it also starts from pure noise.
 
     Args:
-        latents: x_t, [B, H, W, C] float32; not read.
+        latents: x_t, [B, ...] float32; not read.
         denoised: the estimate of x_0, the same shape.
         noise_estimate: the estimate of the noise, the same shape.
-        signal_rate: scalar or [B, 1, 1, 1]; not read.
+        signal_rate: scalar or [B, 1, ...]; not read.
         noise_rate: the same; not read.
-        next_signal_rate: scalar or [B, 1, 1, 1] float32 in [0, 1].
+        next_signal_rate: scalar or [B, 1, ...] float32 in [0, 1].
         next_noise_rate: the same.
 
     Returns:
-        The next latents, [B, H, W, C] float32, differentiable in both estimates.
+        The next latents, [B, ...] float32, differentiable in both estimates.
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 with sigma = 0.
     """
@@ -79,16 +79,16 @@ def euler_step(
     x_next = x + (sigma_next - sigma) * dx/dsigma, and the next latents are next_signal_rate * x_next.
 
     Args:
-        latents: x_t, [B, H, W, C] float32.
+        latents: x_t, [B, ...] float32.
         denoised: the estimate of x_0, the same shape.
         noise_estimate: the same shape; not read.
-        signal_rate: scalar or [B, 1, 1, 1] float32 in (0, 1]: sigma must be finite.
+        signal_rate: scalar or [B, 1, ...] float32 in (0, 1]: sigma must be finite.
         noise_rate: the same shape, in (0, 1].
         next_signal_rate: the same shape, in (0, 1].
         next_noise_rate: the same shape, in [0, 1].
 
     Returns:
-        The next latents, [B, H, W, C] float32, differentiable in latents and denoised.
+        The next latents, [B, ...] float32, differentiable in latents and denoised.
 
     Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models,
         arXiv 2206.00364, algorithm 1 without its second-order correction.
@@ -133,11 +133,21 @@ def first_order(grid: Grid) -> None:
     del grid
 
 
-STEP_FNS: Mapping[str, StepFn] = {"ddim": ddim_step, "euler": euler_step, "dpmpp_2m": ddim_step}
-"""The steps of the samplers, by name."""
-CORRECTIONS: Mapping[str, Callable[[Grid], np.ndarray | None]] = {
-    "ddim": first_order,
-    "euler": first_order,
-    "dpmpp_2m": second_order,
+class Sampler(NamedTuple):
+    """A way to step along a grid: a step, and what it adds to the clean estimates.
+
+    Attributes:
+        step: from one noise level to the next.
+        correction: grid -> [S] float32 as of `second_order`, or None for the estimates as they are.
+    """
+
+    step: StepFn
+    correction: Callable[[Grid], np.ndarray | None]
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "ddim": Sampler(ddim_step, first_order),
+    "euler": Sampler(euler_step, first_order),
+    "dpmpp_2m": Sampler(ddim_step, second_order),
 }
-"""What the samplers add to their clean estimates, by the same names."""
+"""By name."""

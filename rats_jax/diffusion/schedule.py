@@ -11,15 +11,8 @@ from typing import Any
 import chex
 import numpy as np
 
-from rats_jax.diffusion.prediction import PREDICTION_TYPES
+from rats_jax.diffusion.scheduler_config import SchedulerSettings, invalid_value, read_scheduler_config
 from rats_jax.types import Array
-
-FLOW_CLASS = "FlowMatchEulerDiscreteScheduler"
-
-
-def invalid_value(field: str, value: Any, expected: str) -> ValueError:
-    """Make the error about a field of a scheduler's configuration."""
-    return ValueError(f"{field} is {value!r}, expected {expected}")
 
 
 def make_alphas_cumprod(
@@ -79,43 +72,39 @@ def _accumulate(betas: np.ndarray, rescale_betas_zero_snr: bool) -> np.ndarray:
     return ((np.sqrt(alphas_cumprod) - last) * (first / (first - last))) ** 2
 
 
-def is_flow(scheduler_config: Mapping[str, Any]) -> bool:
-    """Tell a rectified flow from a diffusion by a scheduler's configuration."""
-    return (
-        FLOW_CLASS == scheduler_config.get("_class_name") or scheduler_config.get("prediction_type") == "flow"
-    )
-
-
 def get_alphas_cumprod(scheduler_config: Mapping[str, Any]) -> np.ndarray:
     """Read alphas_cumprod from a diffusion scheduler's configuration.
 
     Args:
-        scheduler_config: a scheduler_config.json of diffusers; absent keys take the defaults of
-            DDIMScheduler. `trained_betas` [T], where present, replaces the beta schedule.
+        scheduler_config: a scheduler_config.json of diffusers; absent keys take the defaults of its class.
+            `trained_betas` [T], where present, replaces the beta schedule.
 
     Returns:
         [T] float64 in [0, 1), descending.
 
     Raises:
-        ValueError: a flow configuration, an unknown schedule, or trained_betas that are not T numbers
-            in (0, 1].
+        ValueError: as `read_scheduler_config`; a flow configuration, an unknown schedule, or trained_betas
+            that are not T numbers in (0, 1].
     """
-    if is_flow(scheduler_config):
+    return alphas_cumprod_of(read_scheduler_config(scheduler_config))
+
+
+def alphas_cumprod_of(settings: SchedulerSettings) -> np.ndarray:
+    """Compute alphas_cumprod of a diffusion's settings, [T] float64, as `get_alphas_cumprod`."""
+    if settings.prediction_type == "flow":
         raise invalid_value("prediction_type", "flow", "a diffusion model: a flow has no alphas_cumprod")
-    num_train_timesteps = scheduler_config.get("num_train_timesteps", 1000)
-    rescale_betas_zero_snr = scheduler_config.get("rescale_betas_zero_snr", False)
-    if scheduler_config.get("trained_betas") is not None:
-        betas = np.asarray(scheduler_config["trained_betas"], np.float64)
-        if betas.shape != (num_train_timesteps,) or not np.all((betas > 0.0) & (betas <= 1.0)):
-            expected = f"num_train_timesteps = {num_train_timesteps} numbers in (0, 1]"
+    if settings.trained_betas is not None:
+        betas = np.asarray(settings.trained_betas, np.float64)
+        if betas.shape != (settings.num_train_timesteps,) or not np.all((betas > 0.0) & (betas <= 1.0)):
+            expected = f"num_train_timesteps = {settings.num_train_timesteps} numbers in (0, 1]"
             raise invalid_value("trained_betas", f"an array of shape {betas.shape}", expected)
-        return _accumulate(betas, rescale_betas_zero_snr)
+        return _accumulate(betas, settings.rescale_betas_zero_snr)
     return make_alphas_cumprod(
-        beta_schedule=scheduler_config.get("beta_schedule", "linear"),
-        num_train_timesteps=num_train_timesteps,
-        beta_start=scheduler_config.get("beta_start", 0.0001),
-        beta_end=scheduler_config.get("beta_end", 0.02),
-        rescale_betas_zero_snr=rescale_betas_zero_snr,
+        beta_schedule=settings.beta_schedule,
+        num_train_timesteps=settings.num_train_timesteps,
+        beta_start=settings.beta_start,
+        beta_end=settings.beta_end,
+        rescale_betas_zero_snr=settings.rescale_betas_zero_snr,
     )
 
 
@@ -130,19 +119,13 @@ def get_prediction_type(scheduler_config: Mapping[str, Any]) -> str:
         `epsilon`, `v_prediction`, `sample` or `flow`.
 
     Raises:
-        ValueError: any other value; or `epsilon` with zero terminal SNR, where the latents are pure noise
-            and x_0 cannot be recovered from their noise.
+        ValueError: as `read_scheduler_config`; or `epsilon` with zero terminal SNR, where the latents are
+            pure noise and x_0 cannot be recovered from their noise.
     """
-    if is_flow(scheduler_config):
-        return "flow"
-    prediction_type = scheduler_config.get("prediction_type", "epsilon")
-    if prediction_type not in PREDICTION_TYPES:
-        raise invalid_value("prediction_type", prediction_type, f"one of {', '.join(PREDICTION_TYPES)}")
-    if prediction_type == "epsilon" and get_alphas_cumprod(scheduler_config)[-1] == 0.0:
-        raise invalid_value(
-            "prediction_type", prediction_type, "v_prediction or sample with zero terminal SNR"
-        )
-    return prediction_type
+    settings = read_scheduler_config(scheduler_config)
+    if settings.prediction_type == "epsilon" and alphas_cumprod_of(settings)[-1] == 0.0:
+        raise invalid_value("prediction_type", "epsilon", "v_prediction or sample with zero terminal SNR")
+    return settings.prediction_type
 
 
 def add_noise(denoised: Array, noise: Array, signal_rate: Array | float, noise_rate: Array | float) -> Array:
@@ -151,13 +134,13 @@ def add_noise(denoised: Array, noise: Array, signal_rate: Array | float, noise_r
     x_t = signal_rate * x_0 + noise_rate * noise.
 
     Args:
-        denoised: clean latents x_0, [B, H, W, C] float32.
+        denoised: clean latents x_0, [B, ...] float32.
         noise: standard normal, the same shape.
-        signal_rate: scalar or [B, 1, 1, 1] float32 in [0, 1].
+        signal_rate: scalar or [B, 1, ...] float32 in [0, 1].
         noise_rate: the same shape, in [0, 1].
 
     Returns:
-        Latents, [B, H, W, C] float32, differentiable in every argument.
+        Latents, [B, ...] float32, differentiable in every argument.
 
     Source: Kingma et al., Variational Diffusion Models, arXiv 2107.00630, eq. 1.
     """

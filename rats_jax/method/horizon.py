@@ -73,15 +73,15 @@ def match_horizons(matrix: np.ndarray, teacher_denoised: Array) -> Array:
 
     Args:
         matrix: [K, S], static, as made by `interpolation_matrix`: at most two entries of a row are not 0.
-        teacher_denoised: [S, B, H, W, C] float32.
+        teacher_denoised: [S, B, ...] float32.
 
     Returns:
-        [K, B, H, W, C] float32, linear in teacher_denoised.
+        [K, B, ...] float32, linear in teacher_denoised.
 
     Raises:
         ValueError: a row of the matrix with no entry or more than two that are not 0.
     """
-    chex.assert_rank([matrix, teacher_denoised], [2, 5])
+    chex.assert_rank(matrix, 2)
     chex.assert_axis_dimension(matrix, 1, teacher_denoised.shape[0])
     counts = np.count_nonzero(matrix, axis=1)
     if not np.all((1 <= counts) & (counts <= 2)):
@@ -92,9 +92,8 @@ def match_horizons(matrix: np.ndarray, teacher_denoised: Array) -> Array:
     first_weight, last_weight = matrix[rows, first], np.where(last == first, 0.0, matrix[rows, last])
 
     def scaled(weight: np.ndarray, index: np.ndarray) -> Array:
-        return (
-            jnp.asarray(weight, teacher_denoised.dtype)[:, None, None, None, None] * teacher_denoised[index]
-        )
+        per_horizon = np.expand_dims(weight, tuple(range(1, teacher_denoised.ndim)))
+        return jnp.asarray(per_horizon, teacher_denoised.dtype) * teacher_denoised[index]
 
     return scaled(first_weight, first) + scaled(last_weight, last)
 
@@ -102,10 +101,10 @@ def match_horizons(matrix: np.ndarray, teacher_denoised: Array) -> Array:
 def horizon_distance(student_denoised: Array, teacher_denoised: Array) -> Array:
     """Measure how far the student's clean estimates are from the teacher's, in direction and in value.
 
-    d_k[b] = (1 - cos(x_S, x_T)) + mean((x_S - x_T)^2), both over the H * W * C values of one sample.
+    d_k[b] = (1 - cos(x_S, x_T)) + mean((x_S - x_T)^2), both over all values of one sample.
 
     Args:
-        student_denoised: x_S, [K, B, H, W, C] float32.
+        student_denoised: x_S, [K, B, ...] float32.
         teacher_denoised: x_T at the same noise levels, the same shape.
 
     Returns:
@@ -114,11 +113,11 @@ def horizon_distance(student_denoised: Array, teacher_denoised: Array) -> Array:
 
     Source: Li et al., Reward-Aware Trajectory Shaping, arXiv 2604.14910, section 3.
     """
-    chex.assert_rank([student_denoised, teacher_denoised], 5)
     chex.assert_equal_shape([student_denoised, teacher_denoised])
+    chex.assert_axis_dimension_gt(student_denoised, 1, 0)
     # The teacher is the reference: it must not move towards the student.
     teacher_denoised = jax.lax.stop_gradient(teacher_denoised)
-    sample_axes = (2, 3, 4)
+    sample_axes = tuple(range(2, student_denoised.ndim))
 
     def inverse_norm(x: Array) -> Array:
         return jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=sample_axes) + _COSINE_EPS)
@@ -159,7 +158,7 @@ def shaping_loss(student_denoised: Array, teacher_denoised: Array, weights: np.n
     L_shape[b] = sum_k w_k * d_k[b], with d_k of `horizon_distance`.
 
     Args:
-        student_denoised: [K, B, H, W, C] float32.
+        student_denoised: [K, B, ...] float32.
         teacher_denoised: the same shape, at the same noise levels.
         weights: w, [K] float32, sum 1.
 

@@ -12,6 +12,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
+from rats_jax.diffusion.scheduler_config import as_ddim
+from rats_jax.errors import ConfigError
 from rats_jax.pipelines.base import TOKENIZER_FILES, network_weights
 from rats_jax.types import Params
 from rats_jax.weights.folder import (
@@ -42,7 +44,14 @@ def write_pipeline(
         unet: its weights, Flax tree.
         scheduler_config: the noise schedule and where the timesteps lie.
         dtype: of all weights on disk.
+
+    Raises:
+        ConfigError: timesteps that a DDIM scheduler cannot place.
     """
+    try:
+        scheduler = as_ddim(scheduler_config)
+    except ValueError as error:
+        raise ConfigError(f"format='diffusers': {error}") from None
     index = read_json(get_file(source, "model_index.json"))
     kept = {
         name: part
@@ -53,11 +62,7 @@ def write_pipeline(
         kept |= {"safety_checker": [None, None], "requires_safety_checker": False}
     kept |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
     write_json(folder / "model_index.json", kept | {"scheduler": ["diffusers", "DDIMScheduler"]})
-    scheduler = {name: value for name, value in scheduler_config.items() if name not in _NOT_DDIM}
-    write_json(
-        folder / "scheduler" / "scheduler_config.json",
-        {"clip_sample": False} | scheduler | {"_class_name": "DDIMScheduler"},
-    )
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     weights = {name: read_all(tree) for name, tree in network_weights(source).items() if name != "unet"}
     for name, params in (weights | {"unet": unet}).items():
         write_json(folder / name / "config.json", read_json(get_file(source, f"{name}/config.json")))
@@ -75,10 +80,6 @@ def copy_tokenizers(source: str, folder: Path) -> None:
             found = find_file(source, f"{tokenizer}/{file}")
             if found is not None:
                 shutil.copyfile(found, folder / tokenizer / file)
-
-
-# What schedulers of other kinds have in their config, and DDIM warns of.
-_NOT_DDIM = ("_class_name", "_diffusers_version", "skip_prk_steps", "interpolation_type", "use_karras_sigmas")
 
 
 def write_adapters(folder: Path, adapters: Params, *, scale: float, dtype: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from rats_jax.diffusion.scheduler_config import as_ddim
 from rats_jax.errors import ConfigError
 from rats_jax.networks.lora import init_adapters, merge_adapters
 from rats_jax.pipelines.base import Pipeline, open_pipeline
@@ -93,7 +94,10 @@ def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextTo
 def _sampled(source: str, pipeline: Pipeline, config: Any, sampling: Any, dtype: str) -> TextToImage:
     scheduler_config = dict(pipeline.scheduler_config)
     if sampling.timestep_spacing:
-        scheduler_config["timestep_spacing"] = sampling.timestep_spacing
+        try:
+            scheduler_config = as_ddim(scheduler_config, timestep_spacing=sampling.timestep_spacing)
+        except ValueError as error:
+            raise ConfigError(f"pretrained={source!r}: {error}") from None
     return TextToImage(
         source,
         _read(pipeline, dtype),

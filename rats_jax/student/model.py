@@ -18,7 +18,7 @@ from tqdm import tqdm
 from rats_jax.diffusion.grid import make_grid
 from rats_jax.diffusion.guidance import conditional, guided
 from rats_jax.diffusion.rollout import rollout
-from rats_jax.diffusion.sampler import CORRECTIONS, STEP_FNS
+from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
 from rats_jax.parallel import placement
@@ -200,8 +200,8 @@ def make_draw_fn(
                 embeds,
                 grid=grid,
                 prediction_type=prediction_type,
-                step_fn=STEP_FNS[sampler],
-                correction=CORRECTIONS[sampler](grid),
+                step_fn=SAMPLERS[sampler].step,
+                correction=SAMPLERS[sampler].correction(grid),
                 gradient_steps=num_steps,
                 remat="none",
                 unroll=False,

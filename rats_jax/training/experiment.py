@@ -15,8 +15,9 @@ import optax
 from rats_jax.diffusion.grid import make_grid, sigmas
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
-from rats_jax.diffusion.sampler import CORRECTIONS, STEP_FNS
+from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.diffusion.schedule import get_prediction_type
+from rats_jax.diffusion.scheduler_config import as_ddim
 from rats_jax.errors import ConfigError
 from rats_jax.method.combine import CombineFn, normalised_sum, weighted_sum
 from rats_jax.method.gate import GateFn, constant_gate, hard_gate, make_gate_fn, sigmoid_gate
@@ -209,8 +210,8 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
             guided,
             grid=grid,
             prediction_type=prediction_type,
-            step_fn=STEP_FNS[sampler],
-            correction=CORRECTIONS[sampler](grid),
+            step_fn=SAMPLERS[sampler].step,
+            correction=SAMPLERS[sampler].correction(grid),
             **options,
         )
 
@@ -340,10 +341,10 @@ def _params_fns(config: Any, pipeline: Pipeline, mesh: Mesh) -> tuple[ParamsFn, 
 
 def _grid(pipeline: Pipeline, sampling: Any, name: str) -> Grid:
     """Lay out the noise levels of the teacher or the student."""
-    scheduler_config = dict(pipeline.scheduler_config)
-    if sampling.timestep_spacing:
-        scheduler_config["timestep_spacing"] = sampling.timestep_spacing
+    scheduler_config = pipeline.scheduler_config
     try:
+        if sampling.timestep_spacing:
+            scheduler_config = as_ddim(scheduler_config, timestep_spacing=sampling.timestep_spacing)
         return make_grid(scheduler_config, sampling.num_steps)
     except ValueError as error:
         raise ConfigError(f"{name}.num_steps={sampling.num_steps}: {error}") from None

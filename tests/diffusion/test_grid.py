@@ -130,13 +130,13 @@ def test_a_flow_prediction_type_selects_the_flow_grid():
         ({"beta_schedule": "sigmoid"}, 4, "beta_schedule is 'sigmoid', expected linear"),
         ({"beta_start": 0.0}, 4, "beta_start is 0.0"),
         ({"beta_end": 1.5}, 4, "beta_end is 1.5"),
-        ({"timestep_spacing": "karras"}, 4, "timestep_spacing is 'karras', expected leading"),
+        ({"timestep_spacing": "karras"}, 4, "timestep_spacing is 'karras', expected 'leading'"),
         ({"steps_offset": -1}, 4, "steps_offset is -1"),
         ({"steps_offset": 1}, 1000, "steps_offset is 1"),
-        ({"clip_sample": True}, 4, "clip_sample is True, expected false"),
+        ({"clip_sample": True}, 4, "clip_sample is True, expected False"),
         ({"use_karras_sigmas": True}, 4, "use_karras_sigmas is True"),
         (FLOW | {"use_dynamic_shifting": True}, 4, "use_dynamic_shifting is True"),
-        (FLOW | {"shift": 0.0}, 4, "shift is 0.0, expected a positive number"),
+        (FLOW | {"shift": 0.0}, 4, "shift is 0.0, expected a number > 0"),
     ],
 )
 def test_an_unsupported_configuration_names_field_value_and_expectation(config, num_steps, message):

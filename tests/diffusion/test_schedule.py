@@ -114,7 +114,7 @@ def test_prediction_type_is_read(config, expected):
 @pytest.mark.parametrize(
     ("config", "field"),
     [
-        ({"prediction_type": "velocity"}, "prediction_type is 'velocity', expected one of epsilon"),
+        ({"prediction_type": "velocity"}, "prediction_type is 'velocity', expected 'epsilon' or"),
         ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "zero terminal SNR"),
         ({"num_train_timesteps": 3, "trained_betas": [0.1, 0.5, 1.0]}, "zero terminal SNR"),
     ],
