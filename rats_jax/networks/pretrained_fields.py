@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from rats_jax.networks.fields import Field, only
 
-PRETRAINED_FIELDS: Mapping[str, Field] = {"pruned_heads": only({})}
-"""Those that would change what is computed."""
+PRETRAINED_FIELDS: Mapping[str, Field] = {"pruned_heads": only({}), "tie_encoder_decoder": only(False)}
+"""Those that would change what is computed, or that an encoder cannot be built with."""
 
 _ABOUT_THE_FILE = "architectures dtype torch_dtype transformers_version name_or_path"
 _ABOUT_OUTPUTS = "output_attentions output_hidden_states return_dict torchscript use_cache"
@@ -22,7 +22,7 @@ _ABOUT_EXECUTION = (
     "attn_implementation chunk_size_feed_forward gradient_checkpointing tf_legacy_loss use_bfloat16"
 )
 _ABOUT_DECODERS = (
-    "add_cross_attention cross_attention_hidden_size is_decoder is_encoder_decoder tie_encoder_decoder "
+    "add_cross_attention cross_attention_hidden_size is_decoder is_encoder_decoder "
     "tie_word_embeddings"
 )
 _ABOUT_GENERATION = (
