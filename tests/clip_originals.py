@@ -1,0 +1,141 @@
+"""PyTorch's CLIP with random weights at tiny sizes, and its weights as trees in our names."""
+
+import inspect
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from rats_jax.networks.kernels import Kernels
+
+TEXT = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "projection_dim": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 9,
+    "eos_token_id": 7,
+}
+VISION = {
+    "hidden_size": 12,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
+CLIP = {"text_config": TEXT, "vision_config": VISION, "projection_dim": 10}
+# The end token is 7: twice, last, missing; the largest id stands elsewhere, twice in the last row.
+IDS = np.array([[3, 9, 7, 39, 7, 1, 1, 1], [5, 38, 2, 8, 4, 6, 9, 7], [39, 2, 3, 4, 39, 5, 6, 8]], np.int32)
+PIXELS = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+
+# What a trained network is not changed by, with values that are not the defaults. All but the first line are
+# fields of every config of transformers; precision has none here, as it is the caller's to choose.
+WITHOUT_EFFECT = {
+    **{"attention_dropout": 0.5, "dropout": 0.5, "initializer_factor": 3.0, "initializer_range": 0.5},
+    **{"architectures": ["Any"], "transformers_version": "4.0.0", "name_or_path": "owner/name"},
+    **{"output_attentions": True, "output_hidden_states": True, "return_dict": True, "torchscript": False},
+    **{"use_cache": True, "finetuning_task": "any", "id2label": {"0": "a"}, "label2id": {"a": 0}},
+    **{"num_labels": 1, "problem_type": "regression", "task_specific_params": {"any": 1}},
+    **{"bos_token_id": 4, "decoder_start_token_id": 4, "eos_token_id": 4, "pad_token_id": 4, "prefix": "any"},
+    **{"sep_token_id": 4, "tokenizer_class": "Any", "attn_implementation": "eager"},
+    **{"chunk_size_feed_forward": 2, "gradient_checkpointing": True, "tf_legacy_loss": True},
+    **{"use_bfloat16": True, "add_cross_attention": True, "cross_attention_hidden_size": 8},
+    **{"is_decoder": True, "is_encoder_decoder": True},
+    **{"tie_word_embeddings": False, "bad_words_ids": [[1]], "begin_suppress_tokens": [1]},
+    **{"diversity_penalty": 0.5, "do_sample": True, "early_stopping": True},
+    **{"encoder_no_repeat_ngram_size": 2, "exponential_decay_length_penalty": [1, 2.0]},
+    **{"forced_bos_token_id": 1, "forced_eos_token_id": 1, "length_penalty": 2.0, "max_length": 5},
+    **{"min_length": 2, "no_repeat_ngram_size": 2, "num_beam_groups": 2, "num_beams": 2},
+    **{"num_return_sequences": 2, "output_scores": True, "remove_invalid_values": True},
+    **{"repetition_penalty": 2.0, "return_dict_in_generate": True, "suppress_tokens": [1]},
+    **{"temperature": 0.5, "top_k": 5, "top_p": 0.5, "typical_p": 0.5},
+}
+PRECISION = {"dtype", "torch_dtype"}
+ABOUT_TOWERS = {"attention_dropout", "dropout", "initializer_factor", "initializer_range"}
+
+
+def arguments(config_class):
+    """Names of the arguments of a config class of transformers."""
+    parameters = inspect.signature(config_class.__init__).parameters.values()
+    return [p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+
+
+def randomise(module, *, seed=0):
+    """Give every weight of a PyTorch module a value that counts, the same for the same seed and shape."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            is_scale = "norm" in name and name.endswith("weight")
+            parameter.copy_(is_scale + 0.3 * noise)
+    return module.eval()
+
+
+def to_tree(state, shapes):
+    """Arrange PyTorch's tensors by name as a tree of `shapes`; all of them must be used."""
+    state = dict(state)
+
+    def take(path, shape):
+        *modules, leaf = path
+        leaf = "weight" if leaf in ("kernel", "scale", "embedding") else leaf
+        value = state.pop(".".join([*modules, leaf])).detach().numpy()
+        if path[-1] == "kernel":
+            value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+        assert value.shape == shape.shape, path
+        return jnp.asarray(value)
+
+    tree = unflatten_dict({path: take(path, shape) for path, shape in flatten_dict(shapes).items()})
+    assert not state, f"not used: {list(state)}"
+    return tree
+
+
+def grad_tree(module, shapes):
+    """Arrange the gradients of a PyTorch module; all must count but those of the keys' biases."""
+    grads = {name: parameter.grad for name, parameter in module.named_parameters()}
+    assert all(grad.abs().max() > 1e-4 for name, grad in grads.items() if not name.endswith("k_proj.bias"))
+    return to_tree(grads, shapes)
+
+
+def shapes_of(init, module):
+    return jax.eval_shape(lambda: init(module, jax.random.key(0)))
+
+
+def describe_weights(init, module):
+    """Paths, shapes and dtypes of the weights that `init` draws."""
+    shapes = flatten_dict(shapes_of(init, module))
+    return {path: (leaf.shape, leaf.dtype) for path, leaf in shapes.items()}
+
+
+def draw_weights(init, module):
+    return jax.jit(lambda: init(module, jax.random.key(1)))()
+
+
+def assert_trees_close(actual, expected, *, atol):
+    actual, expected = flatten_dict(actual), flatten_dict(expected)
+    assert actual.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_allclose(actual[path], value, atol=atol, err_msg=str(path))
+
+
+def record_attention(calls):
+    """Kernels whose attention notes the mask of each call and gives a shape's worth of zeros."""
+
+    def attend(query, key, value, mask=None):
+        calls.append(None if mask is None else np.asarray(mask))
+        assert query.shape == key.shape == value.shape
+        return jnp.zeros_like(query)
+
+    return Kernels(attend=attend)
+
+
+def attend_as_flax(query, key, value, mask=None):
+    """Attention in the order of operations of the Flax classes, which scale the queries."""
+    bias = None if mask is None else jnp.where(mask, 0.0, jnp.finfo(query.dtype).min)[None, None]
+    weights = nn.dot_product_attention_weights(query, key, bias=bias)
+    return jnp.einsum("...hqk,...khd->...qhd", weights, value)
