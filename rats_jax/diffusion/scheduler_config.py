@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rats_jax.networks.fields import Field, anything, flag, integer, listed, number, one_of, only, optional
+from rats_jax.fields import Field, anything, flag, integer, listed, number, one_of, only, optional
 
 FLOW_CLASS = "FlowMatchEulerDiscreteScheduler"
 _FLOW_PREDICTION = "flow_prediction"

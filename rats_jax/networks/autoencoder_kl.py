@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rats_jax.networks.fields import (
+from rats_jax.fields import (
     Field,
     anything,
     expect,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rats_jax.networks.fields import Field, only
+from rats_jax.fields import Field, only
 
 PRETRAINED_FIELDS: Mapping[str, Field] = {"pruned_heads": only({}), "tie_encoder_decoder": only(False)}
 """Those that would change what is computed, or that an encoder cannot be built with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rats_jax.networks.fields import (
+from rats_jax.fields import (
     Field,
     anything,
     expect,

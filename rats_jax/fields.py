@@ -1,4 +1,4 @@
-"""Fields of a network's config.json: each is computed, or refused by name; none is dropped in silence."""
+"""Fields of a config file that PyTorch wrote: each is computed, or refused by name; none is dropped."""
 
 from __future__ import annotations
 
