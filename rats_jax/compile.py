@@ -17,8 +17,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rats_jax.aot.chips import CHIPS, describe_machine
-from rats_jax.config.fields import validate
 from rats_jax.config.flags import fail, parse_flags
+from rats_jax.config.together import validate
 from rats_jax.errors import ConfigError, expect
 
 _CONFIG = config_flags.DEFINE_config_file(

@@ -10,8 +10,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rats_jax.config.fields import validate, validate_paths
 from rats_jax.config.flags import fail, parse_flags
+from rats_jax.config.together import validate, validate_paths
 from rats_jax.errors import ConfigError, expect
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -30,7 +30,7 @@ def main(_: list[str]) -> None:
         validate_paths(config)
         expect(not output.exists(), "output", str(output), "a folder that is not there yet")
         from rats_jax.data.prompts import find_prompts
-        from rats_jax.pipelines.base import open_pipeline
+        from rats_jax.pipelines.open import open_pipeline
         from rats_jax.pipelines.stored_embeds import write_prompt_embeds
 
         pipeline = open_pipeline(config.pretrained, dtype=config.compute_dtype)

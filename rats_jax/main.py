@@ -5,8 +5,8 @@ import gc
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rats_jax.config.fields import validate, validate_paths
 from rats_jax.config.flags import fail, parse_flags
+from rats_jax.config.together import validate, validate_paths
 from rats_jax.errors import ConfigError, DivergedError, HackingError
 
 _CONFIG = config_flags.DEFINE_config_file(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rats_jax.config.fields import RULES, flatten, validate
+from rats_jax.config.fields import RULES, flatten
+from rats_jax.config.together import validate
 from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
 

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from rats_jax.ablation import table as ablation
 from rats_jax.ablation.table import TEACHER, UNTRAINED
-from rats_jax.config.fields import flatten, validate, validate_paths
+from rats_jax.config.fields import flatten
+from rats_jax.config.together import validate, validate_paths
 from rats_jax.data.prompts import find_prompts
 from rats_jax.errors import ConfigError, expect, suggestion
 from rats_jax.evaluation.fixed_set import Judges, draw, judge, make_contest, open_judges
@@ -203,9 +204,9 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
         model = load(str(job.folder))
     else:
         model = load_pretrained(run, role="teacher" if job.variant == TEACHER else "student")
-    spacing = model.scheduler_config.get("timestep_spacing")
+    spacing = model.timestep_spacing
     drawer = _DRAWERS.setdefault((run.pretrained, model.sampler, spacing), model)
-    model = drawer.with_unet(model.pipeline.unet, guidance_scale=model.guidance_scale)
+    model = drawer.with_network(model.pipeline.network, guidance_scale=model.guidance_scale)
     contest = make_contest(
         find_prompts(run.prompts),
         model.pipeline.latent_shape,

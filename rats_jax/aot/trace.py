@@ -16,10 +16,11 @@ from jax.experimental import topologies
 from rats_jax.aot.flops import count_flops
 from rats_jax.aot.hlo import count_costs
 from rats_jax.errors import ConfigError
-from rats_jax.parallel import placement
 from rats_jax.parallel.mesh import make_mesh, validate_batch
-from rats_jax.training.experiment import Experiment, make_experiment
+from rats_jax.training.experiment import Experiment, abstract
 from rats_jax.training.models import describe_models
+from rats_jax.training.program import jit_update, make_layout
+from rats_jax.training.setup import make_denoise_fn, make_experiment
 from rats_jax.types import Batch, PromptEmbeds
 
 
@@ -76,17 +77,10 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
     mesh = make_mesh(config.mesh, devices)
     parts = config.optimizer.accumulation_steps
     validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
-    experiment = make_experiment(config, describe_models(config), mesh)
-    state, frozen = experiment.abstract_state(), experiment.frozen_params()
-    frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), frozen)
-    state_sharding = placement.param_sharding(mesh, state, config.sharding)
-    frozen_sharding = placement.param_sharding(mesh, frozen, config.sharding)
-    update = jax.jit(
-        experiment.update_fn,
-        in_shardings=(state_sharding, frozen_sharding, placement.batch_sharding(mesh), None),
-        out_shardings=(state_sharding, None),
-        donate_argnums=0,
-    )
+    experiment = make_experiment(config, describe_models(config, mesh.devices.flat[0]), mesh)
+    state, frozen = experiment.abstract_state(), abstract(experiment.frozen_params())
+    layout = make_layout(experiment, mesh, config.sharding)
+    update = jit_update(experiment.update_fn, layout)
     batch = abstract_batch(experiment, config.batch_size)
     start = time.perf_counter()
     traced = update.trace(state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
@@ -96,8 +90,8 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
         "mesh": dict(mesh.shape),
         "batch_size_per_device": config.batch_size / mesh.size,
         "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.student)),
-        "state_bytes_per_device": _bytes(state, state_sharding),
-        "frozen_bytes_per_device": _bytes(frozen, frozen_sharding),
+        "state_bytes_per_device": _bytes(state, layout.state),
+        "frozen_bytes_per_device": _bytes(frozen, layout.frozen),
         "evaluations": {"teacher": experiment.teacher_nfe, "student": experiment.nfe},
         "analytic_flops_per_device": analytic_flops(config, experiment, config.batch_size // ways)
         / mesh.shape["tensor"],
@@ -118,7 +112,7 @@ def abstract_batch(experiment: Experiment, batch_size: int) -> Batch:
 def analytic_flops(config: Any, experiment: Experiment, batch_size: int) -> float:
     """Count the multiply-adds of an update from the evaluations of each network, times two.
 
-    The teacher is evaluated forwards. An evaluation of the student costs a forward and a backward pass, into
+    The teacher's steps are forward passes. A step of the student costs a forward and a backward pass, into
     its weights and its input, and one more forward pass with `student.remat='step'`. Decoder and rewards see
     both results; their backward pass is into their input alone, and with parts they are evaluated once more.
 
@@ -127,41 +121,44 @@ def analytic_flops(config: Any, experiment: Experiment, batch_size: int) -> floa
         experiment: of the same config.
         batch_size: samples on a device.
     """
-    pipeline, frozen = experiment.pipeline, experiment.frozen_params()
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), frozen)
-    state = experiment.abstract_state()
+    pipeline, fns = experiment.pipeline, experiment.fns
+    frozen, state = abstract(experiment.frozen_params()), experiment.abstract_state()
     latents = jax.ShapeDtypeStruct((batch_size, *pipeline.latent_shape), jnp.float32)
     batch = abstract_batch(experiment, batch_size)
-    embeds: PromptEmbeds = jax.eval_shape(pipeline.encode_fn, abstract.text_encoder, batch.prompt)
-    images = jax.ShapeDtypeStruct((batch_size, *experiment.image_shape()), jnp.float32)
+    embeds: PromptEmbeds = jax.eval_shape(fns.encode_fn, frozen.text_encoder, batch.prompt)
+    images = jax.ShapeDtypeStruct((batch_size, *pipeline.image_shape()), jnp.float32)
     timestep = jax.ShapeDtypeStruct((), jnp.int32)
+    teacher_fn, student_fn = (
+        make_denoise_fn(config, pipeline, config[role].guidance_scale) for role in ("teacher", "student")
+    )
 
     def student(base: Any, *arguments: Any) -> Any:
         def evaluate(trained: Any, latents: Any, timestep: Any, embeds: Any) -> Any:
-            params = experiment.student_params_fn(base, trained)
-            return jnp.sum(experiment.denoise_fn(params, latents, timestep, embeds))
+            params = experiment.student.params_fn(base, trained)
+            return jnp.sum(student_fn(params, latents, timestep, embeds))
 
         return jax.grad(evaluate, argnums=(0, 1))(*arguments)
 
     def teacher(base: Any, trained: Any, *arguments: Any) -> Any:
-        return experiment.denoise_fn(experiment.teacher_params_fn(base, trained), *arguments)
+        return teacher_fn(experiment.teacher.params_fn(base, trained), *arguments)
 
     def decoded(latents: Any, params: Any) -> Any:
-        return jnp.sum(experiment.decode_fn(params, latents))
+        return jnp.sum(fns.decode_fn(params, latents))
 
     def scored(images: Any, params: Any, prompt: Any) -> Any:
-        return jnp.sum(jnp.stack(list(experiment.score_fn(params, images, prompt).values())))
+        return jnp.sum(jnp.stack(list(fns.score_fn(params, images, prompt).values())))
 
-    step = latents, timestep, embeds.cond
-    forward = count_flops(teacher, abstract.base, state.teacher, *step)
-    gradient = count_flops(student, abstract.base, state.student, *step)
+    step = latents, timestep, embeds
+    forward = count_flops(teacher, frozen.base, state.teacher, *step)
+    gradient = count_flops(student, frozen.base, state.student, *step)
     if config.student.remat == "step":
-        gradient += forward
-    decoder, rewards = (latents, abstract.decoder), (images, abstract.rewards, batch.reward)
+        params = jax.eval_shape(experiment.student.params_fn, frozen.base, state.student)
+        gradient += count_flops(student_fn, params, *step)
+    decoder, rewards = (latents, frozen.decoder), (images, frozen.rewards, batch.reward)
     return (
-        experiment.teacher_nfe * forward
-        + experiment.nfe * gradient
-        + count_flops(pipeline.encode_fn, abstract.text_encoder, batch.prompt)
+        config.teacher.num_steps * forward
+        + config.student.num_steps * gradient
+        + count_flops(fns.encode_fn, frozen.text_encoder, batch.prompt)
         + count_flops(decoded, *decoder)
         + count_flops(jax.grad(decoded), *decoder)
         + count_flops(scored, *rewards)

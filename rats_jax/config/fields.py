@@ -1,14 +1,12 @@
-"""What a training config may hold: the rule of every field, the rules between fields, and its paths."""
+"""Rules of the fields of a training config: what each may hold, by itself."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from rats_jax.errors import expect, suggestion
 from rats_jax.parallel.rules import parse_rule
-from rats_jax.paths import is_hub_id, resolve_path
 
 
 class Rule(NamedTuple):
@@ -173,146 +171,3 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def validate(config: Mapping[str, Any]) -> None:
-    """Check all that can be known from the config alone.
-
-    Args:
-        config: ConfigDict or nested dict with the fields of configs/default.py.
-
-    Raises:
-        ConfigError: one line that names the field, its value and what was expected.
-    """
-    flat = flatten(config)
-    rewards = flat.pop("rewards", None)
-    expect(rewards is None, "rewards", rewards, "at least one reward, by name")
-    flat.pop("monitor", None)  # an empty section: nothing is monitored
-    rules, names = dict(RULES), {}
-    for section, fields in (("rewards", REWARD_RULES), ("monitor", MONITOR_RULES)):
-        names[section] = list(dict.fromkeys(f.split(".")[1] for f in flat if f.startswith(f"{section}.")))
-        rules |= {f"{section}.{name}.{f}": rule for name in names[section] for f, rule in fields.items()}
-    for field, value in flat.items():
-        expect(field in rules, field, value, "no such field" + suggestion(field, rules))
-    for field, rule in rules.items():
-        expect(field in flat, field, None, rule.expected)
-        expect(rule.holds(flat[field]), field, flat[field], rule.expected)
-    expect(bool(names["rewards"]), "rewards", {}, "at least one reward, by name")
-    for section, field in (("rewards", "gate.reward"), ("monitor", "heldout_reward")):
-        known = ", ".join(map(repr, names[section])) or "there is none"
-        expected = f"'' or the name of a reward in `{section}` ({known})"
-        expect(flat[field] == "" or flat[field] in names[section], field, flat[field], expected)
-    for name in names["monitor"]:
-        expect(
-            name not in names["rewards"], f"monitor.{name}", name, "a name that no reward in `rewards` has"
-        )
-    _validate_together(flat)
-
-
-def _validate_together(flat: Mapping[str, Any]) -> None:
-    """Check the rules that span several fields, each of which is right by itself."""
-
-    def check(field: str, holds: bool, expected: str) -> None:
-        expect(holds, field, flat[field], expected)
-
-    steps = flat["student.num_steps"]
-    limit = flat["teacher.num_steps"]
-    check("student.num_steps", steps <= limit, f"at most teacher.num_steps={limit}")
-    field = "student.reward_gradient_steps"
-    check(field, flat[field] <= steps, f"from 1 to student.num_steps={steps}")
-    weights = len(flat["horizon.weights"])
-    check(
-        "horizon.weights", weights in (0, steps), f"one weight for each of student.num_steps={steps}, or ()"
-    )
-
-    scales = flat["teacher.guidance_scale"], flat["student.guidance_scale"]
-    allowed = (
-        flat["teacher.ema_decay"] == 1
-        or scales[0] == scales[1]
-        or flat["teacher.mixed_guidance_reason"].strip()
-    )
-    check(
-        "teacher.ema_decay",
-        bool(allowed),
-        f"1 while teacher.guidance_scale={scales[0]} and student.guidance_scale={scales[1]} differ "
-        "(a moving teacher would mix both), or a teacher.mixed_guidance_reason",
-    )
-    if flat["teacher.ema_decay"] < 1:
-        field, every = "teacher.reuse_after", flat["teacher.ema_every"]
-        teaches = "a teacher that moves teaches anew"
-        check("teacher.targets", not flat["teacher.targets"], f"'' while teacher.ema_decay < 1: {teaches}")
-        divides = flat[field] == 0 or every % flat[field] == 0
-        check(field, divides, f"0, or a divisor of teacher.ema_every={every}: {teaches}")
-    shaping = flat["shaping_weight"] > 0 and not (flat["gate.kind"] == "constant" and flat["gate.value"] == 0)
-    check(
-        "reward_weight",
-        flat["reward_weight"] > 0 or shaping,
-        "> 0 while the shaping loss is off, else nothing is trained",
-    )
-
-    field, updates = "optimizer.decay_updates", flat["num_updates"]
-    check(field, flat[field] == 0 or flat[field] >= updates, f"0, or at least num_updates={updates}")
-    parts = flat["optimizer.accumulation_steps"]
-    check(
-        "batch_size", flat["batch_size"] % parts == 0, f"a multiple of optimizer.accumulation_steps={parts}"
-    )
-    for prefix in ("", "dcn_"):
-        fields = [f"mesh.{prefix}{axis}" for axis in ("data", "fsdp", "tensor")]
-        left = [field for field in fields if flat[field] == -1]
-        for field in left[1:]:
-            check(field, False, f"a number of devices while {left[0]}=-1 (only one can be what is left)")
-    ways = 1
-    for axis in ("data", "fsdp"):
-        ways *= max(flat[f"mesh.{axis}"], 1) * max(flat[f"mesh.dcn_{axis}"], 1)
-    for field, batch in (
-        ("batch_size", flat["batch_size"] // parts),
-        ("evaluation.batch_size", flat["evaluation.batch_size"]),
-    ):
-        split = " in each accumulation step" if field == "batch_size" and parts > 1 else ""
-        check(field, batch % ways == 0, f"a multiple of the {ways} devices of the mesh{split}")
-        for name in ("decoder_parts", "reward_parts"):
-            times = flat[name]
-            expected = f"a multiple of {name}={times} times the {ways} devices of the mesh{split}"
-            check(field, batch % (ways * times) == 0, expected)
-
-
-def validate_reward_kinds(config: Mapping[str, Any], kinds: Collection[str]) -> None:
-    """Check that every reward of the config is of a known kind.
-
-    Args:
-        config: a config that `validate` accepts.
-        kinds: the names of the rewards that exist.
-
-    Raises:
-        ConfigError: names the first unknown kind, and the kinds that exist.
-    """
-    for field, reward in _all_rewards(config).items():
-        known = f"one of {', '.join(sorted(kinds))}"
-        expect(reward["kind"] in kinds, f"{field}.kind", reward["kind"], known)
-
-
-def _all_rewards(config: Mapping[str, Any]) -> dict[str, Any]:
-    """List trained and monitored rewards by dotted field name."""
-    return {f"{section}.{n}": r for section in ("rewards", "monitor") for n, r in config[section].items()}
-
-
-def validate_paths(config: Mapping[str, Any]) -> None:
-    """Check that the files and folders that a config names exist, before anything slow is imported.
-
-    Args:
-        config: a config that `validate` accepts.
-
-    Raises:
-        ConfigError: names the field and the path that is missing.
-    """
-    path = config["pretrained"]
-    known = resolve_path(path).is_dir() or is_hub_id(path)
-    expect(known, "pretrained", path, "an existing folder, or a hub id 'owner/name'")
-    for field, reward in _all_rewards(config).items():
-        known = reward["path"] == "" or resolve_path(reward["path"]).exists() or is_hub_id(reward["path"])
-        expected = "an existing folder or file, a hub id 'owner/name', or '' for the published weights"
-        expect(known, f"{field}.path", reward["path"], expected)
-    for field in ("prompts", "reference"):
-        path = config[field]
-        elsewhere = path == "" or (field == "prompts" and path.startswith("tfds:"))
-        expect(elsewhere or resolve_path(path).is_file(), field, path, "an existing file")

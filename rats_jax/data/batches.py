@@ -36,9 +36,9 @@ class Rounds:
         self._round = [next(stream) for _ in range(min(length, num_updates))]
 
     def origin(self, step: int) -> int:
-        """Give the update whose prompts, noise and targets those after `step` updates repeat; itself if none."""
+        """Give the update whose prompts and noise the one after `step` updates repeats, or itself."""
         return step % self._length if self._length else step
 
     def take(self, step: int) -> np.ndarray:
-        """Give the indices of the batch after `step` updates, [B] int64; ask for each update once, in order."""
+        """Give the indices of the batch after `step` updates, [B] int64; once for each update, in order."""
         return self._round[self.origin(step)] if self._length else next(self._stream)

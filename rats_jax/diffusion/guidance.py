@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -30,19 +32,24 @@ def guide(cond_output: Array, uncond_output: Array, guidance_scale: Array | floa
     return uncond_output + guidance_scale * (cond_output - uncond_output)
 
 
-def with_guidance(denoise_fn: DenoiseFn, *, guidance_scale: float) -> DenoiseFn:
+def with_guidance(denoise_fn: DenoiseFn, guidance_scale: Array | float) -> DenoiseFn:
     """Turn a network into one that reads PromptEmbeds and applies guidance, or none at a scale of exactly 1.
 
     Args:
         denoise_fn: (params, latents, timestep [], embeds) -> model_output, with embeds a pytree of [B, ...].
-        guidance_scale: static; 1.0 turns guidance off.
+        guidance_scale: a number, or a traced scalar, which is compared with 1 when the program runs.
 
     Returns:
         `conditional` or `guided`.
     """
-    if guidance_scale == 1.0:
-        return conditional(denoise_fn)
-    return guided(denoise_fn, guidance_scale=guidance_scale)
+    without, steered = conditional(denoise_fn), guided(denoise_fn, guidance_scale=guidance_scale)
+    if isinstance(guidance_scale, int | float):
+        return without if guidance_scale == 1.0 else steered
+
+    def chosen_fn(*inputs: Any) -> Array:
+        return jax.lax.cond(guidance_scale == 1.0, without, steered, *inputs)
+
+    return chosen_fn
 
 
 def conditional(denoise_fn: DenoiseFn) -> DenoiseFn:

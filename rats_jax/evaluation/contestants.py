@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rats_jax.diffusion.grid import make_grid
-from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError, expect
 from rats_jax.report.tables import TEACHER
 from rats_jax.student.load import load, load_pretrained
@@ -24,8 +22,8 @@ class Entry:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations of a picture; guidance takes two a step."""
-        return self.num_steps * (1 if self.guidance_scale == 1 else 2)
+        """Network evaluations of a picture."""
+        return self.num_steps * self.model.pipeline.evaluations(self.guidance_scale)
 
 
 def open_entries(
@@ -53,7 +51,7 @@ def open_entries(
     config = origin.config
     untrained = load_pretrained(config, role="student")
     # Weights differ, networks do not: what is compiled for one draws with the other.
-    untrained = student.with_unet(untrained.pipeline.unet, guidance_scale=student.guidance_scale)
+    untrained = student.with_network(untrained.pipeline.network, guidance_scale=student.guidance_scale)
     teacher = untrained
     sampler = config.teacher.get("sampler") or config.sampler
     if (config.teacher.timestep_spacing, sampler) != (config.student.timestep_spacing, config.sampler):
@@ -75,8 +73,7 @@ def open_entries(
     for name, model, _, steps in lines:
         for count in steps:
             try:
-                make_grid(model.scheduler_config, count)
-                get_prediction_type(model.scheduler_config)
+                model.pipeline.grid_fn(count, model.timestep_spacing)
             except ValueError as error:
                 raise ConfigError(f"num_steps={count}: {name}: {error}") from None
     return [Entry(name, model, count, s) for name, model, s, steps in lines for count in steps]

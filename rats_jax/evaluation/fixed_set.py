@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from rats_jax.config.fields import validate_reward_kinds
+from rats_jax.data.batches import filled_batches
 from rats_jax.method.combine import weighted_sum
-from rats_jax.rewards import REWARDS, make_score_fn
+from rats_jax.rewards import make_score_fn
 from rats_jax.rewards.open import open_rewards
 from rats_jax.student.model import TextToImage
 from rats_jax.types import RewardModel
@@ -83,12 +83,12 @@ def draw(
     texts = contest.texts
     noise = contest.noise.reshape(len(texts), *contest.noise.shape[2:])
     parts = []
-    for start in tqdm(range(0, len(texts), batch_size), desc=title, disable=not title, leave=False):
-        rows = np.arange(start, start + batch_size) % len(texts)
+    batches = list(filled_batches(len(texts), batch_size))
+    for rows, kept in tqdm(batches, desc=title, disable=not title, leave=False):
         images = model(
             [texts[i] for i in rows], num_steps=num_steps, latents=noise[rows], guidance_scale=guidance_scale
         )
-        parts.append(images[: len(texts) - start])
+        parts.append(images[kept])
     images = np.concatenate(parts)
     return images.reshape(*contest.noise.shape[:2], *images.shape[1:])
 
@@ -116,7 +116,6 @@ def open_judges(config: Any) -> Judges:
     Raises:
         ConfigError: a reward of no known kind, or weights that do not fit.
     """
-    validate_reward_kinds(config, REWARDS)
     trained, monitors = (open_rewards(config, s, dtype=jnp.float32) for s in ("rewards", "monitor"))
     rewards = trained | monitors
     score = jax.jit(make_score_fn({name: reward.reward_fn for name, reward in rewards.items()}))
@@ -141,11 +140,10 @@ def judge(judges: Judges, contest: Contest, images: np.ndarray, *, batch_size: i
     texts, flat = contest.texts, images.reshape(-1, *images.shape[2:])
     prompts = {name: reward.prepare(texts) for name, reward in judges.rewards.items()}
     parts = []
-    for start in range(0, len(texts), batch_size):
-        rows = np.arange(start, start + batch_size) % len(texts)
+    for rows, kept in filled_batches(len(texts), batch_size):
         prompt = jax.tree.map(lambda x, rows=rows: x[rows], prompts)
         scores = judges.score(judges.params, flat[rows], prompt)
-        parts.append({name: np.asarray(s)[: len(texts) - start] for name, s in scores.items()})
+        parts.append({name: np.asarray(s)[kept] for name, s in scores.items()})
     scores: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in judges.rewards}
     if judges.weights:
         scores = {SUM: np.asarray(weighted_sum(scores, {}, weights=judges.weights)), **scores}

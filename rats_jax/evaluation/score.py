@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rats_jax.data.batches import filled_batches
 from rats_jax.data.pairs import Pair, picture_size, read_picture
 from rats_jax.rewards import make_score_fn
 from rats_jax.types import RewardModel
@@ -26,7 +27,7 @@ def score_pairs(
     Args:
         rewards: by name.
         pairs: N pictures with their prompts.
-        batch_size: pictures at once; the last batch of a size is filled up with repetitions.
+        batch_size: pictures at once; the last batch of a size is filled up.
 
     Returns:
         [N] float32 by name, in the order of the pairs.
@@ -44,13 +45,13 @@ def score_pairs(
         by_size.setdefault(picture_size(pair.file), []).append(i)
     scores = {name: np.zeros(len(pairs), np.float32) for name in rewards}
     for size, rows in by_size.items():
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            filled = np.resize(part, batch_size)
-            images = np.resize([read_picture(pairs[i].file) for i in part], (batch_size, *size, 3))
+        for places, kept in filled_batches(len(rows), batch_size):
+            filled = np.take(rows, places)
+            read = [read_picture(pairs[i].file) for i in filled[kept]]
+            images = np.resize(read, (batch_size, *size, 3))  # what fills up is not read again
             prompt = jax.tree.map(lambda x, filled=filled: x[filled], inputs)
             for name, values in score_fn(params, images, prompt).items():
-                scores[name][part] = np.asarray(values)[: len(part)]
+                scores[name][filled[kept]] = np.asarray(values)[kept]
     return scores
 
 

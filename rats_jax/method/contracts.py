@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from rats_jax.diffusion.draw import RolloutFn
 from rats_jax.method.combine import CombineFn
 from rats_jax.method.gate import GateFn
 from rats_jax.types import (
@@ -18,17 +19,13 @@ from rats_jax.types import (
     FrozenParams,
     Key,
     Params,
-    PromptEmbeds,
     ScoreFn,
     Targets,
     TrainState,
-    Trajectory,
 )
 
 Metrics = dict[str, Array]
 """Of a loss [B] each or scalars, of an update float32 scalars, by name."""
-RolloutFn = Callable[[Params, Array, PromptEmbeds], Trajectory]
-"""(params, noise [B, ...], embeds) -> Trajectory."""
 ParamsFn = Callable[[Params, Params], Params]
 """(FrozenParams.base, TrainState.student or .teacher) -> the params of a rollout."""
 NoiseFn = Callable[[Key, Batch], Array]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.method.contracts import (
     Contestant,
     FrozenFns,
@@ -52,14 +53,15 @@ def make_teach_fn(
     Returns:
         teach(TrainState.teacher, frozen, batch, key) -> Targets of the update with the same batch and key.
     """
+    draw_fn = make_draw_fn(fns.encode_fn, teacher.rollout_fn, fns.decode_fn, name="teacher")
 
     def teach_part(params: tuple[Params, FrozenParams], batch: Batch, noise: Array) -> Targets:
         teacher_params, frozen = params
-        embeds = fns.encode_fn(frozen.text_encoder, batch.prompt)
-        with jax.named_scope("teacher"):
-            trajectory = teacher.rollout_fn(teacher_params, noise, embeds)
+        trajectory, images = draw_fn(teacher_params, frozen.text_encoder, frozen.decoder, batch.prompt, noise)
         denoised = match_horizons(horizon_matrix, trajectory.denoised)
-        return Targets(jnp.moveaxis(denoised, 0, 1), _score(fns, frozen, trajectory.latents, batch))
+        with jax.named_scope("reward"):
+            scores = fns.score_fn(frozen.rewards, images, batch.reward)
+        return Targets(jnp.moveaxis(denoised, 0, 1), scores)
 
     def teach(trained: Params, frozen: FrozenParams, batch: Batch, key: Key) -> Targets:
         params = teacher.params_fn(frozen.base, trained), frozen
@@ -80,20 +82,22 @@ def make_loss_fn(student: Contestant, fns: FrozenFns, objective: Objective) -> L
         loss(trained, state, frozen, batch, noise, targets) -> (loss [], metrics [B] by name). Of the state
         the running moments are read; the gradient reaches `trained` alone.
     """
+    draw_fn = make_draw_fn(fns.encode_fn, student.rollout_fn, fns.decode_fn, name="student")
 
     def loss_fn(
         trained: Params, state: TrainState, frozen: FrozenParams, batch: Batch, noise: Array, targets: Targets
     ) -> tuple[Array, Metrics]:
         state, frozen, targets = jax.lax.stop_gradient((state, frozen, targets))
         # 1. The student, from the teacher's noise and prompts.
-        embeds = fns.encode_fn(frozen.text_encoder, batch.prompt)
-        with jax.named_scope("student"):
-            trajectory = student.rollout_fn(student.params_fn(frozen.base, trained), noise, embeds)
+        params = student.params_fn(frozen.base, trained)
+        trajectory, images = draw_fn(params, frozen.text_encoder, frozen.decoder, batch.prompt, noise)
         # 2. Both compared at the same noise levels.
         teacher_denoised = jnp.moveaxis(targets.denoised, 1, 0)
         shaping = shaping_loss(trajectory.denoised, teacher_denoised, objective.horizon_weights)
         # 3. Both results scored.
-        scores = {"teacher": targets.scores, "student": _score(fns, frozen, trajectory.latents, batch)}
+        with jax.named_scope("reward"):
+            student_scores = fns.score_fn(frozen.rewards, images, batch.reward)
+        scores = {"teacher": targets.scores, "student": student_scores}
         moments = follow(state.rewards, scores, decay=objective.moments_decay)
         rewards = {who: objective.combine_fn(by_name, moments) for who, by_name in scores.items()}
         # 4. The gate: strong while the teacher is better, released once the student is.
@@ -181,11 +185,3 @@ def with_teacher(update_fn: TargetsUpdateFn, teach_fn: TeachFn) -> UpdateFn:
         return update_fn(state, frozen, batch, key, teach_fn(teacher, fixed, batch, key))
 
     return update
-
-
-def _score(fns: FrozenFns, frozen: FrozenParams, latents: Array, batch: Batch) -> dict[str, Array]:
-    """Decode and score. Rewards are defined on pictures: what clips earns nothing and has no gradient."""
-    with jax.named_scope("decode"):
-        images = jnp.clip(fns.decode_fn(frozen.decoder, latents), 0.0, 1.0)
-    with jax.named_scope("reward"):
-        return fns.score_fn(frozen.rewards, images, batch.reward)

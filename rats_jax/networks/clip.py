@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import constant, normal
 
-from rats_jax.models.preprocess import PreprocessFn, crop_to_square, normalise
+from rats_jax.fields import Field, integer, number, one_of, read_fields
 from rats_jax.networks.clip_encoder import TOWER_IGNORED
 from rats_jax.networks.clip_text import TEXT_FIELDS, CLIPTextConfig, CLIPTextTransformer
 from rats_jax.networks.clip_vision import VISION_FIELDS, CLIPVisionConfig, CLIPVisionTransformer
-from rats_jax.fields import Field, integer, number, one_of, read_fields
 from rats_jax.networks.kernels import PLAIN, Kernels
+from rats_jax.networks.preprocess import PreprocessFn, crop_to_square, normalise
 from rats_jax.networks.pretrained_fields import PRETRAINED_FIELDS
 from rats_jax.types import Array, Key, Params
 

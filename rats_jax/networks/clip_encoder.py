@@ -18,8 +18,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
-from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.fields import Field, expect, integer, number, one_of, read_fields
+from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import ACTIVATIONS
 from rats_jax.networks.pretrained_fields import PRETRAINED_FIELDS, PRETRAINED_IGNORED

@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
-from rats_jax.networks.clip_encoder import CLIPEncoder, TowerConfig, make_norm, read_tower, tower_fields
 from rats_jax.fields import expect, integer
+from rats_jax.networks.clip_encoder import CLIPEncoder, TowerConfig, make_norm, read_tower, tower_fields
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.types import Array
 

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from rats_jax.report import run_table, tables
-from rats_jax.student.folder import LORA_FILE, find_licence
+from rats_jax.student.adapters import LORA_FILE, find_licence
 from rats_jax.student.model import Origin, TextToImage
 
 _USE = {
@@ -102,7 +102,7 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
     head = [f"license: {licence}"] if licence else []
     head += [f"base_model: {config.pretrained}", f"library_name: {'jax' if format == 'jax' else 'diffusers'}"]
     head += ["pipeline_tag: text-to-image", "tags: [rats, few-step, text-to-image]"]
-    spacing = model.scheduler_config.get("timestep_spacing")
+    spacing = model.timestep_spacing
     values = {
         "prompt": "a photo of a red apple",
         "steps": model.num_steps,

@@ -15,11 +15,12 @@ from safetensors.numpy import load_file, save_file
 
 from rats_jax.errors import ConfigError, ExportError
 from rats_jax.networks.lora import merge_adapters
-from rats_jax.pipelines.base import open_pipeline
+from rats_jax.pipelines.open import open_pipeline
+from rats_jax.pipelines.write import copy_tokenizers
+from rats_jax.student.adapters import LORA_FILE, read_adapters, write_adapters
 from rats_jax.student.card import write_card
-from rats_jax.student.folder import LORA_FILE, copy_tokenizers, read_adapters, write_adapters, write_pipeline
 from rats_jax.student.load import SETTINGS_FILE, load
-from rats_jax.student.model import Origin, TextToImage, make_draw_fn
+from rats_jax.student.model import Origin, TextToImage, make_sampler
 from rats_jax.weights.folder import write_json
 from rats_jax.workdir import saved_config
 
@@ -86,13 +87,9 @@ def origin_of(model: TextToImage) -> Origin:
 
 
 def _write_diffusers(model: TextToImage, folder: Path, dtype: str) -> None:
-    write_pipeline(
-        folder,
-        origin_of(model).config.pretrained,
-        model.pipeline.unet,
-        scheduler_config=model.scheduler_config,
-        dtype=np.dtype(dtype),
-    )
+    pipeline = model.pipeline
+    spacing = model.timestep_spacing
+    pipeline.write(folder, pipeline.network, timestep_spacing=spacing, dtype=np.dtype(dtype))
 
 
 def _read_diffusers(_: TextToImage, folder: Path) -> np.ndarray:
@@ -104,23 +101,29 @@ def _write_lora(model: TextToImage, folder: Path, dtype: str) -> None:
     if origin.adapters is None:
         raise ConfigError("format='lora': expected a run with lora.rank > 0, this one trained all weights")
     lora = origin.config.lora
-    write_adapters(folder, origin.adapters, scale=lora.alpha / lora.rank, dtype=np.dtype(dtype))
+    write_adapters(
+        folder,
+        origin.adapters,
+        network_name=model.pipeline.network_name,
+        scale=lora.alpha / lora.rank,
+        dtype=np.dtype(dtype),
+    )
 
 
 def _read_lora(model: TextToImage, folder: Path) -> np.ndarray:
     origin = origin_of(model)
-    adapters = read_adapters(folder / LORA_FILE, origin.adapters)
-    unet = merge_adapters(open_pipeline(origin.config.pretrained).unet, adapters, scale=1.0)
-    merged = dataclasses.replace(model.pipeline, unet=jax.tree.map(np.asarray, unet))
+    name = model.pipeline.network_name
+    adapters = read_adapters(folder / LORA_FILE, origin.adapters, network_name=name)
+    network = merge_adapters(open_pipeline(origin.config.pretrained).network, adapters, scale=1.0)
+    merged = dataclasses.replace(model.pipeline, network=jax.tree.map(np.asarray, network))
     return dataclasses.replace(model, pipeline=merged, _weights=[], _programs={})([_PROMPT], seed=_SEED)
 
 
 def _write_jax(model: TextToImage, folder: Path, dtype: str) -> None:
-    draw = make_draw_fn(
-        model.pipeline, model.scheduler_config, sampler=model.sampler, num_steps=model.num_steps
-    )
-    weights = (model.pipeline.unet, model.pipeline.text_encoder, model.pipeline.decoder)
-    named, structure = _named(weights, np.dtype(dtype))
+    spacing, steps = model.timestep_spacing, model.num_steps
+    draw = make_sampler(model.pipeline, model.sampler, num_steps=steps, timestep_spacing=spacing)
+    weights = (model.pipeline.network, model.pipeline.text_encoder, model.pipeline.decoder)
+    named, structure = _named(weights, model.pipeline.network_name, np.dtype(dtype))
 
     def sample(named: dict[str, Any], prompt: Any, noise: Any, guidance_scale: Any) -> Any:
         leaves = [named[name].astype(jnp.float32) for name in names]
@@ -151,10 +154,10 @@ def _read_jax(model: TextToImage, folder: Path) -> np.ndarray:
     return np.asarray(program.call(weights, prompt, noise, np.float32(model.guidance_scale)))
 
 
-def _named(weights: Any, dtype: Any) -> tuple[dict[str, np.ndarray], Any]:
+def _named(weights: Any, network_name: str, dtype: Any) -> tuple[dict[str, np.ndarray], Any]:
     """Flatten weights into arrays by the paths of their trees, in the order of the structure's leaves."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(weights)
-    networks = ("unet", "text_encoder", "decoder")
+    networks = (network_name, "text_encoder", "decoder")
     named = {
         f"{networks[path[0].idx]}/{jax.tree_util.keystr(path[1:], simple=True, separator='/')}": leaf
         for path, leaf in leaves

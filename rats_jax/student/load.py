@@ -1,4 +1,4 @@
-"""Find a student where training or the export left it: what `rats_jax.load` does."""
+"""Loading of a student where training or the export left it: what `rats_jax.load` does."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from rats_jax.diffusion.scheduler_config import as_ddim
 from rats_jax.errors import ConfigError
 from rats_jax.networks.lora import init_adapters, merge_adapters
-from rats_jax.pipelines.base import Pipeline, open_pipeline
+from rats_jax.pipelines.base import Pipeline
+from rats_jax.pipelines.open import open_pipeline
 from rats_jax.student.model import Origin, TextToImage
 from rats_jax.weights.hub import find_file
 from rats_jax.workdir import checkpoint, saved_config
@@ -53,7 +53,7 @@ def load(path: str, *, step: int | None = None, dtype: str = "float32") -> TextT
     return TextToImage(
         path,
         pipeline,
-        dict(pipeline.scheduler_config),
+        timestep_spacing="",
         sampler=settings["sampler"],
         num_steps=settings["num_steps"],
         guidance_scale=settings["guidance_scale"],
@@ -65,14 +65,14 @@ def _load_run(workdir: str, *, step: int | None, dtype: str) -> TextToImage:
     config: Any = ConfigDict(saved_config.from_json((folder / saved_config.FILE).read_text()))
     pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype))
     lora = config.lora.rank > 0
-    like = pipeline.unet
+    like = pipeline.network
     if lora:
         like = init_adapters(like, targets=config.lora.targets, rank=config.lora.rank, seed=config.seed)
     step, student = checkpoint.restore_student(folder / "checkpoints", like, step=step)
-    unet = student
+    network = student
     if lora:
-        unet = merge_adapters(pipeline.unet, student, scale=config.lora.alpha / config.lora.rank)
-    model = _sampled(workdir, dataclasses.replace(pipeline, unet=unet), config, config.student, dtype)
+        network = merge_adapters(pipeline.network, student, scale=config.lora.alpha / config.lora.rank)
+    model = _sampled(workdir, dataclasses.replace(pipeline, network=network), config, config.student, dtype)
     return dataclasses.replace(model, origin=Origin(config, step, student if lora else None))
 
 
@@ -92,16 +92,10 @@ def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextTo
 
 
 def _sampled(source: str, pipeline: Pipeline, config: Any, sampling: Any, dtype: str) -> TextToImage:
-    scheduler_config = dict(pipeline.scheduler_config)
-    if sampling.timestep_spacing:
-        try:
-            scheduler_config = as_ddim(scheduler_config, timestep_spacing=sampling.timestep_spacing)
-        except ValueError as error:
-            raise ConfigError(f"pretrained={source!r}: {error}") from None
     return TextToImage(
         source,
         _read(pipeline, dtype),
-        scheduler_config,
+        timestep_spacing=sampling.timestep_spacing,
         sampler=sampling.get("sampler") or config.sampler,
         num_steps=sampling.num_steps,
         guidance_scale=sampling.guidance_scale,
@@ -116,7 +110,7 @@ def _read(pipeline: Pipeline, dtype: str) -> Pipeline:
 
     return dataclasses.replace(
         pipeline,
-        unet=read(pipeline.unet),
+        network=read(pipeline.network),
         text_encoder=read(pipeline.text_encoder),
         decoder=read(pipeline.decoder),
     )

@@ -1,8 +1,9 @@
-"""Draw pictures with the student of a run, or with any pipeline: what `rats_jax.load` gives."""
+"""Text-to-image model that `rats_jax.load` gives: the student of a run, or any pipeline, ready to draw."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -15,17 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from rats_jax.diffusion.grid import make_grid
-from rats_jax.diffusion.guidance import conditional, guided
+from rats_jax.data.batches import filled_batches
+from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import SAMPLERS
-from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import ConfigError
 from rats_jax.parallel import placement
 from rats_jax.parallel.mesh import DATA_PARALLEL, make_mesh
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.report import figures
-from rats_jax.types import Array, Params, PromptInputs
+from rats_jax.types import Array, Grid, Params, PromptInputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,8 @@ class TextToImage:
 
     Attributes:
         source: what it was loaded from.
-        pipeline: the networks; its UNet is the student's, NumPy arrays.
-        scheduler_config: of the sampler, the timestep spacing included.
+        pipeline: the functions; its network is the student's, NumPy arrays.
+        timestep_spacing: 'leading', 'linspace' or 'trailing'; empty is the pipeline's own.
         sampler: 'ddim', 'euler' or 'dpmpp_2m'.
         num_steps: those that the student was trained for.
         guidance_scale: the one that it was trained for.
@@ -44,7 +44,7 @@ class TextToImage:
 
     source: str
     pipeline: Pipeline
-    scheduler_config: dict[str, Any]
+    timestep_spacing: str
     sampler: str
     num_steps: int
     guidance_scale: float
@@ -114,7 +114,9 @@ class TextToImage:
         if key not in self._programs:
             mesh = make_mesh(DATA_PARALLEL)
             rows, layout = -(-batch_size // mesh.size) * mesh.size, placement.batch_sharding(mesh)
-            draw = make_draw_fn(self.pipeline, self.scheduler_config, sampler=self.sampler, num_steps=steps)
+            draw = make_sampler(
+                self.pipeline, self.sampler, num_steps=steps, timestep_spacing=self.timestep_spacing
+            )
             noise = np.zeros((rows, *self.pipeline.latent_shape), np.float32)
             inputs = placement.place((self.pipeline.tokenize([""] * rows), noise), layout)
             jitted = jax.jit(draw, out_shardings=layout)
@@ -122,9 +124,9 @@ class TextToImage:
             self._programs[key] = Program(lowered.compile(), rows, layout)
         return self._programs[key]
 
-    def with_unet(self, unet: Params, *, guidance_scale: float) -> TextToImage:
+    def with_network(self, network: Params, *, guidance_scale: float) -> TextToImage:
         """Draw with other weights of the same network, and with the programs that are compiled already."""
-        pipeline = dataclasses.replace(self.pipeline, unet=unet)
+        pipeline = dataclasses.replace(self.pipeline, network=network)
         return dataclasses.replace(self, pipeline=pipeline, guidance_scale=guidance_scale, _weights=[])
 
     @property
@@ -136,7 +138,7 @@ class TextToImage:
         """Put the weights on the devices, once."""
         if not self._weights:
             whole = placement.replicated(make_mesh(DATA_PARALLEL))
-            networks = self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.decoder
+            networks = self.pipeline.network, self.pipeline.text_encoder, self.pipeline.decoder
             self._weights.append(placement.place(networks, whole))
         return self._weights[0]
 
@@ -163,58 +165,54 @@ class Origin:
 _SHEET, _TILE = 96, 128
 
 
-def make_draw_fn(
-    pipeline: Pipeline, scheduler_config: dict[str, Any], *, sampler: str, num_steps: int
-) -> Any:
+def make_sampler(pipeline: Pipeline, sampler: str, *, num_steps: int, timestep_spacing: str) -> Any:
     """Compose text encoder, sampler and decoder.
 
     Args:
-        pipeline: the networks.
-        scheduler_config: the noise schedule and where the timesteps lie.
+        pipeline: the functions.
         sampler: 'ddim', 'euler' or 'dpmpp_2m'.
         num_steps: sampling steps.
+        timestep_spacing: as of TextToImage.
 
     Returns:
         draw(weights, prompt inputs, noise [B, h, w, C], guidance_scale []) -> images [B, H, W, 3] in [0, 1],
-        where weights are those of UNet, text encoder and decoder. A scale of 1, found out when it runs, skips
-        the evaluations without a prompt.
+        where weights are those of network, text encoder and decoder. A scale of 1, found out when it runs,
+        skips the evaluations without a prompt.
+
+    Raises:
+        ConfigError: no such number of steps, or a schedule that is not supported.
+    """
+    grid = make_grid(pipeline, num_steps, timestep_spacing)
+
+    def draw(weights: Any, prompt: PromptInputs, noise: Array, guidance_scale: Array) -> Array:
+        rollout_fn = functools.partial(
+            rollout,
+            pipeline.guided_fn(guidance_scale),
+            grid=grid,
+            prediction_type=pipeline.prediction_type,
+            step_fn=SAMPLERS[sampler].step,
+            correction=SAMPLERS[sampler].correction(grid),
+            gradient_steps=num_steps,
+            remat="none",
+            unroll=False,
+        )
+        draw_fn = make_draw_fn(pipeline.encode_fn, rollout_fn, pipeline.decode_fn, name="student")
+        network, text_encoder, decoder = weights
+        return draw_fn(network, text_encoder, decoder, prompt, noise)[1]
+
+    return draw
+
+
+def make_grid(pipeline: Pipeline, num_steps: int, timestep_spacing: str) -> Grid:
+    """Lay out the noise levels of a pipeline.
 
     Raises:
         ConfigError: no such number of steps, or a schedule that is not supported.
     """
     try:
-        grid = make_grid(scheduler_config, num_steps)
-        prediction_type = get_prediction_type(scheduler_config)
+        return pipeline.grid_fn(num_steps, timestep_spacing)
     except ValueError as error:
         raise ConfigError(f"num_steps={num_steps}: {error}") from None
-
-    def draw(weights: Any, prompt: PromptInputs, noise: Array, guidance_scale: Array) -> Array:
-        unet, text_encoder, decoder = weights
-        embeds = pipeline.encode_fn(text_encoder, prompt)
-
-        def sample(denoise_fn: Any) -> Array:
-            return rollout(
-                denoise_fn,
-                unet,
-                noise,
-                embeds,
-                grid=grid,
-                prediction_type=prediction_type,
-                step_fn=SAMPLERS[sampler].step,
-                correction=SAMPLERS[sampler].correction(grid),
-                gradient_steps=num_steps,
-                remat="none",
-                unroll=False,
-            ).latents
-
-        latents = jax.lax.cond(
-            guidance_scale == 1.0,
-            lambda: sample(conditional(pipeline.denoise_fn)),
-            lambda: sample(guided(pipeline.denoise_fn, guidance_scale=guidance_scale)),
-        )
-        return jnp.clip(pipeline.decode_fn(decoder, latents), 0.0, 1.0)
-
-    return draw
 
 
 def draw_folder(
@@ -248,14 +246,13 @@ def draw_folder(
     model.compile(num_steps=steps, batch_size=size)
     made = {"model": model.title, "num_steps": str(steps), "guidance_scale": str(scale)}
     seconds, shown, records = 0.0, [], []
-    for first in tqdm(range(0, len(jobs), size), unit="batch", disable=len(jobs) == size):
-        part = [jobs[i % len(jobs)] for i in range(first, first + size)]  # the last one is filled up
-        texts, noise = [prompt for prompt, _ in part], model.make_noise([seed for _, seed in part])
+    for rows, kept in tqdm(list(filled_batches(len(jobs), size)), unit="batch", disable=len(jobs) == size):
+        texts, noise = [jobs[i][0] for i in rows], model.make_noise([jobs[i][1] for i in rows])
         start = time.perf_counter()
         images = model(texts, num_steps=steps, latents=noise, guidance_scale=scale)
         seconds += time.perf_counter() - start
-        for i, (image, (prompt, seed)) in enumerate(zip(images, jobs[first : first + size], strict=False)):
-            name = f"{first + i:05d}.png"
+        for row, image in zip(rows[kept], images[kept], strict=True):
+            (prompt, seed), name = jobs[row], f"{row:05d}.png"
             figures.save_image(image, folder / name, {"prompt": prompt, "seed": str(seed)} | made)
             records.append({"file_name": name, "prompt": prompt, "seed": seed})
             shown += [image] if len(shown) < _SHEET else []

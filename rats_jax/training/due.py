@@ -27,7 +27,7 @@ def find_due(config: Any, step: int) -> Due:
         step: updates made, >= 1.
 
     Returns:
-        What is due; a sheet is always saved with the student that drew it, and the last update is always saved.
+        What is due; a sheet is saved with the student that drew it, and the last update always.
     """
     every, last = config.samples.every, step == config.num_updates
     draws = every > 0 and (last or step % every == 0)

@@ -1,21 +1,18 @@
-"""What a config names: the pretrained model and the rewards, found and checked, with few weights read."""
+"""Models that a config names: the pretrained pipeline and the rewards, found, checked and hardly read."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 
-from rats_jax.config.fields import validate_reward_kinds
 from rats_jax.paths import resolve_path
-from rats_jax.pipelines.base import Pipeline, describe_pipeline, open_pipeline
+from rats_jax.pipelines.base import Pipeline
+from rats_jax.pipelines.open import describe_pipeline, open_pipeline
 from rats_jax.pipelines.stored_embeds import with_abstract_embeds, with_stored_embeds
-from rats_jax.rewards import REWARDS
-from rats_jax.rewards.full_size import FULL_SIZE
-from rats_jax.rewards.open import open_reward, open_rewards
+from rats_jax.rewards.open import describe_rewards, open_rewards
 from rats_jax.types import RewardModel
 
 
@@ -28,11 +25,12 @@ class Models:
     monitors: Mapping[str, RewardModel]
 
 
-def open_models(config: Any) -> Models:
+def open_models(config: Any, device: Any) -> Models:
     """Find all that a config names, check that weights fit, and read few of them.
 
     Args:
         config: fields as in configs/default.py, already validated.
+        device: that the networks will run on.
 
     Returns:
         The models, with weights as NumPy arrays or StoredArray.
@@ -40,20 +38,21 @@ def open_models(config: Any) -> Models:
     Raises:
         ConfigError: a reward of no known kind, or weights that do not fit (WeightsError).
     """
-    validate_reward_kinds(config, REWARDS)
     dtype = jnp.dtype(config.compute_dtype)
-    pipeline = open_pipeline(config.pretrained, dtype=dtype)
+    rewards, monitors = (open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor"))
+    pipeline = open_pipeline(config.pretrained, dtype=dtype, device=device)
     if config.prompt_embeds:
         folder = resolve_path(config.prompt_embeds)
         pipeline = with_stored_embeds(pipeline, folder, source=config.pretrained)
-    return Models(pipeline, *(open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor")))
+    return Models(pipeline, rewards, monitors)
 
 
-def describe_models(config: Any) -> Models:
+def describe_models(config: Any, device: Any) -> Models:
     """Learn the shapes of all that a config names; published models need no file and no network.
 
     Args:
         config: fields as in configs/default.py, already validated.
+        device: that the networks will run on, if only it were here.
 
     Returns:
         The models, with jax.ShapeDtypeStruct for weights and prompt inputs; rewards that have a path are
@@ -62,15 +61,7 @@ def describe_models(config: Any) -> Models:
     Raises:
         ConfigError: as `open_models`.
     """
-    validate_reward_kinds(config, REWARDS)
     dtype = jnp.dtype(config.compute_dtype)
-    rewards = {}
-    for name, reward in sorted(config.rewards.items()):
-        if reward.path or reward.kind not in FULL_SIZE:
-            rewards[name] = open_reward(f"rewards.{name}", reward, dtype=dtype)
-        else:
-            build = functools.partial(FULL_SIZE[reward.kind], dtype=dtype)
-            reward_fn, params, _ = build(1)
-            rewards[name] = RewardModel(reward_fn, params, lambda p, build=build: build(len(p))[2])
-    pipeline = describe_pipeline(config.pretrained, dtype=dtype)
+    rewards = describe_rewards(config, dtype=dtype)
+    pipeline = describe_pipeline(config.pretrained, dtype=dtype, device=device)
     return Models(with_abstract_embeds(pipeline) if config.prompt_embeds else pipeline, rewards, {})

@@ -107,7 +107,7 @@ class Program:
         self.reference = None
         if config.reference:
             path = resolve_path(config.reference)
-            self.reference = load_reference(path, self.prompts, experiment.image_shape())
+            self.reference = load_reference(path, self.prompts, experiment.pipeline.image_shape())
         self.evaluation_set = table.make_evaluation_set(experiment, self.prompts, config.evaluation)
         if len(self.prompts) <= config.num_updates * config.batch_size:
             # All will be seen: what the rewards read of them is computed together, not batch by batch.

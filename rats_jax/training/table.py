@@ -10,13 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rats_jax.data.batches import filled_batches
+from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.evaluation.reference import Reference, reference_distance
-from rats_jax.method.update import ParamsFn, RolloutFn
+from rats_jax.method.contracts import Contestant
 from rats_jax.training.experiment import Experiment
 from rats_jax.types import Array, Batch, FrozenParams, Params, PromptInputs
 
 CONTESTANTS = ("teacher", "untrained", "untrained_cfg", "student")
 """The rows of the table, by the keys of summary.json."""
+
+
+RenderFn = Callable[..., "Pictures"]
+"""(params, batch, monitors' prompt inputs, noise) -> Pictures, frozen weights bound."""
 
 
 class Pictures(NamedTuple):
@@ -68,19 +74,18 @@ def make_evaluation_set(experiment: Experiment, prompts: Sequence[str], settings
     return EvaluationSet(chosen, noise, settings.batch_size)
 
 
-def make_render_fn(
-    experiment: Experiment, rollout_fn: RolloutFn, params_fn: ParamsFn
-) -> Callable[..., Pictures]:
+def make_render_fn(experiment: Experiment, contestant: Contestant) -> Callable[..., Pictures]:
     """Compose sampling, decoding and scoring; jit the result.
 
     Args:
         experiment: the functions of the run.
-        rollout_fn: which steps and guidance.
-        params_fn: what it rolls out with, of the frozen base and `params`.
+        contestant: which steps and guidance, and what it rolls out with.
 
     Returns:
         render(params, frozen, monitors' params, batch, monitors' prompt inputs, noise) -> Pictures of arrays.
     """
+    fns = experiment.fns
+    draw_fn = make_draw_fn(fns.encode_fn, contestant.rollout_fn, fns.decode_fn, name="render")
 
     def render(
         params: Params,
@@ -90,12 +95,11 @@ def make_render_fn(
         monitor_prompt: Mapping[str, PromptInputs],
         noise: Array,
     ) -> Pictures:
-        embeds = experiment.pipeline.encode_fn(frozen.text_encoder, batch.prompt)
-        latents = rollout_fn(params_fn(frozen.base, params), noise, embeds).latents
-        images = jnp.clip(experiment.decode_fn(frozen.decoder, latents), 0.0, 1.0)
-        scores = experiment.score_fn(frozen.rewards, images, batch.reward)
+        params = contestant.params_fn(frozen.base, params)
+        trajectory, images = draw_fn(params, frozen.text_encoder, frozen.decoder, batch.prompt, noise)
+        scores = fns.score_fn(frozen.rewards, images, batch.reward)
         scores |= experiment.monitor_fn(monitor_params, images, monitor_prompt)
-        return Pictures(images, latents, scores)
+        return Pictures(images, trajectory.latents, scores)
 
     return render
 
@@ -120,14 +124,11 @@ def render_set(
     Returns:
         NumPy arrays over the rendered prompts.
     """
-    size, total = evaluation_set.batch_size, len(evaluation_set.prompts)
-    parts = []
-    for start in list(range(0, total, size))[:num_batches]:
-        rows = np.arange(start, start + size) % total
+    total, parts = len(evaluation_set.prompts), []
+    for rows, kept in list(filled_batches(total, evaluation_set.batch_size))[:num_batches]:
         prompts = [evaluation_set.prompts[i] for i in rows]
         inputs = experiment.make_batch(prompts), experiment.make_monitor_inputs(prompts)
         result = render_fn(params, *inputs, evaluation_set.noise[rows])
-        kept = slice(min(size, total - start))
         parts.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[kept], result))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 

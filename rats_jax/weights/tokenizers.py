@@ -14,6 +14,8 @@ from transformers import BertTokenizer, CLIPTextConfig, CLIPTokenizer
 from rats_jax.errors import WeightsError
 from rats_jax.types import PromptInputs
 
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+"""Files of a CLIP tokenizer; the last two may be missing."""
 CLIP_VOCABULARY = Path(__file__).parent.parent / "assets" / "clip_tokenizer"
 """The vocabulary of OpenAI's CLIP, which every published CLIP and Stable Diffusion shares."""
 

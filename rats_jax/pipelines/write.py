@@ -1,0 +1,61 @@
+"""Writing of a pipeline as a diffusers folder, with other weights of its network."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rats_jax.diffusion.scheduler_config import as_ddim
+from rats_jax.pipelines.base import Parts, read_field
+from rats_jax.types import Params
+from rats_jax.weights.folder import CLIP_WEIGHTS, UNET_WEIGHTS, read_json, save_safetensors, write_json
+from rats_jax.weights.hub import find_file, get_file
+from rats_jax.weights.stored import read_all
+from rats_jax.weights.tokenizers import TOKENIZER_FILES
+
+_KEPT = ("_class", "tokenizer", "text_encoder", "unet", "vae", "force_zeros")
+
+
+def write_pipeline(
+    parts: Parts, network_name: str, folder: Path, network: Params, *, timestep_spacing: str, dtype: Any
+) -> None:
+    """Write a pipeline with another network and a DDIM scheduler; all else is that of the source.
+
+    Args:
+        parts: of the source, with its weights.
+        network_name: folder of the network.
+        folder: to write into.
+        network: weights of the network, NumPy or stored.
+        timestep_spacing: of the scheduler; empty is that of the source.
+        dtype: of all weights on disk.
+
+    Raises:
+        WeightsError: a schedule that DDIM cannot have.
+    """
+    options = {"timestep_spacing": timestep_spacing}
+    scheduler = read_field(
+        parts, "scheduler/scheduler_config.json", lambda: as_ddim(parts.scheduler_config, **options)
+    )
+    kept = {name: part for name, part in parts.index.items() if name.startswith(_KEPT)}
+    if kept["_class_name"] == "StableDiffusionPipeline":  # of the XL one neither is a part
+        kept |= {"safety_checker": [None, None], "requires_safety_checker": False}
+    kept |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
+    write_json(folder / "model_index.json", kept | {"scheduler": ["diffusers", "DDIMScheduler"]})
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    for name, weights in (dict(parts.weights) | {network_name: network}).items():
+        write_json(folder / name / "config.json", read_json(get_file(parts.source, f"{name}/config.json")))
+        file = CLIP_WEIGHTS if name.startswith("text_encoder") else UNET_WEIGHTS
+        save_safetensors(folder / name / file, read_all(weights), dtype=dtype)
+    copy_tokenizers(parts.source, folder)
+
+
+def copy_tokenizers(source: str, folder: Path) -> None:
+    """Copy the tokenizers that the index of a pipeline names, each into its folder."""
+    index = read_json(get_file(source, "model_index.json"))
+    for tokenizer in (name for name in index if name.startswith("tokenizer")):
+        (folder / tokenizer).mkdir()
+        for file in TOKENIZER_FILES:
+            found = find_file(source, f"{tokenizer}/{file}")
+            if found is not None:
+                shutil.copyfile(found, folder / tokenizer / file)

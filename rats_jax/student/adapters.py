@@ -1,0 +1,88 @@
+"""Adapters of a student as files that others read, in peft's names and in Kohya's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import load_file, save_file
+
+from rats_jax.types import Params
+from rats_jax.weights.hub import find_file
+from rats_jax.weights.naming import torch_name
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""Where diffusers looks for adapters."""
+_KOHYA_FILE = "comfyui/rats_lora.safetensors"
+
+
+def write_adapters(folder: Path, adapters: Params, *, network_name: str, scale: float, dtype: Any) -> None:
+    """Write adapters in peft's names, as diffusers reads them, and in Kohya's, as ComfyUI does.
+
+    Both readers scale by alpha / rank with alpha = rank, so `scale` goes into the second factor.
+
+    Args:
+        folder: to write into.
+        adapters: from `lora.init_adapters`, trained.
+        network_name: folder of the network in its pipeline.
+        scale: alpha / rank.
+        dtype: of the weights on disk.
+    """
+    peft, kohya = {}, {}
+    for path, (down, up) in _pairs(adapters).items():
+        layer = torch_name((*path, "kernel")).removesuffix(".weight")
+        first, second = down.T, (scale * up).T
+        if down.ndim == 4:  # HWIO -> OIHW
+            first, second = down.transpose(3, 2, 0, 1), second[:, :, None, None]
+        first, second = (np.ascontiguousarray(x, dtype) for x in (first, second))
+        prefix = f"{network_name}.{layer}"
+        peft |= {f"{prefix}.lora_A.weight": first, f"{prefix}.lora_B.weight": second}
+        name = f"lora_unet_{layer.replace('.', '_')}"
+        kohya |= {f"{name}.lora_down.weight": first, f"{name}.lora_up.weight": second}
+        kohya[f"{name}.alpha"] = np.array(len(first), dtype)
+    (folder / _KOHYA_FILE).parent.mkdir()
+    for file, tensors in ((LORA_FILE, peft), (_KOHYA_FILE, kohya)):
+        save_file(tensors, str(folder / file), metadata={"format": "pt"})
+        (folder / file).chmod(0o644)
+
+
+def read_adapters(file: Path, like: Params, *, network_name: str) -> Params:
+    """Read the adapters that `write_adapters` wrote in peft's names; their scale is 1.
+
+    Args:
+        file: LORA_FILE.
+        like: adapters of the same layers.
+        network_name: as of `write_adapters`.
+    """
+    tensors = load_file(str(file))
+    flat = {}
+    for path in _pairs(like):
+        layer = f"{network_name}.{torch_name((*path, 'kernel')).removesuffix('.weight')}"
+        first, second = (tensors.pop(f"{layer}.lora_{which}.weight").astype(np.float32) for which in "AB")
+        if first.ndim == 4:
+            first, second = first.transpose(2, 3, 1, 0), second[:, :, 0, 0]
+        else:
+            first = first.T
+        flat |= {(*path, "down"): first, (*path, "up"): second.T}
+    assert not tensors, sorted(tensors)
+    return unflatten_dict(flat)
+
+
+def _pairs(adapters: Params) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:
+    flat = cast(Mapping[tuple[str, ...], Any], flatten_dict(adapters))
+    return {
+        path[:-1]: (np.asarray(down), np.asarray(flat[*path[:-1], "up"]))
+        for path, down in flat.items()
+        if path[-1] == "down"
+    }
+
+
+def find_licence(source: str) -> str:
+    """Find the licence that the model card of a pipeline names; empty if it names none."""
+    card = find_file(source, "README.md")
+    found = re.search(r"^license:\s*(\S+)", card.read_text("utf-8"), re.MULTILINE) if card else None
+    return found[1] if found else ""

@@ -1,0 +1,251 @@
+"""Setup of an experiment: from a config and its models to functions, every choice by name, nothing jitted."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rats_jax.diffusion.draw import RolloutFn
+from rats_jax.diffusion.grid import sigmas
+from rats_jax.diffusion.rollout import rollout
+from rats_jax.diffusion.sampler import SAMPLERS
+from rats_jax.errors import ConfigError
+from rats_jax.method.combine import normalised_sum, weighted_sum
+from rats_jax.method.contracts import Contestant, FrozenFns, NoiseFn, Objective, ParamsFn
+from rats_jax.method.gate import GateFn, constant_gate, hard_gate, make_gate_fn, sigmoid_gate
+from rats_jax.method.horizon import interpolation_matrix, normalise_weights
+from rats_jax.method.loss import hinge_reward, negative_reward
+from rats_jax.method.parts import in_parts
+from rats_jax.method.update import make_loss_fn, make_teach_fn, make_update_fn, with_teacher
+from rats_jax.networks.lora import init_adapters, with_adapters
+from rats_jax.parallel.mesh import Mesh
+from rats_jax.parallel.placement import batch_sharding, param_sharding
+from rats_jax.pipelines.base import Pipeline
+from rats_jax.rewards import make_score_fn
+from rats_jax.training.experiment import Experiment
+from rats_jax.training.models import Models
+from rats_jax.training.optimizer import make_optimizer
+from rats_jax.types import Batch, DenoiseFn, Grid, Key, Params
+
+
+def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
+    """Compose the functions of a run.
+
+    Args:
+        config: fields as in configs/default.py, already validated.
+        models: from `open_models` or `describe_models`.
+        mesh: where it will run.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        ConfigError: what only the models tell: an impossible schedule, a target that no layer matches.
+    """
+    pipeline, rewards, monitors = models.pipeline, models.rewards, models.monitors
+    grids = {role: _make_grid(config, pipeline, role) for role in ("teacher", "student")}
+    matrix = _make_horizon_matrix(config, grids["teacher"], grids["student"])
+    horizons = np.flatnonzero(np.any(matrix, axis=0))  # no other estimate of the teacher is read
+    score_fn, monitor_fn = (
+        in_parts(make_score_fn({n: r.reward_fn for n, r in scored.items()}), config.reward_parts)
+        for scored in (rewards, monitors)
+    )
+    layout = batch_sharding(mesh)
+    decode_fn = _laid_out(in_parts(pipeline.decode_fn, config.decoder_parts), layout)
+    fns = FrozenFns(pipeline.encode_fn, decode_fn, score_fn)
+    objective = make_objective(config, sorted(rewards))
+    roll = functools.partial(_make_rollout_fn, config, pipeline)
+    student_params_fn, teacher_params_fn = _make_params_fns(config, pipeline, mesh)
+    teacher = Contestant(
+        teacher_params_fn,
+        roll(
+            grids["teacher"],
+            config.teacher.guidance_scale,
+            config.teacher.sampler or config.sampler,
+            keep=horizons,
+        ),
+    )
+    student = Contestant(
+        student_params_fn,
+        roll(
+            grids["student"],
+            config.student.guidance_scale,
+            config.sampler,
+            gradient_steps=config.student.reward_gradient_steps,
+            remat=config.student.remat,
+            unroll=config.student.unroll,
+        ),
+    )
+    untrained_guided = Contestant(
+        student_params_fn, roll(grids["student"], config.teacher.guidance_scale, config.sampler)
+    )
+    settings = {name: value for name, value in config.optimizer.items() if name != "accumulation_steps"}
+    optimizer = make_optimizer(**settings)
+    steps: dict[str, Any] = {
+        "noise_fn": _make_noise_fn(pipeline.latent_shape, layout),
+        "accumulation_steps": config.optimizer.accumulation_steps,
+    }
+    teach_fn = make_teach_fn(teacher, fns, horizon_matrix=matrix[:, horizons], **steps)
+    update_from_targets_fn = make_update_fn(
+        make_loss_fn(student, fns, objective),
+        optimizer,
+        moments_decay=config.gate.std_decay,
+        ema_decay=config.teacher.ema_decay,
+        ema_every=config.teacher.ema_every,
+        **steps,
+    )
+    return Experiment(
+        pipeline=pipeline,
+        rewards=rewards,
+        monitors=monitors,
+        monitor_fn=monitor_fn,
+        initial=_make_initial(config, pipeline),
+        frozen_dtype=jnp.dtype(config.frozen_dtype),
+        teacher=teacher,
+        student=student,
+        untrained_guided=untrained_guided,
+        teacher_moves=config.teacher.ema_decay < 1,
+        fns=fns,
+        objective=objective,
+        normalised=config.normalise_rewards,
+        optimizer=optimizer,
+        teach_fn=teach_fn,
+        update_from_targets_fn=update_from_targets_fn,
+        update_fn=with_teacher(update_from_targets_fn, teach_fn),
+        nfe=config.student.num_steps * pipeline.evaluations(config.student.guidance_scale),
+        teacher_nfe=config.teacher.num_steps * pipeline.evaluations(config.teacher.guidance_scale),
+    )
+
+
+def make_denoise_fn(config: Any, pipeline: Pipeline, guidance_scale: float) -> DenoiseFn:
+    """Compose the network as a rollout sees it: guided, and with adapters if the config has them."""
+    denoise_fn = pipeline.guided_fn(guidance_scale)
+    if config.lora.rank:
+        denoise_fn = with_adapters(denoise_fn, scale=config.lora.alpha / config.lora.rank)
+    return denoise_fn
+
+
+def make_objective(config: Any, names: list[str]) -> Objective:
+    """Compose what a config trains for.
+
+    Args:
+        config: fields as in configs/default.py, already validated.
+        names: of the trained rewards.
+    """
+    weights = {name: config.rewards[name].weight for name in names}
+    return Objective(
+        combine_fn=functools.partial(
+            normalised_sum if config.normalise_rewards else weighted_sum, weights=weights
+        ),
+        gate_fn=_make_gate_fn(config.gate),
+        gate_reward=config.gate.reward,
+        reward_loss_fn={
+            "negative": negative_reward,
+            "hinge": functools.partial(hinge_reward, margin=config.reward_loss.margin),
+        }[config.reward_loss.kind],
+        horizon_weights=normalise_weights(
+            tuple(config.horizon.weights) or "uniform", config.student.num_steps
+        ),
+        reward_weight=config.reward_weight,
+        shaping_weight=config.shaping_weight,
+        moments_decay=config.gate.std_decay,
+    )
+
+
+def _make_gate_fn(settings: Any) -> GateFn:
+    gate = {
+        "sigmoid": sigmoid_gate,
+        "hard": hard_gate,
+        "constant": functools.partial(constant_gate, value=settings.value),
+    }[settings.kind]
+    return make_gate_fn(gate, temperature=settings.temperature, relative=settings.relative)
+
+
+def _make_grid(config: Any, pipeline: Pipeline, role: str) -> Grid:
+    """Lay out the noise levels of the teacher or the student."""
+    sampling = config[role]
+    try:
+        return pipeline.grid_fn(sampling.num_steps, sampling.timestep_spacing)
+    except ValueError as error:
+        raise ConfigError(f"{role}.num_steps={sampling.num_steps}: {error}") from None
+
+
+def _make_horizon_matrix(config: Any, teacher_grid: Grid, student_grid: Grid) -> np.ndarray:
+    try:
+        return interpolation_matrix(
+            sigmas(teacher_grid)[:-1], sigmas(student_grid)[:-1], interpolation=config.horizon.interpolation
+        )
+    except ValueError as error:
+        raise ConfigError(f"pretrained={config.pretrained!r}, horizon: {error}") from None
+
+
+def _make_rollout_fn(
+    config: Any,
+    pipeline: Pipeline,
+    grid: Grid,
+    guidance_scale: float,
+    sampler: str,
+    **differences: Any,
+) -> RolloutFn:
+    options = {"gradient_steps": len(grid.timesteps), "remat": "none", "unroll": False} | differences
+    return functools.partial(
+        rollout,
+        make_denoise_fn(config, pipeline, guidance_scale),
+        grid=grid,
+        prediction_type=pipeline.prediction_type,
+        step_fn=SAMPLERS[sampler].step,
+        correction=SAMPLERS[sampler].correction(grid),
+        **options,
+    )
+
+
+def _make_initial(config: Any, pipeline: Pipeline) -> Params:
+    """Give what training starts from: the network, or adapters that change nothing."""
+    if not config.lora.rank:
+        return pipeline.network
+    return init_adapters(
+        pipeline.network, targets=config.lora.targets, rank=config.lora.rank, seed=config.seed
+    )
+
+
+def _make_params_fns(config: Any, pipeline: Pipeline, mesh: Mesh) -> tuple[ParamsFn, ParamsFn]:
+    """Say what student and teacher roll out with, of the frozen base and of what is trained."""
+    if config.lora.rank:
+
+        def adapted(base: Params, adapters: Params) -> Params:
+            return {"base": base, "adapters": adapters}
+
+        return adapted, adapted  # a teacher that does not move has an empty tree of adapters
+
+    split, layout = (
+        param_sharding(mesh, {name: pipeline.network}, config.sharding)[name] for name in ("student", "base")
+    )
+    dtype = jnp.dtype(config.compute_dtype)
+
+    def computed(_: Params, master: Params) -> Params:
+        """Cast the master weights once, not at each layer of each step, and lay them out as the base is."""
+        # The first constraint keeps XLA from gathering float32 and casting afterwards.
+        cast = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x.astype(dtype), master), split)
+        return jax.lax.with_sharding_constraint(cast, layout)
+
+    return computed, computed if config.teacher.ema_decay < 1 else lambda base, _: base
+
+
+def _make_noise_fn(latent_shape: tuple[int, ...], layout: Any) -> NoiseFn:
+    """Draw the noise of a batch, split over the devices as the batch is."""
+
+    def noise_fn(key: Key, batch: Batch) -> jax.Array:
+        batch_size = jax.tree.leaves(batch)[0].shape[0]
+        noise = jax.random.normal(key, (batch_size, *latent_shape), jnp.float32)
+        return jax.lax.with_sharding_constraint(noise, layout)
+
+    return noise_fn
+
+
+def _laid_out(decode_fn: Any, layout: Any) -> Any:
+    """Split images over the devices as the batch is."""
+    return lambda params, latents: jax.lax.with_sharding_constraint(decode_fn(params, latents), layout)
