@@ -49,11 +49,9 @@ def test_steps_match_slow_loops(jit):
 @pytest.mark.parametrize("step_fn", [ddim_step, euler_step])
 def test_a_step_of_any_rank_may_have_levels_per_sample(shape, step_fn):
     denoised, noise = np.random.default_rng(4).normal(size=(2, *shape)).astype(np.float32)
-    angles = np.array([[1.2, 0.5], [0.9, 0.4]], np.float32).reshape(2, 2, *(1,) * (len(shape) - 1))
+    # A level for each of two samples, now and next.
+    angles = np.array([[1.2, 0.9], [0.5, 0.4]], np.float32).reshape(2, 2, *(1,) * (len(shape) - 1))
     (signal, next_signal), (noisy, next_noisy) = np.cos(angles), np.sin(angles)
-    signal, next_signal, noisy, next_noisy = (
-        x.swapaxes(0, 0) for x in (signal, next_signal, noisy, next_noisy)
-    )
     latents = signal * denoised + noisy * noise
     actual = step_fn(latents, denoised, noise, **keywords(signal, noisy, next_signal, next_noisy))
     chex.assert_trees_all_close(actual, next_signal * denoised + next_noisy * noise, rtol=1e-5, atol=1e-6)
