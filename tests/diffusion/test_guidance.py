@@ -58,6 +58,21 @@ def test_guide_is_a_line_through_both_models(seed, scale):
     chex.assert_trees_all_close(guide(cond, uncond, scale), guide(uncond, cond, 1 - scale), atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(3, 8), (3, 4, 2), (3, 1, 2, 2, 2)])
+def test_samples_of_any_rank_are_guided_alike(shape):
+    params, latents, timestep, _ = toy_arguments()
+    embeds = PromptEmbeds(cond=jnp.array([1.0, 2.0, 3.0]), uncond=jnp.array([0.5, -1.0, 0.1]))
+
+    def elementwise_fn(params, latents, timestep, embeds):
+        return params * jnp.tanh(latents) * embeds.reshape(-1, *(1,) * (latents.ndim - 1)) + timestep
+
+    function = guided(elementwise_fn, guidance_scale=4.0)
+    expected = function(params, latents, timestep, embeds)
+    actual = function(params, latents.reshape(shape), timestep, embeds)
+    chex.assert_trees_all_close(actual.reshape(expected.shape), expected, rtol=1e-5)
+    assert actual.shape == shape
+
+
 def test_gradients_are_those_of_finite_differences():
     cond, uncond = (jnp.asarray(x) for x in outputs(1))
     chex.assert_numerical_grads(

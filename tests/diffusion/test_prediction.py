@@ -120,10 +120,12 @@ def test_pure_noise_divides_by_nothing():
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_rates_per_sample_act_per_sample(prediction_type):
-    model_output, latents = pair(4)
+@pytest.mark.parametrize("shape", [SHAPE, (2, 4), (2, 2, 2), (2, 1, 2, 2, 1)])
+def test_rates_per_sample_act_per_sample(prediction_type, shape):
+    model_output, latents = (jnp.asarray(x).reshape(shape) for x in pair(4))
     levels = [rates(prediction_type, level) for level in (0.2, 0.6)]
-    signal_rate, noise_rate = (jnp.asarray(x).reshape(2, 1, 1, 1) for x in zip(*levels, strict=True))
+    per_sample = (2, *(1,) * (len(shape) - 1))
+    signal_rate, noise_rate = (jnp.asarray(x).reshape(per_sample) for x in zip(*levels, strict=True))
     for function in (to_denoised, to_noise, to_target):
         actual = function(model_output, latents, signal_rate, noise_rate, prediction_type=prediction_type)
         for b, level in enumerate(levels):

@@ -9,7 +9,7 @@ import pytest
 from rats_jax.diffusion.grid import make_grid, sigmas
 from rats_jax.diffusion.prediction import PREDICTION_TYPES, to_denoised, to_noise
 from rats_jax.diffusion.rollout import rollout
-from rats_jax.diffusion.sampler import ddim_step, euler_step, second_order
+from rats_jax.diffusion.sampler import SAMPLERS, ddim_step, euler_step, second_order
 from rats_jax.types import Grid
 
 SHAPE = (3, 2, 2, 2)
@@ -93,6 +93,42 @@ def test_zero_terminal_snr_starts_from_pure_noise(prediction_type):
     actual = sample(*arguments, grid=grid, prediction_type=prediction_type)
     expected = slow_rollout(*arguments, grid, prediction_type)
     chex.assert_trees_all_close(tuple(actual), expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (3, 4, 2), (3, 2, 1, 2, 2)])
+@pytest.mark.parametrize(("name", "prediction_type"), [("ddim", "epsilon"), ("dpmpp_2m", "v_prediction")])
+def test_samples_of_any_rank_are_sampled_alike(shape, name, prediction_type):
+    """The same numbers as vectors, tokens or videos: the same trajectory and gradients."""
+    params, noise, embeds = toy_arguments()
+
+    def elementwise_fn(params, latents, timestep, embeds):
+        per_sample = embeds.reshape(-1, *(1,) * (latents.ndim - 1))
+        return params[timestep] * jnp.tanh(latents) + per_sample
+
+    def run(noise):
+        path = rollout(
+            elementwise_fn,
+            params,
+            noise,
+            embeds,
+            grid=GRID,
+            prediction_type=prediction_type,
+            step_fn=SAMPLERS[name].step,
+            correction=SAMPLERS[name].correction(GRID),
+            gradient_steps=2,
+            remat="none",
+            unroll=False,
+            keep=np.array([1, 3]),
+        )
+        return jnp.sum(jnp.sin(path.denoised)) + jnp.sum(jnp.cos(path.latents)), path
+
+    run = jax.jit(jax.value_and_grad(run, has_aux=True))
+    (_, expected), expected_gradient = run(noise)
+    (_, actual), gradient = run(noise.reshape(shape))
+    assert actual.latents.shape == shape and actual.denoised.shape == (2, *shape)
+    chex.assert_trees_all_close(actual.latents.reshape(SHAPE), expected.latents, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(actual.denoised.reshape(2, *SHAPE), expected.denoised, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(gradient.reshape(SHAPE), expected_gradient, rtol=1e-5, atol=1e-6)
 
 
 def test_euler_gives_the_samples_of_ddim():
@@ -291,6 +327,8 @@ def test_misuse_is_rejected():
         sample(params, noise.astype(jnp.bfloat16), embeds)
     with pytest.raises(AssertionError):
         sample(params, noise[0], embeds)
+    with pytest.raises(AssertionError):
+        sample(params, noise[:0], embeds[:0])
 
 
 def gaussian_data(num_steps):

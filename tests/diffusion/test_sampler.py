@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rats_jax.diffusion.sampler import ddim_step, euler_step
+from rats_jax.diffusion.grid import make_grid
+from rats_jax.diffusion.sampler import SAMPLERS, ddim_step, euler_step, second_order
 
 SHAPE = (2, 2, 2, 1)
 
@@ -42,6 +43,31 @@ def test_steps_match_slow_loops(jit):
         chex.assert_trees_all_close(
             function(latents, denoised, noise, **levels), np.float32(expected), rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (2, 2, 2), (2, 1, 2, 2, 1)])
+@pytest.mark.parametrize("step_fn", [ddim_step, euler_step])
+def test_a_step_of_any_rank_may_have_levels_per_sample(shape, step_fn):
+    denoised, noise = np.random.default_rng(4).normal(size=(2, *shape)).astype(np.float32)
+    # A level for each of two samples, now and next.
+    angles = np.array([[1.2, 0.9], [0.5, 0.4]], np.float32).reshape(2, 2, *(1,) * (len(shape) - 1))
+    (signal, next_signal), (noisy, next_noisy) = np.cos(angles), np.sin(angles)
+    latents = signal * denoised + noisy * noise
+    actual = step_fn(latents, denoised, noise, **keywords(signal, noisy, next_signal, next_noisy))
+    chex.assert_trees_all_close(actual, next_signal * denoised + next_noisy * noise, rtol=1e-5, atol=1e-6)
+
+
+def test_samplers_are_a_step_and_what_it_adds():
+    grid = make_grid({"timestep_spacing": "trailing"}, 6)
+    steps = {name: sampler.step for name, sampler in SAMPLERS.items()}
+    assert steps == {"ddim": ddim_step, "euler": euler_step, "dpmpp_2m": ddim_step}
+    for name, sampler in SAMPLERS.items():
+        correction = sampler.correction(grid)
+        if name == "dpmpp_2m":
+            np.testing.assert_array_equal(correction, second_order(grid))
+            assert correction.max() > 0
+        else:
+            assert correction is None
 
 
 @hypothesis.given(

@@ -83,13 +83,14 @@ def test_trained_betas_replace_the_schedule():
         schedule.get_alphas_cumprod({"trained_betas": betas, "num_train_timesteps": 4})
 
 
-def test_add_noise_matches_a_slow_loop_and_jit():
-    denoised, noise = np.random.default_rng(0).normal(size=(2, 2, 3, 3, 1)).astype(np.float32)
-    signal_rate = np.array([0.8, 0.1], np.float32).reshape(2, 1, 1, 1)
+@pytest.mark.parametrize("shape", [(2, 9), (2, 3, 3), (2, 3, 3, 1), (2, 2, 3, 3, 1)])
+def test_add_noise_matches_a_slow_loop_and_jit(shape):
+    denoised, noise = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    signal_rate = np.array([0.8, 0.1], np.float32).reshape(2, *(1,) * (len(shape) - 1))
     noise_rate = np.sqrt(1 - signal_rate**2)
     expected = np.empty_like(denoised)
     for index in np.ndindex(denoised.shape):
-        b = index[0], 0, 0, 0
+        b = index[0], *(0,) * (len(shape) - 1)
         expected[index] = signal_rate[b] * denoised[index] + noise_rate[b] * noise[index]
     arguments = [jnp.asarray(x) for x in (denoised, noise, signal_rate, noise_rate)]
     chex.assert_trees_all_close(schedule.add_noise(*arguments), expected, rtol=1e-6)

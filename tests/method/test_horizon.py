@@ -18,8 +18,11 @@ def visited_sigmas(config, num_steps):
     return sigmas(make_grid(config, num_steps))[:-1]
 
 
-def estimates(num_horizons, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(num_horizons, *SHAPE)), jnp.float32)
+SHAPES = [SHAPE, (2, 6), (2, 5, 3), (2, 2, 3, 2, 2)]  # pictures, vectors, tokens, videos
+
+
+def estimates(num_horizons, seed=0, shape=SHAPE):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(num_horizons, *shape)), jnp.float32)
 
 
 def slow_matrix(teacher, student, interpolation):
@@ -131,13 +134,14 @@ def test_misuse_of_the_matrix_is_rejected():
         horizon.match_horizons(np.eye(4), estimates(3))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("jit", [False, True])
-def test_matching_is_the_matrix_product(jit):
+def test_matching_is_the_matrix_product(jit, shape):
     matrix = horizon.interpolation_matrix(
         np.array([9.0, 5.0, 2.0, 1.0]), np.array([9.0, 6.0, 2.0, 1.2, 1.0]), interpolation="linear"
     )
-    teacher_denoised = estimates(4)
-    expected = np.zeros((5, *SHAPE))
+    teacher_denoised = estimates(4, shape=shape)
+    expected = np.zeros((5, *shape))
     for k in range(5):
         for s in range(4):
             expected[k] += matrix[k, s] * np.asarray(teacher_denoised[s], np.float64)
@@ -150,6 +154,20 @@ def test_matching_is_the_matrix_product(jit):
     assert actual.dtype == jnp.float32
 
 
+def test_the_bits_of_pictures_are_those_of_one_sum_over_their_three_axes():
+    student, teacher = estimates(3, seed=1), estimates(3, seed=2)
+
+    @jax.jit
+    def plain(s, t):
+        axes = (2, 3, 4)
+        norms = [jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=axes) + 1e-8) for x in (s, t)]
+        cosine = jnp.sum(s * t, axis=axes) * norms[0] * norms[1]
+        return 1.0 - cosine + jnp.mean(jnp.square(s - t), axis=axes)
+
+    actual = jax.jit(horizon.horizon_distance)(student, teacher)
+    chex.assert_trees_all_equal(actual, plain(student, teacher))
+
+
 def slow_distance(student, teacher):
     distances = np.zeros(student.shape[:2])
     for k, b in np.ndindex(distances.shape):
@@ -159,9 +177,10 @@ def slow_distance(student, teacher):
     return distances
 
 
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("jit", [False, True])
-def test_distance_matches_a_slow_loop(jit):
-    student, teacher = estimates(3, seed=1), estimates(3, seed=2)
+def test_distance_matches_a_slow_loop(jit, shape):
+    student, teacher = (estimates(3, seed=seed, shape=shape) for seed in (1, 2))
     function = jax.jit(horizon.horizon_distance) if jit else horizon.horizon_distance
     chex.assert_trees_all_close(
         function(student, teacher), np.float32(slow_distance(student, teacher)), rtol=1e-5
@@ -234,3 +253,5 @@ def test_uniform_weights_and_misuse():
             horizon.normalise_weights(weights, 3)
     with pytest.raises(AssertionError):
         horizon.shaping_loss(estimates(3), estimates(3), np.ones(2, np.float32))
+    with pytest.raises(AssertionError):  # no axis of samples
+        horizon.horizon_distance(jnp.ones(3), jnp.ones(3))
