@@ -22,8 +22,7 @@ _ABOUT_EXECUTION = (
     "attn_implementation chunk_size_feed_forward gradient_checkpointing tf_legacy_loss use_bfloat16"
 )
 _ABOUT_DECODERS = (
-    "add_cross_attention cross_attention_hidden_size is_decoder is_encoder_decoder "
-    "tie_word_embeddings"
+    "add_cross_attention cross_attention_hidden_size is_decoder is_encoder_decoder tie_word_embeddings"
 )
 _ABOUT_GENERATION = (
     "bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping "
