@@ -85,7 +85,7 @@ def _read_tower(
     """
     long, short = values[name] or {}, values[f"{name}_dict"]
     if short is not None:
-        long = {**long, **{field: short.get(field, fields[field].default) for field in fields}, **short}
+        long = {**long, **{field: fields[field].default for field in fields}, **short}
     try:
         return read(long)
     except ValueError as error:
