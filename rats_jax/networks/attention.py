@@ -36,12 +36,19 @@ def attend(query: Array, key: Array, value: Array, mask: Array | None = None) ->
     """
     chex.assert_rank([query, key, value], 4)
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    scores = jnp.einsum("bnld,bnmd->bnlm", query, key) * query.shape[-1] ** -0.5
+    scores = jnp.einsum("xld,xmd->xlm", *map(_merge, (query, key)))
+    scores = scores.reshape(*query.shape[:3], key.shape[2]) * query.shape[-1] ** -0.5
     scores = scores.astype(jnp.float32)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bnlm,bnmd->bnld", weights, value).swapaxes(1, 2)
+    attended = jnp.einsum("xlm,xmd->xld", *map(_merge, (weights, value)))
+    return attended.reshape(query.shape).swapaxes(1, 2)
+
+
+def _merge(x: Array) -> Array:
+    """Make one axis of the batch and the heads: gradients keep the bits that they had with diffusers."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def attend_cudnn(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:

@@ -51,7 +51,7 @@ FIELDS: Mapping[str, Field] = {
     "use_post_quant_conv": flag(True),
     "mid_block_add_attention": flag(True),
 }
-"""By name, in the order of the PyTorch class."""
+"""By name: all arguments of the PyTorch class."""
 
 IGNORED = ("dtype",)
 """What the Flax class adds: how to compute, not what."""

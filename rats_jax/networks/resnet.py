@@ -126,6 +126,7 @@ class Upsample2D(nn.Module):
 def _enlarge(inputs: Array, size: int, *, axis: int) -> Array:
     """Repeat the positions of an axis, PyTorch's interpolation of mode nearest."""
     old = inputs.shape[axis]
-    if size == 2 * old:
-        return jnp.repeat(inputs, 2, axis=axis)
-    return jnp.take(inputs, np.arange(size) * old // size, axis=axis)
+    if size != 2 * old:
+        return jnp.take(inputs, np.arange(size) * old // size, axis=axis)
+    twice = jnp.stack([inputs, inputs], axis=axis + 1)
+    return twice.reshape(*inputs.shape[:axis], size, *inputs.shape[axis + 1 :])

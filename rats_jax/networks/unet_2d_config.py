@@ -79,7 +79,7 @@ FIELDS: Mapping[str, Field] = {
     "cross_attention_norm": anything(None),
     "addition_embed_type_num_heads": anything(64),
 }
-"""By name, in the order of the PyTorch class."""
+"""By name: all arguments of the PyTorch class."""
 
 IGNORED = ("dtype", "use_memory_efficient_attention", "split_head_dim")
 """What the Flax class adds: how to compute, not what."""

@@ -1,0 +1,61 @@
+"""PyTorch's networks beside ours: weights that make every layer count, and the same ones in both."""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from rats_jax.models.state_dict import fit_state_dict
+from rats_jax.models.stored import read_all
+
+
+def make_original(cls, config):
+    """Build a network with random weights, which are the same whenever their shapes are."""
+    torch.manual_seed(0)
+    network = cls(**config).eval()
+    for parameter in network.parameters():
+        if parameter.ndim == 1:  # norms and biases begin as ones and zeros, where a mix-up is not seen
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+def weights_of(original, network):
+    """Arrange a PyTorch network's weights as the tree of ours; nothing may be missing or left over."""
+    state = {name: as_numpy(value) for name, value in original.state_dict().items()}
+    return read_all(fit_state_dict(state, network.abstract_params(), source="PyTorch"))
+
+
+def as_numpy(tensor):
+    return tensor.detach().numpy()
+
+
+def to_torch(x):
+    """Turn NHWC into NCHW."""
+    x = np.asarray(x)
+    return torch.from_numpy(x.transpose(0, 3, 1, 2).copy() if x.ndim == 4 else x.copy())
+
+
+def from_torch(tensor):
+    """Turn NCHW into NHWC."""
+    return as_numpy(tensor).transpose(0, 2, 3, 1)
+
+
+def assert_walks_all(cases, fields, cls):
+    """Check that a table has a case that is no default for each argument, and knows every default."""
+    arguments = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+    assert set(arguments) == set(fields)
+    assert {case[0] for case in cases} == set(arguments)
+    for name, argument in arguments.items():
+        assert fields[name].default == argument.default, name
+        for _, config, *_ in (case for case in cases if case[0] == name):
+            assert config[name] != argument.default
+
+
+def assert_refused(from_config, config, name):
+    """Check that a config is refused in one line that begins with a field and its value."""
+    value = config[name]
+    value = re.escape(repr(tuple(value) if isinstance(value, list) else value))
+    with pytest.raises(ValueError, match=rf"^{name}={value}: expected [^\n]+$"):
+        from_config(config)
