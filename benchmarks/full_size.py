@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from rats_jax.networks import flax_clip as clip
+from rats_jax.networks import clip
 from rats_jax.pipelines import stable_diffusion as sd
 from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.weights.folder import (

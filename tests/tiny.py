@@ -6,7 +6,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.config.flags import load_config
-from rats_jax.networks import flax_clip as clip
+from rats_jax.networks import clip
 from rats_jax.pipelines import stable_diffusion as sd
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.weights.folder import (

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rats_jax.data.batches import filled_batches
 from rats_jax.errors import ConfigError
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.types import Params, PromptEmbeds, PromptInputs
@@ -41,16 +42,14 @@ def write_prompt_embeds(folder: Path, pipeline: Pipeline, prompts: Sequence[str]
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
     files: list[np.ndarray] = []
-    for start in range(0, len(texts), _BATCH):
-        part = texts[start : start + _BATCH]
-        filled = part + part[-1:] * (_BATCH - len(part))
-        embeds: PromptEmbeds = encode(params, pipeline.tokenize(filled))
-        if not start:
+    for rows, kept in filled_batches(len(texts), _BATCH):
+        embeds: PromptEmbeds = encode(params, pipeline.tokenize([texts[i] for i in rows]))
+        if not files:
             for i, (x, empty) in enumerate(zip(*map(_leaves, embeds), strict=True)):
                 files.append(_create(partial / f"cond_{i}.npy", len(texts), x))
                 np.save(partial / f"uncond_{i}.npy", np.asarray(empty[:1]).astype(_stored_dtype(x.dtype)))
         for file, x in zip(files, _leaves(embeds.cond), strict=True):
-            file[start : start + len(part)] = np.asarray(x[: len(part)]).astype(file.dtype)
+            file[rows[kept]] = np.asarray(x)[kept].astype(file.dtype)
     (partial / "prompts.json").write_text(json.dumps({"pretrained": source, "prompts": texts}))
     partial.rename(folder)
     return len(texts)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rats_jax.networks import flax_clip as clip
+from rats_jax.networks import clip
 from rats_jax.pretraining.augment import flip_and_shift
 from rats_jax.pretraining.corrupt import Corruption
 from rats_jax.pretraining.fit import fit

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.errors import WeightsError
-from rats_jax.networks.flax_clip import IMAGE_TOWER, embed_images
+from rats_jax.networks.clip import IMAGE_TOWER, embed_images
 from rats_jax.networks.preprocess import crop_to_square_half_even
 from rats_jax.types import Array, Params, RewardFn, RewardModel
 from rats_jax.weights.clip_folder import load_clip

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rats_jax.networks.flax_clip import IMAGE_TOWER, embed_images
+from rats_jax.networks.clip import IMAGE_TOWER, embed_images
 from rats_jax.networks.preprocess import PreprocessFn
 from rats_jax.types import Array, Params, RewardFn, RewardModel
 from rats_jax.weights.clip_folder import load_clip, make_embed_prompts

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rats_jax.networks.blip import ImageTower
-from rats_jax.networks.flax_clip import IMAGE_TOWER, init_clip, make_clip
+from rats_jax.networks.clip import IMAGE_TOWER, init_clip, make_clip
 from rats_jax.rewards.aesthetic import make_aesthetic_fn
 from rats_jax.rewards.clipscore import make_clipscore_fn
 from rats_jax.rewards.hpsv2 import make_hpsv2_fn

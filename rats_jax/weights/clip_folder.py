@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rats_jax.data.batches import filled_batches
 from rats_jax.errors import WeightsError
-from rats_jax.networks.flax_clip import IMAGE_TOWER, TEXT_TOWER, embed_text, init_clip, make_clip
+from rats_jax.networks.clip import IMAGE_TOWER, TEXT_TOWER, embed_text, init_clip, make_clip
 from rats_jax.types import Params
 from rats_jax.weights.folder import describe, read_json
 from rats_jax.weights.hub import find_file, get_file
@@ -92,10 +93,8 @@ def make_embed_prompts(path: str, clip: Clip) -> Callable[[list[str]], np.ndarra
         ids = tokenize(tokenizer, prompts)
         params = jax.device_put(text_tower)
         embeds = []
-        for start in range(0, len(ids), _TEXT_BATCH):
-            part = ids[start : start + _TEXT_BATCH]
-            filled = np.pad(part, ((0, _TEXT_BATCH - len(part)), (0, 0)), mode="edge")
-            embeds.append(np.asarray(embed(params, filled))[: len(part)])
+        for rows, kept in filled_batches(len(ids), _TEXT_BATCH):
+            embeds.append(np.asarray(embed(params, ids[rows]))[kept])
         return np.concatenate(embeds)
 
     return once_per_prompt(embed_prompts)

@@ -99,12 +99,15 @@ def describe(source: str, make: Callable[[], Any], init: Any) -> tuple[Any, Para
         init: (module, key) -> weights.
 
     Raises:
-        WeightsError: the libraries cannot build a network from this config.
+        WeightsError: no network can be built from this config; names the field where one is refused.
     """
     try:
         module = make()
+    except ValueError as error:
+        raise WeightsError(f"{source!r}: {error}") from None
+    try:
         return module, abstract_params(init, module)
-    except Exception as error:  # whatever a wrong field leads to, deep inside the libraries
+    except Exception as error:  # sizes that do not fit each other
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise WeightsError(f"{source!r} describes no network known here: {reason}") from None
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from transformers import BertTokenizer, CLIPTextConfig, CLIPTokenizer
+from transformers import BertTokenizer, CLIPTokenizer
 
 from rats_jax.errors import WeightsError
 from rats_jax.types import PromptInputs
@@ -70,7 +70,7 @@ def once_per_prompt(prepare: Callable[[list[str]], PromptInputs]) -> Callable[[l
     return prepare_once
 
 
-def load_tokenizer(folder: Path, text_config: CLIPTextConfig | None = None) -> CLIPTokenizer:
+def load_tokenizer(folder: Path, text_config: Any = None) -> CLIPTokenizer:
     """Load the CLIP tokenizer whose vocab.json and merges.txt lie in `folder`.
 
     Args:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rats_jax.models.state_dict import fit_state_dict
-from rats_jax.models.stored import read_all
+from rats_jax.weights.state_dict import fit_state_dict
+from rats_jax.weights.stored import read_all
 
 
 def make_original(cls, config):

@@ -37,7 +37,7 @@ _PROGRAM = """
 import json, os
 os.sched_getaffinity = lambda _: set(range(6))
 import jax
-from rats_jax.runtime.cores import use_cores_as_devices
+from rats_jax.parallel.cores import use_cores_as_devices
 use_cores_as_devices([9, 12])
 print(json.dumps([jax.device_count(), os.environ.get("NPROC")]))
 """

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rats_jax.networks.flax_clip import init_clip, make_clip
+from rats_jax.networks.clip import init_clip, make_clip
 from rats_jax.rewards import REWARDS
 from rats_jax.rewards.full_size import FULL_SIZE
 from rats_jax.weights.folder import abstract_params

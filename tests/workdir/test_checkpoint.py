@@ -164,7 +164,7 @@ def test_an_interrupted_save_is_not_picked_up_and_is_removed(tmp_path):
 
 KILLED = """
 import os, sys, jax.numpy as jnp
-from rats_jax.runtime.checkpoint import open_manager, save
+from rats_jax.workdir.checkpoint import open_manager, save
 manager = open_manager(sys.argv[1], keep=3, every=1)
 save(manager, 1, {"x": jnp.full(1000, 1.0)}, {"n": 1})
 manager.wait_until_finished()
