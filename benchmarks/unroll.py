@@ -25,7 +25,7 @@ from rats_jax.diffusion.sampler import ddim_step
 from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.networks.flax_convolution import with_loop_convolutions
 from rats_jax.paths import resolve_path
-from rats_jax.pipelines.base import load_pipeline
+from rats_jax.pipelines.open import load_pipeline
 
 _PRETRAINED = flags.DEFINE_string("pretrained", "assets/emoji/pipeline", "Diffusers folder.")
 _BATCH_SIZE = flags.DEFINE_integer("batch-size", 8, "Samples.", lower_bound=1)

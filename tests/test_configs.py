@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rats_jax.config.fields import RULES, flatten
-from rats_jax.config.together import validate
 from rats_jax.config.flags import load_config
+from rats_jax.config.together import validate
 from rats_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rats_jax.errors import ConfigError
-from rats_jax.pipelines.base import load_pipeline, open_pipeline
+from rats_jax.pipelines.open import load_pipeline, open_pipeline
 from rats_jax.pipelines.stored_embeds import with_stored_embeds, write_prompt_embeds
 from rats_jax.training.models import describe_models, open_models
 from tests.tiny import PROMPTS, tiny_config

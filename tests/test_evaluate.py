@@ -28,7 +28,7 @@ from rats_jax.evaluation import contestants as lines
 from rats_jax.evaluation import evaluate as evaluating
 from rats_jax.evaluation import measures, perceptual
 from rats_jax.evaluation.fixed_set import make_contest, open_judges
-from rats_jax.pipelines.base import load_pipeline
+from rats_jax.pipelines.open import load_pipeline
 from rats_jax.report import page, tables
 from rats_jax.report.figures import draw_sheet
 from rats_jax.rewards import REWARDS

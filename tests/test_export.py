@@ -19,7 +19,7 @@ import rats_jax
 from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError, ExportError
 from rats_jax.networks.lora import init_adapters
-from rats_jax.pipelines.base import load_pipeline
+from rats_jax.pipelines.open import load_pipeline
 from rats_jax.student import formats as exporting
 from tests.finished import write_run
 from tests.tiny import PROMPTS, random_params, tiny_config

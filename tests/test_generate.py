@@ -17,7 +17,7 @@ from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
 from rats_jax.errors import ConfigError
 from rats_jax.networks.lora import init_adapters, with_adapters
-from rats_jax.pipelines.base import load_pipeline
+from rats_jax.pipelines.open import load_pipeline
 from tests.finished import write_run
 from tests.tiny import PROMPTS, random_params, tiny_config
 

@@ -18,10 +18,10 @@ from safetensors.numpy import load_file, save_file
 
 from rats_jax.errors import ConfigError, DivergedError, HackingError
 from rats_jax.evaluation import guards
-from rats_jax.pipelines.base import open_pipeline
+from rats_jax.pipelines.open import open_pipeline
 from rats_jax.pipelines.stored_embeds import write_prompt_embeds
 from rats_jax.rewards import REWARDS
-from rats_jax.training import models as opening
+from rats_jax.rewards import open as opening
 from rats_jax.training.loop import train, train_and_evaluate
 from rats_jax.training.program import Program
 from rats_jax.types import RewardModel

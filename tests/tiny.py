@@ -7,7 +7,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.config.flags import load_config
 from rats_jax.networks import clip
-from rats_jax.pipelines import stable_diffusion as sd
+from rats_jax.networks.autoencoder_kl import AutoencoderKL
+from rats_jax.networks.clip_text import CLIPTextModel
+from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.weights.folder import (
     CLIP_WEIGHTS,
@@ -31,7 +33,7 @@ UNET = {
     "out_channels": 4,
     "down_block_types": ("CrossAttnDownBlock2D",),
     "up_block_types": ("CrossAttnUpBlock2D",),
-    "block_out_channels": (32,),  # the Flax class normalises 32 groups, whatever the config says
+    "block_out_channels": (32,),
     "layers_per_block": 1,
     "attention_head_dim": 2,
     "cross_attention_dim": 32,
@@ -76,11 +78,11 @@ def write_tiny_pipeline(folder: Path, *, seed: int = 0) -> Path:
     """Write a diffusers Stable Diffusion folder with random weights; its prompts are PROMPTS."""
     tokens = _write_tokenizer(folder / "tokenizer")
     text = _TOWER | tokens | {"projection_dim": 32, "model_type": "clip_text_model"}
-    text_encoder = sd.make_text_encoder(text)
-    unet, vae = sd.make_unet(UNET), sd.make_vae(VAE)
-    unet_params = random_params(abstract_params(sd.init_unet, unet), seed=seed)
-    vae_params = random_params(abstract_params(sd.init_vae, vae), seed=seed + 1)
-    text_params = random_params(abstract_params(sd.init_text_encoder, text_encoder), seed=seed + 2)
+    text_encoder = CLIPTextModel.from_config(text)
+    unet, vae = UNet2DConditionModel.from_config(UNET), AutoencoderKL.from_config(VAE)
+    unet_params = random_params(unet.abstract_params(), seed=seed)
+    vae_params = random_params(vae.abstract_params(), seed=seed + 1)
+    text_params = random_params(text_encoder.abstract_params(), seed=seed + 2)
     write_model(folder / "unet", UNET, unet_params, UNET_WEIGHTS)
     write_model(folder / "vae", VAE, vae_params, VAE_WEIGHTS)
     write_model(folder / "text_encoder", text, text_params, CLIP_WEIGHTS)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
@@ -141,6 +142,14 @@ class CLIPTextModel(nn.Module):
         """
         return cls(CLIPTextConfig.read(config), dtype, kernels)
 
+    def init_params(self, key: Key) -> Params:
+        """Draw float32 weights."""
+        return self.init(key, jnp.zeros((1, self.config.max_position_embeddings), jnp.int32))["params"]
+
+    def abstract_params(self) -> Params:
+        """Give the tree of the weights with shapes and dtypes in place of numbers."""
+        return jax.eval_shape(self.init_params, jax.random.key(0))
+
     @nn.compact
     def __call__(self, input_ids: Array) -> CLIPTextOutput:
         """Encode token ids.
@@ -183,8 +192,3 @@ def find_end(input_ids: Array, eos_token_id: int) -> Array:
     if eos_token_id == _OLD_EOS_TOKEN_ID:
         return jnp.argmax(input_ids, axis=-1)
     return jnp.argmax(input_ids == eos_token_id, axis=-1)
-
-
-def init_text_encoder(module: CLIPTextModel, key: Key) -> Params:
-    """Draw the weights of a text encoder with `key`; float32."""
-    return module.init(key, jnp.zeros((1, module.config.max_position_embeddings), jnp.int32))["params"]

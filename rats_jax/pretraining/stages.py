@@ -11,7 +11,7 @@ from absl import logging
 
 from rats_jax.data.prompts import read_prompts
 from rats_jax.pipelines import stable_diffusion as sd
-from rats_jax.pipelines.base import load_pipeline
+from rats_jax.pipelines.open import load_pipeline
 from rats_jax.pretraining.check import score_spoilt
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
 from rats_jax.pretraining.dataset import Emoji, load_emoji

@@ -80,7 +80,7 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
             while step < config.num_updates:
                 origin = rounds.origin(step)
                 batch = program.place_batch(rounds.take(step))
-                key = jax.random.fold_in(root, origin)
+                key = program.fold_key(root, origin)
                 given = targets.find(step, origin, state, batch, key)
                 with (
                     jax.profiler.StepTraceAnnotation("update", step_num=step),

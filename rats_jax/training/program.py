@@ -24,7 +24,7 @@ from rats_jax.training.models import open_models
 from rats_jax.training.setup import make_experiment
 from rats_jax.training.table import Pictures, RenderFn
 from rats_jax.training.teacher import keeps_targets
-from rats_jax.types import Batch, FrozenParams, Params, TrainState
+from rats_jax.types import Batch, FrozenParams, Key, Params, TrainState
 
 
 class Layout(NamedTuple):
@@ -184,6 +184,11 @@ class Program:
         """Give what a sheet reads of the state before the first update, without a copy of weights."""
         state = self.experiment.init_state({})
         return dataclasses.replace(state, student=self.pretrained.student, teacher=self.pretrained.teacher)
+
+    def fold_key(self, root: Key, origin: int) -> Key:
+        """Make the key of an update from that of the run, on all devices."""
+        whole = placement.replicated(self.mesh)
+        return jax.jit(jax.random.fold_in, out_shardings=whole)(root, np.uint32(origin))
 
     def place_batch(self, indices: np.ndarray) -> Batch:
         """Read and place the prompts of those rows that the devices of this process hold."""

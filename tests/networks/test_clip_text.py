@@ -15,7 +15,6 @@ from rats_jax.networks.clip_text import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    init_text_encoder,
 )
 from rats_jax.networks.kernels import Kernels
 from rats_jax.networks.pretrained_fields import PRETRAINED_FIELDS, PRETRAINED_IGNORED
@@ -120,7 +119,7 @@ def make_ours(config, *, projects=True, **options):
 
 def make_pair(config, *, projects=True):
     original, ours = make_original(config, projects=projects), make_ours(config, projects=projects)
-    return original, ours, to_tree(original.state_dict(), shapes_of(init_text_encoder, ours))
+    return original, ours, to_tree(original.state_dict(), shapes_of(CLIPTextModel.init_params, ours))
 
 
 def run_ours(module, params):
@@ -204,13 +203,13 @@ def make_flax(config, *, projects=True):
 def test_trees_are_those_of_flax(projects):
     theirs, init = make_flax(TEXT, projects=projects)
     ours = make_ours(TEXT, projects=projects)
-    assert describe_weights(init_text_encoder, ours) == describe_weights(init, theirs)
+    assert describe_weights(CLIPTextModel.init_params, ours) == describe_weights(init, theirs)
 
 
 @pytest.mark.slow
 def test_initial_weights_are_those_of_flax():
     theirs, init = make_flax(TEXT)
-    drawn = draw_weights(init_text_encoder, make_ours(TEXT))
+    drawn = draw_weights(CLIPTextModel.init_params, make_ours(TEXT))
     assert_trees_close(drawn, draw_weights(init, theirs), atol=0)
 
 

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.errors import ConfigError
 from rats_jax.networks.lora import init_adapters, merge_adapters, with_adapters
-from rats_jax.pipelines.base import load_pipeline
+from rats_jax.pipelines.open import load_pipeline
 
 # Linear layers, a 1x1 and a 3x3 convolution.
 TARGETS = "to_q|to_k|to_v|to_out_0|proj_in|resnets_0/conv1"

@@ -13,12 +13,12 @@ import torch
 from flax.traverse_util import flatten_dict
 
 from rats_jax.models import stable_diffusion as sd
-from rats_jax.weights.folder import abstract_params
-from rats_jax.networks.lora import init_adapters, with_adapters
-from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.networks.kernels import PLAIN, Kernels
+from rats_jax.networks.lora import init_adapters, with_adapters
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.networks.unet_2d_config import FIELDS
+from rats_jax.pipelines.published import PUBLISHED
+from rats_jax.weights.folder import abstract_params
 from tests import tiny
 from tests.networks.parity import (
     as_numpy,

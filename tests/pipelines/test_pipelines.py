@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, FlaxCLIPTextModel
 
 from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.pipelines import stable_diffusion as sd
-from rats_jax.pipelines.base import load_pipeline
+from rats_jax.pipelines.open import load_pipeline
 from rats_jax.weights.folder import abstract_params
 from rats_jax.weights.state_dict import load_safetensors
 from tests.tiny import MAX_LENGTH, PROMPTS, SCHEDULER, UNET, VAE, write_tiny_pipeline

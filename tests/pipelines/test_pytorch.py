@@ -10,7 +10,7 @@ import torch
 from flax.serialization import to_bytes
 
 from rats_jax.errors import WeightsError
-from rats_jax.pipelines.base import load_pipeline, open_pipeline
+from rats_jax.pipelines.open import load_pipeline, open_pipeline
 from rats_jax.weights.stored import StoredArray
 from tests.torch_pipelines import UNETS, make_original
 
