@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import sys
 import types
 from pathlib import Path
@@ -21,6 +22,7 @@ DIFFUSIONS = (
     *("KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep"),
     *("DEISMultistep", "UniPCMultistep", "DPMSolverSDE", "LCM", "TCD"),
 )
+QUICK = {"num_train_timesteps": 100}  # some lay out all steps of training in their constructors, at length
 ALL = (*DIFFUSIONS, "FlowMatchEulerDiscrete")
 SPACINGS = ("leading", "linspace", "trailing")
 # Values other than the default. What is not refused gives the timesteps, the levels and the prediction type
@@ -218,6 +220,16 @@ def test_every_argument_is_computed_or_refused(name):
 @pytest.mark.parametrize("num_steps", [1, 4, 7, 30])
 def test_an_absent_field_means_what_its_class_means_by_it(name, num_steps):
     assert_same(name, {}, num_steps)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_file_with_every_default_written_out_is_read(name):
+    """As diffusers saves it; it would clip the pixels of DDIM and DDPM, which latents are not."""
+    content = json.loads(class_of(name)(**QUICK).to_json_string())
+    assert set(content) >= set(arguments_of(name))
+    content |= {"clip_sample": False}
+    config = {"_class_name": f"{name}Scheduler", **QUICK}
+    chex.assert_trees_all_equal(make_grid(content, 4), make_grid(config, 4))
 
 
 @pytest.mark.parametrize("name", DIFFUSIONS)
