@@ -10,6 +10,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from rats_jax.networks.embeddings import TimestepEmbedding, timestep_embedding
 from rats_jax.networks.kernels import PLAIN, Kernels
@@ -58,7 +59,7 @@ class UNet2DConditionModel(nn.Module):
             ValueError: a field with a value that is not computed here, or fields that do not fit together:
                 'field=value: expected ...'.
         """
-        return cls(read_config(config), dtype=dtype, kernels=kernels)
+        return cls(FrozenDict(read_config(config)), dtype=dtype, kernels=kernels)
 
     @property
     def sample_size(self) -> int | tuple[int, int] | None:

@@ -11,6 +11,8 @@ import torch
 from rats_jax.models.state_dict import fit_state_dict
 from rats_jax.models.stored import read_all
 
+torch.set_num_threads(1)  # on busy cores, threads that wait for each other take longer than this little work
+
 
 def make_original(cls, config):
     """Build a network with random weights, which are the same whenever their shapes are."""
