@@ -21,7 +21,6 @@ from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.networks.unet_2d_config import FIELDS
 from tests import tiny
 from tests.networks.parity import (
-    as_numpy,
     assert_refused,
     assert_walks_all,
     compile_quickly,
@@ -293,20 +292,20 @@ def test_gradients_are_those_of_the_original(kind):
     (_, found), (of_params, of_latents) = take(params, latents, network=network)
     np.testing.assert_allclose(found, from_torch(output), atol=1e-4)
     np.testing.assert_allclose(of_latents, from_torch(nchw.grad), atol=1e-4, rtol=1e-4)
-    gradients = {name: as_numpy(p.grad) for name, p in original.named_parameters()}
-    state = type("State", (), {"state_dict": lambda self: original_gradients})()
-    original_gradients = {name: torch.from_numpy(value) for name, value in gradients.items()}
-    for (path, mine), theirs in zip(
-        flatten_dict(of_params).items(), flatten_dict(weights_of(state, network)).values(), strict=True
-    ):
-        scale = np.abs(theirs).max()
-        np.testing.assert_allclose(mine / scale, theirs / scale, atol=1e-4, err_msg="/".join(path))
+    for parameter in original.parameters():
+        parameter.data = parameter.grad
+    theirs = flatten_dict(weights_of(original, network))
+    # Some are zero but for rounding: a bias before a norm of one channel a group.
+    least = 1e-3 * max(np.abs(leaf).max() for leaf in theirs.values())
+    for path, mine in flatten_dict(of_params).items():
+        scale = max(np.abs(theirs[path]).max(), least)
+        np.testing.assert_allclose(mine / scale, theirs[path] / scale, atol=1e-4, err_msg="/".join(path))
 
-    # Eight bits of mantissa: an output within 2 %, a gradient within 6 %.
+    # Eight bits of mantissa: outputs are off by 1.4 to 1.8 %, gradients by 2.3 to 2.7 %.
     half = dataclasses.replace(network, dtype=jnp.bfloat16)
     (_, rounded), (_, rounded_gradient) = take(params, latents, network=half)
     assert rounded.dtype == jnp.bfloat16
-    for mine, exact, tolerance in ((rounded, found, 0.02), (rounded_gradient, of_latents, 0.06)):
+    for mine, exact, tolerance in ((rounded, found, 0.03), (rounded_gradient, of_latents, 0.04)):
         error = np.linalg.norm(np.asarray(mine, np.float32) - exact) / np.linalg.norm(exact)
         assert 0 < error < tolerance, error
 
