@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from rats_jax.fields import (
     Field,
@@ -96,7 +97,7 @@ class AutoencoderKL(nn.Module):
         expect(divided, "norm_num_groups", groups, f"a divisor of block_out_channels={widths!r}")
         size = values["sample_size"]
         expect(not isinstance(size, tuple) or len(size) == 2, "sample_size", size, "height and width")
-        return cls(values, dtype=dtype, kernels=kernels)
+        return cls(FrozenDict(values), dtype=dtype, kernels=kernels)
 
     @property
     def sample_size(self) -> int | tuple[int, int]:

@@ -10,6 +10,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from rats_jax.networks.embeddings import TimestepEmbedding, timestep_embedding
 from rats_jax.networks.kernels import PLAIN, Kernels
@@ -17,10 +18,15 @@ from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm
 from rats_jax.networks.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from rats_jax.networks.transformer_2d import Transformer2DModel
 from rats_jax.networks.unet_2d_blocks import DownBlock2D, MidBlock2D, UpBlock2D
-from rats_jax.networks.unet_2d_config import Level, levels_down, levels_up, mid_depth, read_config
+from rats_jax.networks.unet_2d_config import (
+    NUM_TIME_IDS,
+    Level,
+    levels_down,
+    levels_up,
+    mid_depth,
+    read_config,
+)
 from rats_jax.types import Array, Key, Params
-
-_NUM_TIME_IDS = 6
 
 
 class UNet2DConditionModel(nn.Module):
@@ -53,7 +59,7 @@ class UNet2DConditionModel(nn.Module):
             ValueError: a field with a value that is not computed here, or fields that do not fit together:
                 'field=value: expected ...'.
         """
-        return cls(read_config(config), dtype=dtype, kernels=kernels)
+        return cls(FrozenDict(read_config(config)), dtype=dtype, kernels=kernels)
 
     @property
     def sample_size(self) -> int | tuple[int, int] | None:
@@ -86,7 +92,7 @@ class UNet2DConditionModel(nn.Module):
         if self.addition_embed_type is None:
             return 0
         width = self.config["projection_class_embeddings_input_dim"]
-        return width - _NUM_TIME_IDS * self.config["addition_time_embed_dim"]
+        return width - NUM_TIME_IDS * self.config["addition_time_embed_dim"]
 
     def init_params(self, key: Key) -> Params:
         """Draw float32 weights."""
@@ -94,7 +100,7 @@ class UNet2DConditionModel(nn.Module):
         latents = jnp.zeros((1, side, side, self.in_channels))
         tokens = jnp.zeros((1, 1, self.cross_attention_dim))
         pooled = jnp.zeros((1, self.pooled_dim))
-        return self.init(key, latents, jnp.int32(0), tokens, pooled, jnp.zeros((1, _NUM_TIME_IDS)))["params"]
+        return self.init(key, latents, jnp.int32(0), tokens, pooled, jnp.zeros((1, NUM_TIME_IDS)))["params"]
 
     def abstract_params(self) -> Params:
         """Give the tree of the weights with shapes and dtypes in place of numbers."""

@@ -81,8 +81,22 @@ FIELDS: Mapping[str, Field] = {
 }
 """By name: all arguments of the PyTorch class."""
 
+NUM_TIME_IDS = 6
+"""Sizes and crops that SDXL is told."""
+
 IGNORED = ("dtype", "use_memory_efficient_attention", "split_head_dim")
 """What the Flax class adds: how to compute, not what."""
+
+
+_PER_LEVEL = (
+    "down_block_types",
+    "up_block_types",
+    "only_cross_attention",
+    "layers_per_block",
+    "cross_attention_dim",
+    "attention_head_dim",
+    "transformer_layers_per_block",
+)
 
 
 class Level(NamedTuple):
@@ -113,22 +127,16 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: 'field=value: expected ...'.
     """
-    values = read_fields(config, FIELDS, ignored=IGNORED)
-    channels = values["block_out_channels"]
-    for name in ("down_block_types", "up_block_types"):
-        expect(len(values[name]) == len(channels), name, values[name], _as_many(channels))
-    for name in (
-        "only_cross_attention",
-        "layers_per_block",
-        "cross_attention_dim",
-        "attention_head_dim",
-        "transformer_layers_per_block",
-    ):
-        if not isinstance(values[name], tuple):
-            values[name] = (values[name],) * len(channels)
-        expect(len(values[name]) == len(channels), name, values[name], _as_many(channels))
-    _check_widths(values)
-    _check_depths(values)
+    given = read_fields(config, FIELDS, ignored=IGNORED)
+    channels = given["block_out_channels"]
+    values = dict(given)
+    for name in _PER_LEVEL:
+        if not isinstance(given[name], tuple):
+            values[name] = (given[name],) * len(channels)
+        as_many = f"{len(channels)} values, as many as in block_out_channels"
+        expect(len(values[name]) == len(channels), name, given[name], as_many)
+    _check_widths(values, given)
+    _check_depths(values, given)
     _check_embeddings(values)
     return values | {"cross_attention_dim": _width_of_prompt(values)}
 
@@ -166,20 +174,18 @@ def _levels(
     return tuple(Level(*column) for column in columns)
 
 
-def _as_many(channels: tuple[int, ...]) -> str:
-    return f"{len(channels)} values, as many as in block_out_channels"
-
-
-def _check_widths(values: Mapping[str, Any]) -> None:
+def _check_widths(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Check that groups and heads fit the channels of each level, and that a size has two sides."""
     channels, groups, heads = (
         values[name] for name in ("block_out_channels", "norm_num_groups", "attention_head_dim")
     )
     divided = all(width % groups == 0 for width in channels)
     expect(divided, "norm_num_groups", groups, f"a divisor of block_out_channels={channels!r}")
-    enough = all(count <= width for count, width in zip(heads, channels, strict=True))
-    expect(
-        enough, "attention_head_dim", heads, f"as many heads as there are channels in {channels!r}, or fewer"
-    )
+    # Convolutions project to as many channels as the heads have, linear layers of the original cannot.
+    exact = values["use_linear_projection"]
+    fits = all(n <= width and not (exact and width % n) for n, width in zip(heads, channels, strict=True))
+    expected = f"divisors of block_out_channels={channels!r}" if exact else f"no more than {channels!r}"
+    expect(fits, "attention_head_dim", given["attention_head_dim"], expected)
     size = values["sample_size"]
     expect(not isinstance(size, tuple) or len(size) == 2, "sample_size", size, "height and width")
 
@@ -197,18 +203,19 @@ def _width_of_prompt(values: Mapping[str, Any]) -> int:
     return read.pop()
 
 
-def _check_depths(values: Mapping[str, Any]) -> None:
+def _check_depths(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Check lists in a list: a depth for each transformer of a level."""
     name, name_up = "transformer_layers_per_block", "reverse_transformer_layers_per_block"
     depths, depths_up, counts = values[name], values[name_up], values["layers_per_block"]
     nested = any(isinstance(depth, tuple) for depth in depths)
     if depths_up is None:
-        expect(not nested, name, depths, f"integers alone where {name_up} is null")
+        expect(not nested, name, given[name], f"integers alone where {name_up} is null")
         return
-    expect(len(depths_up) == len(counts), name_up, depths_up, _as_many(counts))
-    for kind, given, wanted in ((name, depths, counts), (name_up, depths_up, [n + 1 for n in counts[::-1]])):
-        fits = all(not isinstance(d, tuple) or len(d) >= n for d, n in zip(given, wanted, strict=True))
-        expect(fits, kind, given, f"a depth for each of the {tuple(wanted)!r} layers of the blocks")
+    as_many = f"{len(counts)} values, as many as in block_out_channels"
+    expect(len(depths_up) == len(counts), name_up, depths_up, as_many)
+    for kind, each, wanted in ((name, depths, counts), (name_up, depths_up, [n + 1 for n in counts[::-1]])):
+        fits = all(not isinstance(d, tuple) or len(d) >= n for d, n in zip(each, wanted, strict=True))
+        expect(fits, kind, given[kind], f"a depth for each of the {tuple(wanted)!r} layers of the blocks")
 
 
 def _check_embeddings(values: Mapping[str, Any]) -> None:
@@ -220,5 +227,7 @@ def _check_embeddings(values: Mapping[str, Any]) -> None:
     name, name_in = "addition_time_embed_dim", "projection_class_embeddings_input_dim"
     expect(values[name] is not None, name, None, "an integer where addition_embed_type is 'text_time'")
     expect(values[name_in] is not None, name_in, None, "an integer where addition_embed_type is 'text_time'")
+    least, width = NUM_TIME_IDS * values[name], values[name_in]
+    expect(width > least, name_in, width, f"more than {least}, {NUM_TIME_IDS} times {name}")
     half = values[name] // 2
     expect(shift < half, "freq_shift", shift, f"less than half of {name}, {half}")

@@ -21,9 +21,9 @@ from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.weights.folder import abstract_params
 from tests import tiny
 from tests.networks.parity import (
-    as_numpy,
     assert_refused,
     assert_walks_all,
+    compile_quickly,
     from_torch,
     make_original,
     to_torch,
@@ -101,7 +101,6 @@ COMPUTED = [
     changes("attention_head_dim", [4, 2]),
     changes("attention_head_dim", 5),  # heads of 6 and 12 features, and projections to 30 and 60
     changes("use_linear_projection", True),
-    changes("use_linear_projection", True, attention_head_dim=5),
     ("addition_embed_type", XL, True),
     ("addition_time_embed_dim", XL | {"flip_sin_to_cos": False, "freq_shift": 1, "act_fn": "gelu"}, True),
     same("addition_time_embed_dim", 8),
@@ -147,6 +146,7 @@ REFUSED = [
     ("encoder_hid_dim_type", {"encoder_hid_dim_type": "text_proj"}),
     ("attention_head_dim", {"attention_head_dim": 64}),
     ("attention_head_dim", {"attention_head_dim": [2, 2, 2]}),
+    ("attention_head_dim", {"attention_head_dim": 5, "use_linear_projection": True}),
     ("num_attention_heads", {"num_attention_heads": 4}),
     ("dual_cross_attention", {"dual_cross_attention": True}),
     ("class_embed_type", {"class_embed_type": "timestep"}),
@@ -214,6 +214,7 @@ def assert_as_original(config, **sizes):
     inputs = draw_inputs(config, **sizes)
     with torch.no_grad():
         wanted = from_torch(run_original(original, *inputs))
+    # Not compiled as a whole: most cases share all operations, and those are compiled once.
     actual = network.apply({"params": params}, *inputs)
     assert actual.dtype == jnp.float32
     np.testing.assert_allclose(actual, wanted, atol=1e-4)
@@ -243,8 +244,7 @@ def test_what_says_how_to_compute_or_nothing_is_no_matter():
     assert UNet2DConditionModel.from_config(BASE | more) == UNet2DConditionModel.from_config(BASE)
 
 
-@pytest.mark.parametrize("padding", [0, 1])
-@pytest.mark.parametrize(("height", "width"), [(6, 10), (7, 5), (9, 8)])
+@pytest.mark.parametrize(("padding", "height", "width"), [(1, 6, 10), (1, 7, 5), (0, 9, 8)])
 def test_latents_of_any_size(padding, height, width):
     blocks = {"down_block_types": [DOWN, CROSS_DOWN], "up_block_types": [CROSS_UP, UP]}
     assert_as_original(BASE | blocks | {"downsample_padding": padding}, height=height, width=width)
@@ -292,20 +292,20 @@ def test_gradients_are_those_of_the_original(kind):
     (_, found), (of_params, of_latents) = take(params, latents, network=network)
     np.testing.assert_allclose(found, from_torch(output), atol=1e-4)
     np.testing.assert_allclose(of_latents, from_torch(nchw.grad), atol=1e-4, rtol=1e-4)
-    gradients = {name: as_numpy(p.grad) for name, p in original.named_parameters()}
-    state = type("State", (), {"state_dict": lambda self: original_gradients})()
-    original_gradients = {name: torch.from_numpy(value) for name, value in gradients.items()}
-    for (path, mine), theirs in zip(
-        flatten_dict(of_params).items(), flatten_dict(weights_of(state, network)).values(), strict=True
-    ):
-        scale = np.abs(theirs).max()
-        np.testing.assert_allclose(mine / scale, theirs / scale, atol=1e-4, err_msg="/".join(path))
+    for parameter in original.parameters():
+        parameter.data = parameter.grad
+    theirs = flatten_dict(weights_of(original, network))
+    # Some are zero but for rounding: a bias before a norm of one channel a group.
+    least = 1e-3 * max(np.abs(leaf).max() for leaf in theirs.values())
+    for path, mine in flatten_dict(of_params).items():
+        scale = max(np.abs(theirs[path]).max(), least)
+        np.testing.assert_allclose(mine / scale, theirs[path] / scale, atol=1e-4, err_msg="/".join(path))
 
-    # Eight bits of mantissa: an output within 2 %, a gradient within 6 %.
+    # Eight bits of mantissa: outputs are off by 1.4 to 1.8 %, gradients by 2.3 to 2.7 %.
     half = dataclasses.replace(network, dtype=jnp.bfloat16)
     (_, rounded), (_, rounded_gradient) = take(params, latents, network=half)
     assert rounded.dtype == jnp.bfloat16
-    for mine, exact, tolerance in ((rounded, found, 0.02), (rounded_gradient, of_latents, 0.06)):
+    for mine, exact, tolerance in ((rounded, found, 0.03), (rounded_gradient, of_latents, 0.04)):
         error = np.linalg.norm(np.asarray(mine, np.float32) - exact) / np.linalg.norm(exact)
         assert 0 < error < tolerance, error
 
@@ -354,28 +354,14 @@ def test_attention_and_convolutions_go_through_the_kernels(upcast):
 
 def test_sinusoids_are_float32_whatever_the_dtype():
     network = UNet2DConditionModel.from_config(BASE, dtype=jnp.bfloat16)
-    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), network.abstract_params())
     latents, _, tokens = draw_inputs(BASE)
-
-    def sinusoids(timestep):
-        _, state = network.apply(
-            {"params": params},
-            latents,
-            timestep,
-            tokens,
-            capture_intermediates=lambda module, _: module.name == "linear_1",
-            mutable=["intermediates"],
-        )
-        return state
-
-    chex.assert_trees_all_equal_dtypes(sinusoids(jnp.int32(3)), sinusoids(jnp.float32(3)))
-    program = str(
-        jax.make_jaxpr(lambda t: network.apply({"params": params}, latents, t, tokens))(jnp.int32(3))
-    )
+    variables = {"params": network.abstract_params()}
+    program = str(jax.make_jaxpr(network.apply)(variables, latents, jnp.int32(3), tokens))
     waves = [line for line in program.splitlines() if " = cos " in line or " = sin " in line]
     assert len(waves) == 2 and all(":f32[2,16]" in line for line in waves)
 
 
+@pytest.mark.slow
 def test_every_layer_with_a_kernel_can_be_adapted():
     config = BASE | {"use_linear_projection": True}
     network = UNet2DConditionModel.from_config(config)
@@ -387,10 +373,14 @@ def test_every_layer_with_a_kernel_can_be_adapted():
         return network.apply({"params": params}, latents, timestep, tokens)
 
     adapted_fn = with_adapters(denoise_fn, scale=0.5)
-    np.testing.assert_array_equal(
-        adapted_fn({"base": params, "adapters": adapters}, *inputs), denoise_fn(params, *inputs)
-    )
-    gradients = jax.grad(lambda a: jnp.sum(adapted_fn({"base": params, "adapters": a}, *inputs)))(adapters)
+
+    def total(adapters):
+        output = adapted_fn({"base": params, "adapters": adapters}, *inputs)
+        return jnp.sum(output), output
+
+    take = compile_quickly(jax.grad(total, has_aux=True), adapters)
+    gradients, output = take(adapters)
+    np.testing.assert_allclose(output, denoise_fn(params, *inputs), atol=1e-5)
     moved = {
         path for path, leaf in flatten_dict(gradients).items() if path[-1] == "up" and np.abs(leaf).max() > 0
     }
@@ -398,6 +388,7 @@ def test_every_layer_with_a_kernel_can_be_adapted():
     assert {path[:-1] for path in moved} == kernels
 
 
+@pytest.mark.slow
 def test_initial_weights_are_those_of_the_flax_class():
     config = tiny.UNET
     found = UNet2DConditionModel.from_config(config).init_params(jax.random.key(3))

@@ -1,0 +1,82 @@
+"""Attention against PyTorch's, and which layers the kernel of a GPU takes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from rats_jax.networks.attention import attend, attend_cudnn, join_heads, split_heads
+
+
+def draw(length=5, context=7, heads=3, features=4, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 3)
+    lengths = length, context, context
+    return [
+        jax.random.normal(key, (2, n, heads, features), dtype) for key, n in zip(keys, lengths, strict=True)
+    ]
+
+
+def masks():
+    some = np.random.default_rng(0).random((2, 1, 5, 7)) < 0.6
+    some[..., 0] = True
+    return [None, some, some[0, 0], np.tril(np.ones((5, 7), bool))]
+
+
+@pytest.mark.parametrize("mask", masks())
+def test_values_and_gradients_are_those_of_pytorch(mask):
+    inputs = draw()
+    originals = [torch.from_numpy(np.array(x)).requires_grad_() for x in inputs]
+    heads_first = (x.transpose(1, 2) for x in originals)
+    masked = None if mask is None else torch.from_numpy(mask)
+    wanted = torch.nn.functional.scaled_dot_product_attention(*heads_first, attn_mask=masked).transpose(1, 2)
+    torch.sin(wanted).sum().backward()
+    np.testing.assert_allclose(attend(*inputs, mask), wanted.detach(), atol=1e-5)
+    gradients = jax.grad(lambda *x: jnp.sum(jnp.sin(attend(*x, mask))), argnums=(0, 1, 2))(*inputs)
+    for mine, theirs in zip(gradients, originals, strict=True):
+        np.testing.assert_allclose(mine, theirs.grad, atol=1e-5)
+
+
+def test_the_softmax_is_float32_and_the_result_has_the_dtype_of_the_inputs():
+    inputs = draw(dtype=jnp.bfloat16)
+    program = jax.make_jaxpr(attend)(*inputs)
+    exponentials = [line for line in str(program).splitlines() if " = exp " in line]
+    assert len(exponentials) == 1 and ":f32[2,3,5,7]" in exponentials[0]
+    assert program.out_avals[0].dtype == jnp.bfloat16
+    exact = attend(*(x.astype(jnp.float32) for x in inputs))
+    np.testing.assert_allclose(attend(*inputs).astype(jnp.float32), exact, atol=0.03)
+
+
+def test_heads_are_split_and_joined():
+    x = jnp.arange(24.0).reshape(1, 2, 12)
+    np.testing.assert_array_equal(split_heads(x, 3)[0, 1, 2], x[0, 1, 8:])
+    np.testing.assert_array_equal(join_heads(split_heads(x, 3)), x)
+
+
+@pytest.mark.parametrize(
+    ("changes", "takes"),
+    [
+        ({}, True),
+        ({"context": 128}, True),
+        ({"features": 128}, True),
+        ({"dtype": jnp.float16}, True),
+        ({"dtype": jnp.float32}, False),
+        ({"context": 77}, False),
+        ({"length": 36}, False),
+        ({"features": 4}, False),
+        ({"features": 160}, False),
+        ({"mask": True}, False),
+    ],
+)
+def test_the_kernel_takes_what_it_can(changes, takes, monkeypatch):
+    changes = {"length": 64, "context": 64, "features": 16, "dtype": jnp.bfloat16} | changes
+    mask = jnp.ones((64, 64), bool) if changes.pop("mask", False) else None
+    inputs, taken = draw(**changes), []
+
+    def kernel(*arrays, implementation):  # the real one is only traced where its library is
+        taken.append(implementation)
+        return attend(*arrays)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    np.testing.assert_array_equal(attend_cudnn(*inputs, mask), attend(*inputs, mask))
+    assert taken == ["cudnn"] * takes

@@ -1,0 +1,33 @@
+"""The choice of kernels by the device."""
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from rats_jax.networks.attention import attend, attend_cudnn
+from rats_jax.networks.convolution import convolve, convolve_in_loops
+from rats_jax.networks.kernels import PLAIN, Kernels, find_kernels
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "capability", "wanted"),
+    [
+        ("gpu", "cuda 13000", "9.0", Kernels(attend=attend_cudnn)),
+        ("gpu", "cuda 12090", "10.3", Kernels(attend=attend_cudnn)),
+        ("gpu", "cuda 12090", "8.0", Kernels(attend=attend_cudnn)),
+        ("gpu", "cuda 12090", "7.5", PLAIN),
+        ("gpu", "rocm 60000", "gfx942", PLAIN),
+        ("tpu", "PJRT", None, PLAIN),
+        ("cpu", "cpu", None, Kernels(convolve=convolve_in_loops)),
+    ],
+)
+def test_a_device_has_its_kernels(platform, version, capability, wanted):
+    client = SimpleNamespace(platform_version=version)
+    device = SimpleNamespace(platform=platform, client=client, compute_capability=capability)
+    assert find_kernels(device) == wanted
+
+
+def test_a_real_device_is_understood():
+    assert find_kernels(jax.devices("cpu")[0]) == Kernels(attend, convolve_in_loops)
+    assert Kernels(attend, convolve) == PLAIN

@@ -1,0 +1,90 @@
+"""Layers against flax and PyTorch: convolution, group normalisation, activations."""
+
+import chex
+import diffusers.models.activations
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from rats_jax.networks.kernels import Kernels
+from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_pytorch(name):
+    x = np.linspace(-9, 9, 101, dtype=np.float32)
+    tensor = torch.from_numpy(x)
+    if name == "quick_gelu":
+        wanted = tensor * torch.sigmoid(1.702 * tensor)
+    else:
+        wanted = diffusers.models.activations.get_activation(name)(tensor)
+    np.testing.assert_allclose(ACTIVATIONS[name](x), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_a_convolution_is_that_of_flax(use_bias):
+    options = {"kernel_size": (3, 2), "strides": (2, 1), "padding": ((1, 0), (2, 1)), "use_bias": use_bias}
+    ours, flax = Conv(6, **options), nn.Conv(6, **options)
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 4))
+    params = ours.init(jax.random.key(1), x)
+    chex.assert_trees_all_equal(params, flax.init(jax.random.key(1), x))
+    if use_bias:
+        params["params"]["bias"] = jnp.arange(6.0)
+    np.testing.assert_array_equal(ours.apply(params, x), flax.apply(params, x))
+
+
+def test_a_convolution_goes_through_the_kernel_in_its_dtype():
+    def kernel(inputs, weights, strides, padding):
+        assert inputs.dtype == weights.dtype == jnp.bfloat16
+        assert (strides, padding) == ((2, 2), ((0, 1), (0, 1)))
+        return jnp.full((1, 2, 2, 3), 5, inputs.dtype)
+
+    padding = ((0, 1), (0, 1))
+    conv = Conv(3, strides=(2, 2), padding=padding, dtype=jnp.bfloat16, kernels=Kernels(convolve=kernel))
+    params = {"kernel": jnp.ones((3, 3, 2, 3)), "bias": jnp.array([0.0, 1.0, 2.0])}
+    outputs = conv.apply({"params": params}, jnp.ones((1, 4, 4, 2)))
+    assert outputs.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(outputs[0, 0, 0], [5.0, 6.0, 7.0])
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 8), (3, 5, 8), (1, 1, 1, 16)])
+@pytest.mark.parametrize("num_groups", [1, 4, 8])
+def test_a_group_norm_has_the_values_and_gradients_of_flax(shape, num_groups):
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = 3.0 + 2.0 * jax.random.normal(keys[0], shape)
+    params = {"scale": jax.random.normal(keys[1], shape[-1:]), "bias": jax.random.normal(keys[2], shape[-1:])}
+    weights = jax.random.normal(keys[3], shape)
+
+    def results(module):
+        def total(params, x):
+            y = module.apply({"params": params}, x)
+            return jnp.sum(weights * y), y
+
+        gradients, y = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
+        return y, gradients
+
+    ours, flax = GroupNorm(num_groups, 1e-2), nn.GroupNorm(num_groups, epsilon=1e-2)
+    chex.assert_trees_all_close(results(ours), results(flax), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_a_group_norm_sums_in_float32(dtype):
+    x = (100.0 + jax.random.normal(jax.random.key(0), (2, 64, 64, 8))).astype(jnp.bfloat16)
+    params = {"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}
+    ours = GroupNorm(2, 1e-5, dtype=dtype).apply(params, x)
+    flax = nn.GroupNorm(2, epsilon=1e-5, dtype=dtype).apply(params, x)
+    assert ours.dtype == flax.dtype == dtype
+    chex.assert_trees_all_close(ours, flax, rtol=0.02, atol=0.02)
+
+
+def test_a_picture_without_contrast_stays_finite():
+    params = {"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}
+
+    def total(x):
+        return GroupNorm(2, 1e-5).apply(params, x).sum()
+
+    x = jnp.full((1, 8, 8, 8), 0.1)
+    assert jnp.isfinite(total(x)) and jnp.isfinite(jax.grad(total)(x)).all()
