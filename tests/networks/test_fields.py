@@ -2,7 +2,7 @@
 
 import pytest
 
-from rats_jax.networks.fields import (
+from rats_jax.fields import (
     anything,
     flag,
     integer,
