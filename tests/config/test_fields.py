@@ -8,17 +8,11 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 import rats_jax
-from rats_jax.config.fields import (
-    REWARD_RULES,
-    RULES,
-    flatten,
-    resolve_path,
-    validate,
-    validate_paths,
-    validate_reward_kinds,
-)
+from rats_jax.config.fields import REWARD_RULES, RULES, flatten
 from rats_jax.config.flags import load_config
+from rats_jax.config.together import validate, validate_paths, validate_reward_kinds
 from rats_jax.errors import ConfigError
+from rats_jax.paths import resolve_path
 
 DEFAULT = Path(__file__).parents[2] / "configs" / "default.py"
 

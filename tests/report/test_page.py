@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
-from tests.evaluation.test_tables import ODD, made_up_report
 
 from rats_jax.report.page import format_page
 from rats_jax.report.tables import facts, guide
+from tests.report.test_tables import ODD, made_up_report
 
 VOID = {"meta", "link", "img"}
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from tests.evaluation.test_tables import made_up_report
 
 from rats_jax.report import plots
+from tests.report.test_tables import made_up_report
 
 NOWHERE = Path("nowhere.png")
 

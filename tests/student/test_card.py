@@ -4,11 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from tests.evaluation.test_tables import made_up_report
 
 from rats_jax.report.tables import format_overview
 from rats_jax.student import card as model_card
 from rats_jax.student.model import Origin
+from tests.report.test_tables import made_up_report
 from tests.tiny import tiny_config
 
 CONTESTANTS = ("teacher", "untrained", "untrained_cfg", "student")

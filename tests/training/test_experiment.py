@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from rats_jax.parallel.mesh import make_mesh
-from rats_jax.training.experiment import make_experiment
 from rats_jax.training.models import open_models
+from rats_jax.training.setup import make_experiment
 from tests.tiny import PROMPTS, mesh_sizes, tiny_config
 
 
@@ -21,15 +21,15 @@ def test_decoding_and_scoring_in_parts_changes_nothing(models):
     for decoder_parts, reward_parts in ((1, 1), (2, 4)):
         config = tiny_config(models, decoder_parts=decoder_parts, reward_parts=reward_parts)
         mesh = make_mesh(mesh_sizes(), jax.devices()[:1])
-        experiment = make_experiment(config, open_models(config), mesh)
+        experiment = make_experiment(config, open_models(config, jax.devices()[0]), mesh)
         frozen = jax.tree.map(np.asarray, experiment.frozen_params())
         latents = np.random.default_rng(0).normal(size=(8, *experiment.pipeline.latent_shape))
         latents = latents.astype(np.float32)
-        images = jax.jit(experiment.decode_fn)(frozen.decoder, latents)
+        images = jax.jit(experiment.fns.decode_fn)(frozen.decoder, latents)
         inputs = frozen.rewards, images, experiment.make_batch(PROMPTS).reward
-        assert scans(experiment.decode_fn, frozen.decoder, latents) == [2] * (decoder_parts > 1)
-        assert scans(experiment.score_fn, *inputs) == [4] * (reward_parts > 1)
-        results.append((images, jax.jit(experiment.score_fn)(*inputs)))
+        assert scans(experiment.fns.decode_fn, frozen.decoder, latents) == [2] * (decoder_parts > 1)
+        assert scans(experiment.fns.score_fn, *inputs) == [4] * (reward_parts > 1)
+        results.append((images, jax.jit(experiment.fns.score_fn)(*inputs)))
     (images, scores), (images_in_parts, scores_in_parts) = results
     np.testing.assert_allclose(images_in_parts, images, atol=1e-5)
     for name, values in scores.items():
