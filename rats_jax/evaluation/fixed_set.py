@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from rats_jax.config.together import validate_reward_kinds
 from rats_jax.data.batches import filled_batches
 from rats_jax.method.combine import weighted_sum
 from rats_jax.rewards import REWARDS, make_score_fn
