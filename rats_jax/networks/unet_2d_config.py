@@ -181,11 +181,10 @@ def _check_widths(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     )
     divided = all(width % groups == 0 for width in channels)
     expect(divided, "norm_num_groups", groups, f"a divisor of block_out_channels={channels!r}")
-    # Convolutions project to as many channels as the heads have, linear layers of the original cannot.
-    exact = values["use_linear_projection"]
-    fits = all(n <= width and not (exact and width % n) for n, width in zip(heads, channels, strict=True))
-    expected = f"divisors of block_out_channels={channels!r}" if exact else f"no more than {channels!r}"
-    expect(fits, "attention_head_dim", given["attention_head_dim"], expected)
+    fits = all(count <= width for count, width in zip(heads, channels, strict=True))
+    expect(
+        fits, "attention_head_dim", given["attention_head_dim"], f"no more than {channels!r}, the channels"
+    )
     size = values["sample_size"]
     expect(not isinstance(size, tuple) or len(size) == 2, "sample_size", size, "height and width")
 

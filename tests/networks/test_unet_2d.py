@@ -99,7 +99,8 @@ COMPUTED = [
     changes("attention_head_dim", [2, 4]),
     changes("attention_head_dim", [4, 2]),
     changes("attention_head_dim", 5),  # heads of 6 and 12 features, and projections to 30 and 60
-    changes("use_linear_projection", True),
+    same("use_linear_projection", True),  # the same numbers in a convolution of 1 x 1
+    changes("use_linear_projection", True, attention_head_dim=5),
     ("addition_embed_type", XL, True),
     ("addition_time_embed_dim", XL | {"flip_sin_to_cos": False, "freq_shift": 1, "act_fn": "gelu"}, True),
     same("addition_time_embed_dim", 8),
@@ -145,7 +146,6 @@ REFUSED = [
     ("encoder_hid_dim_type", {"encoder_hid_dim_type": "text_proj"}),
     ("attention_head_dim", {"attention_head_dim": 64}),
     ("attention_head_dim", {"attention_head_dim": [2, 2, 2]}),
-    ("attention_head_dim", {"attention_head_dim": 5, "use_linear_projection": True}),
     ("num_attention_heads", {"num_attention_heads": 4}),
     ("dual_cross_attention", {"dual_cross_attention": True}),
     ("class_embed_type", {"class_embed_type": "timestep"}),
