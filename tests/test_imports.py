@@ -11,21 +11,23 @@ FILES = {
     for path in PACKAGE.rglob("*.py")
 }
 COMMANDS = {"main", "evaluate", "generate", "export", "compile", "embed", "score", "ablate", "pretrain"}
-FOUNDATIONS = {"types", "errors", "paths", "files"}
+FOUNDATIONS = {"types", "errors", "fields", "paths", "files"}
 # From the bottom up: a folder imports what its row names, of the folders, and foundations.
 FOLDERS = {
     "diffusion": set(),
     "method": {"diffusion"},
     "networks": set(),
-    "weights": {"networks"},
-    "pipelines": {"diffusion", "networks", "weights"},
-    "rewards": {"networks", "weights"},
+    "data": set(),
+    "weights": {"networks", "data"},
+    "pipelines": {"diffusion", "networks", "data", "weights"},
+    "rewards": {"networks", "data", "weights"},
     "parallel": set(),
     "config": {"parallel"},
-    "data": set(),
     "workdir": {"config"},
     "report": set(),
-    "student": {"diffusion", "networks", "weights", "pipelines", "parallel", "workdir", "report"},
+    "student": {
+        *{"diffusion", "networks", "data", "weights", "pipelines", "parallel", "workdir", "report"},
+    },
     "evaluation": {
         *{"diffusion", "method", "networks", "weights", "rewards", "config", "data", "report", "student"},
     },
@@ -43,11 +45,12 @@ FOLDERS = {
 FOUNDATIONS_OF = {
     "types": set(),
     "errors": set(),
+    "fields": set(),
     "paths": set(),
     "files": {"errors"},
-    "diffusion": {"types"},
+    "diffusion": {"types", "fields"},
     "method": {"types"},
-    "networks": {"types"},
+    "networks": {"types", "fields"},
 }
 MATHEMATICS = {
     "diffusion": {"jax", "chex", "numpy"},

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from rats_jax.errors import ConfigError
 from rats_jax.types import Array, DenoiseFn, Params
 
 
@@ -28,7 +27,7 @@ def init_adapters(abstract_params: Params, *, targets: str, rank: int, seed: int
         A tree of the layers that match, each {"down": [..., in, r], "up": [r, out]}, float32 NumPy arrays.
 
     Raises:
-        ConfigError: no layer matches.
+        ValueError: no layer matches.
 
     Source: Hu et al., LoRA, arXiv 2106.09685, section 4.1.
     """
@@ -36,9 +35,7 @@ def init_adapters(abstract_params: Params, *, targets: str, rank: int, seed: int
     kernels = {path[:-1]: leaf.shape for path, leaf in flat.items() if path[-1] == "kernel"}
     chosen = {path: shape for path, shape in kernels.items() if re.search(targets, "/".join(path))}
     if not chosen:
-        raise ConfigError(
-            f"lora.targets={targets!r}: expected an expression that a layer of the UNet matches"
-        )
+        raise ValueError(f"targets={targets!r}: expected an expression that a layer of the network matches")
     rng = np.random.default_rng(seed)
     adapters = {}
     for path, shape in chosen.items():

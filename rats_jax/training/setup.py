@@ -207,9 +207,12 @@ def _make_initial(config: Any, pipeline: Pipeline) -> Params:
     """Give what training starts from: the network, or adapters that change nothing."""
     if not config.lora.rank:
         return pipeline.network
-    return init_adapters(
-        pipeline.network, targets=config.lora.targets, rank=config.lora.rank, seed=config.seed
-    )
+    try:
+        return init_adapters(
+            pipeline.network, targets=config.lora.targets, rank=config.lora.rank, seed=config.seed
+        )
+    except ValueError as error:
+        raise ConfigError(f"lora.{error}") from None
 
 
 def _make_params_fns(config: Any, pipeline: Pipeline, mesh: Mesh) -> tuple[ParamsFn, ParamsFn]:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from rats_jax.errors import ConfigError
 from rats_jax.networks.lora import init_adapters, merge_adapters, with_adapters
 from rats_jax.pipelines.open import load_pipeline
 
@@ -99,5 +98,5 @@ def test_gradients_are_those_of_merged_weights(network):
 
 def test_a_target_that_no_layer_matches_is_refused(network):
     pipeline, _ = network
-    with pytest.raises(ConfigError, match="lora.targets='to_nowhere': expected an expression that a layer"):
+    with pytest.raises(ValueError, match="targets='to_nowhere': expected an expression that a layer"):
         init_adapters(pipeline.unet, targets="to_nowhere", rank=3, seed=0)

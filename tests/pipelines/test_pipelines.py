@@ -1,21 +1,25 @@
-"""A Stable Diffusion folder behind the contracts of types.py, against the Flax modules called directly."""
+"""A Stable Diffusion folder behind the Pipeline contract: values, dtypes, kernels, and damaged folders."""
 
+import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from transformers import CLIPTextConfig, FlaxCLIPTextModel
 
 from rats_jax.errors import ConfigError, WeightsError
-from rats_jax.pipelines import stable_diffusion as sd
-from rats_jax.pipelines.open import load_pipeline
-from rats_jax.weights.folder import abstract_params
+from rats_jax.networks.attention import attend, attend_cudnn
+from rats_jax.networks.autoencoder_kl import AutoencoderKL
+from rats_jax.pipelines import PIPELINES
+from rats_jax.pipelines.open import load_pipeline, open_pipeline
+from rats_jax.pipelines.stable_diffusion import make_decode_fn
+from rats_jax.types import PromptEmbeds
 from rats_jax.weights.state_dict import load_safetensors
-from tests.tiny import MAX_LENGTH, PROMPTS, SCHEDULER, UNET, VAE, write_tiny_pipeline
+from tests.tiny import MAX_LENGTH, PROMPTS, VAE, write_tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -34,90 +38,89 @@ def normal(*shape, seed=0):
 
 def test_the_folder_is_read_whole(pipeline):
     assert pipeline.latent_shape == (8, 8, 4)
-    assert pipeline.scheduler_config == SCHEDULER
-    for params in (pipeline.unet, pipeline.text_encoder, pipeline.decoder):
+    for params in (pipeline.network, pipeline.text_encoder, pipeline.decoder):
         assert all(type(leaf) is np.ndarray and leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
     assert set(pipeline.decoder) == {"decoder", "post_quant_conv"}
 
 
-def test_the_network_sees_its_own_layout(pipeline):
-    unet = sd.make_unet(UNET)
-    latents, embeds = normal(2, 8, 8, 4), normal(2, MAX_LENGTH, 32, seed=1)
-    timestep = jnp.int32(501)
-
-    @jax.jit
-    def both(params):
-        sample = jnp.moveaxis(latents, 3, 1)
-        direct = unet.apply({"params": params}, sample, jnp.full(2, timestep), embeds).sample
-        return pipeline.denoise_fn(params, latents, timestep, embeds), jnp.moveaxis(direct, 1, 3)
-
-    actual, expected = both(pipeline.unet)
-    chex.assert_shape(actual, (2, 8, 8, 4))
-    chex.assert_type(actual, jnp.float32)
-    # diffusers' Flax class approximates the GELU: tests/models/test_pytorch.py has the sharper comparison.
-    chex.assert_trees_all_close(actual, expected, atol=2e-3)
-    assert float(jnp.std(actual)) > 0.1
-
-
 def test_networks_may_compute_in_bfloat16_but_give_float32(folder, pipeline):
     low = load_pipeline(folder, dtype=jnp.bfloat16)
-    chex.assert_trees_all_equal(low.unet, pipeline.unet)
-    embeds, images = jax.eval_shape(
+    chex.assert_trees_all_equal(low.network, pipeline.network)
+    embeds = PromptEmbeds(normal(2, MAX_LENGTH, 32), normal(2, MAX_LENGTH, 32))
+    output, images = jax.eval_shape(
         lambda: (
-            low.denoise_fn(low.unet, normal(2, 8, 8, 4), jnp.int32(1), normal(2, MAX_LENGTH, 32)),
+            low.guided_fn(1.0)(low.network, normal(2, 8, 8, 4), jnp.int32(1), embeds),
             low.decode_fn(low.decoder, normal(2, 8, 8, 4)),
         )
     )
-    assert embeds.dtype == images.dtype == jnp.float32
+    assert output.dtype == images.dtype == jnp.float32
+    assert images.shape[1:] == low.image_shape() == (32, 32, 3)
 
 
-def test_decoding_unscales_and_maps_to_unit_range(folder, pipeline):
-    vae = sd.make_vae(VAE)
-    weights = load_safetensors(
-        folder / "vae" / "diffusion_pytorch_model.safetensors", abstract_params(sd.init_vae, vae)
-    )
-    latents = normal(2, 8, 8, 4)
+def test_decoding_unscales_shifts_and_maps_to_unit_range(folder):
+    vae = AutoencoderKL.from_config(VAE | {"scaling_factor": 0.5, "shift_factor": 0.25})
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights, latents = load_safetensors(file, vae.abstract_params()), normal(2, 8, 8, 4)
 
     @jax.jit
-    def both(decoder, params):
-        sample = jnp.moveaxis(latents, 3, 1) / VAE["scaling_factor"]
-        direct = vae.apply({"params": params}, sample, method=vae.decode).sample
-        return pipeline.decode_fn(decoder, latents), jnp.moveaxis(direct, 1, 3)
+    def both(params):
+        direct = vae.apply({"params": params}, latents / 0.5 + 0.25, method=vae.decode)
+        return make_decode_fn(vae)(params, latents), direct
 
-    actual, direct = both(pipeline.decoder, weights)
+    actual, direct = both(weights)
     chex.assert_shape(actual, (2, 32, 32, 3))
     # The network speaks [-1, 1]: -1 is black, 0 is half grey, 1 is white.
     chex.assert_trees_all_close(actual, 0.5 + 0.5 * direct, atol=1e-5)
 
 
-def test_encoding_maps_to_the_network_s_range(folder):
-    vae = sd.make_vae(VAE)
-    weights = load_safetensors(
-        folder / "vae" / "diffusion_pytorch_model.safetensors", abstract_params(sd.init_vae, vae)
-    )
-    images = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 32, 32, 3)), jnp.float32)
+def test_guidance_is_two_evaluations_and_none_is_one(pipeline):
+    assert [pipeline.evaluations(scale) for scale in (1.0, 1.5, 7.5)] == [1, 2, 2]
+    cond, uncond = normal(2, MAX_LENGTH, 32, seed=1), normal(2, MAX_LENGTH, 32, seed=2)
+    latents, timestep = normal(2, 8, 8, 4), jnp.int32(501)
 
     @jax.jit
-    def both(params):
-        sample = jnp.moveaxis(images, 3, 1) * 2 - 1
-        posterior = vae.apply({"params": params}, sample, method=vae.encode).latent_dist
-        return sd.encode_moments(vae, params, images), (posterior.mean, posterior.logvar)
+    def evaluate(scale, embeds):
+        return pipeline.guided_fn(scale)(pipeline.network, latents, timestep, embeds)
 
-    actual, expected = both(weights)
-    chex.assert_shape(list(actual), (2, 8, 8, 4))
-    chex.assert_trees_all_close(actual, expected, atol=1e-5)
+    alone = [evaluate(1.0, PromptEmbeds(embeds, embeds)) for embeds in (cond, uncond)]
+    expected = alone[1] + 2.5 * (alone[0] - alone[1])
+    chex.assert_trees_all_close(evaluate(2.5, PromptEmbeds(cond, uncond)), expected, atol=1e-4)
+    fixed = pipeline.guided_fn(2.5)(pipeline.network, latents, timestep, PromptEmbeds(cond, uncond))
+    chex.assert_trees_all_close(fixed, expected, atol=1e-4)
+
+
+def test_a_chosen_spacing_takes_the_place_of_the_scheduler_s(pipeline):
+    assert pipeline.grid_fn(4, "").timesteps.tolist() == [999, 749, 499, 249]
+    assert pipeline.grid_fn(4, "leading").timesteps.tolist() == [750, 500, 250, 0]
+    assert pipeline.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(("platform", "kernel"), [("gpu", attend_cudnn), ("cpu", attend)])
+def test_every_command_gets_the_attention_of_its_device(folder, monkeypatch, platform, kernel):
+    """Training, generate, evaluate and ablate open their pipeline here, and no one attends otherwise."""
+    client = SimpleNamespace(platform_version="cuda 12080")
+    device = SimpleNamespace(platform=platform, client=client, compute_capability="9.0")
+    chosen = []
+
+    def compose(parts):
+        chosen.extend(network.kernels.attend for network in parts.networks.values())
+
+    family = dataclasses.replace(PIPELINES["StableDiffusionPipeline"], compose=compose)
+    monkeypatch.setitem(PIPELINES, "StableDiffusionPipeline", family)
+    open_pipeline(str(folder), device=device)
+    assert chosen == [kernel] * 3
+    chosen.clear()
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    open_pipeline(str(folder))
+    assert chosen == [kernel] * 3
 
 
 def test_texts_are_encoded_with_and_without_the_prompt(folder, pipeline):
     prompts = ["red apple", "cat", "cat"]
     embeds = jax.jit(pipeline.encode_fn)(pipeline.text_encoder, pipeline.tokenize(prompts))
     chex.assert_shape(list(embeds), (3, MAX_LENGTH, 32))
-    config = json.loads((folder / "text_encoder" / "config.json").read_text())
-    model = FlaxCLIPTextModel(CLIPTextConfig(**config), _do_init=False)
-    run = jax.jit(lambda p, ids: model(ids, params=p).last_hidden_state)
-    for name, texts in (("cond", prompts), ("uncond", ["", "", ""])):
-        expected = run(pipeline.text_encoder, pipeline.tokenize(texts))
-        chex.assert_trees_all_close(getattr(embeds, name), expected, atol=1e-5)
+    none = jax.jit(pipeline.encode_fn)(pipeline.text_encoder, pipeline.tokenize(["", "", ""]))
+    chex.assert_trees_all_close(embeds.uncond, none.cond, atol=1e-6)
     assert float(jnp.abs(embeds.cond[0] - embeds.cond[1]).max()) > 0.1
 
 
@@ -155,8 +158,24 @@ DAMAGE = {
     ),
     "a list": (lambda f: (f / "model_index.json").write_text("[]"), "'.*' holds a list, expected a JSON obj"),
     "mis-shaped unet": (
+        lambda f: rewrite(f / "unet" / "config.json", layers_per_block=2),
+        f"'.*unet/{WEIGHTS}' does not fit its architecture: missing .*resnets",
+    ),
+    "embeddings of another width": (
         lambda f: rewrite(f / "unet" / "config.json", cross_attention_dim=48),
         f"'.*unet/{WEIGHTS}' does not fit its architecture: .*attn2.to_k.weight has shape",
+    ),
+    "an autoencoder of another class": (
+        lambda f: rewrite(f / "vae" / "config.json", _class_name="AutoencoderTiny"),
+        "'.*vae/config.json': _class_name='AutoencoderTiny': expected 'AutoencoderKL'",
+    ),
+    "an unknown scheduler": (
+        lambda f: rewrite(f / "scheduler" / "scheduler_config.json", _class_name="VQDiffusionScheduler"),
+        "'.*scheduler/scheduler_config.json': _class_name is 'VQDiffusionScheduler', expected one of",
+    ),
+    "a field of the future": (
+        lambda f: rewrite(f / "unet" / "config.json", time_travel=True),
+        "'.*unet/config.json': time_travel=True: expected null",
     ),
     "another text encoder": (
         lambda f: rewrite(f / "text_encoder" / "config.json", num_hidden_layers=2),
@@ -172,15 +191,15 @@ DAMAGE = {
     ),
     "an unknown activation": (
         lambda f: rewrite(f / "text_encoder" / "config.json", hidden_act="cube"),
-        "'.*text_encoder/config.json' describes no network known here: .*cube",
+        "'.*text_encoder/config.json': hidden_act='cube': expected",
     ),
     "an impossible width": (
         lambda f: rewrite(f / "unet" / "config.json", block_out_channels=["wide"]),
-        "'.*unet/config.json' describes no network known here",
+        "'.*unet/config.json': block_out_channels=.*wide.*: expected a list",
     ),
     "a scaling factor in words": (
         lambda f: rewrite(f / "vae" / "config.json", scaling_factor="half"),
-        "scaling_factor is 'half' in '.*vae', expected a number > 0",
+        "'.*vae/config.json': scaling_factor='half': expected a number > 0",
     ),
     "broken vocab": (
         lambda f: (f / "tokenizer" / "vocab.json").write_text("{"),
