@@ -37,11 +37,12 @@ def main(_: list[str]) -> None:
         expect(not workdir.exists() or workdir.is_dir(), "workdir", str(workdir), "a folder, it is a file")
         jobs, cores = _JOBS.value or 1, os.cpu_count() or 1
         expect(jobs <= cores, "jobs", jobs, f"at most the {cores} cores of this machine")
-        from rats_jax.ablation import run as ablating
+        from rats_jax.ablation.plan import plan
+        from rats_jax.ablation.run import run_all, write
 
-        planned = ablating.plan(_CONFIG.value, workdir)
-        ablating.run_all(planned, _CONFIG.value, processes=jobs, say=lambda line: print(line, flush=True))
-        print(ablating.write(planned, _CONFIG.value, workdir))
+        planned = plan(_CONFIG.value, workdir)
+        run_all(planned, _CONFIG.value, processes=jobs, say=lambda line: print(line, flush=True))
+        print(write(planned, _CONFIG.value, workdir))
     except (ConfigError, DivergedError, HackingError) as error:
         fail(error)
 

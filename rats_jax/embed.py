@@ -1,4 +1,4 @@
-"""Compute the prompt embeddings of a config once: `python -m rats_jax.embed --config=FILE --output=DIR`.
+"""Compute the prompt embeddings of a config once: `python -m rats_jax.embed --config=FILE --out=DIR`.
 
 A run with --config.prompt_embeds=DIR then needs no text encoder in device memory.
 """
@@ -17,7 +17,7 @@ from rats_jax.errors import ConfigError, expect
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write; it must not be there yet.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
 flags.mark_flag_as_required("config")
 
 
@@ -25,18 +25,20 @@ def main(_: list[str]) -> None:
     """Check the input, compute, store; the slow imports wait until the input is known to be good."""
     logging.set_verbosity(logging.WARNING)
     try:
-        config, output = _CONFIG.value, Path(str(_OUTPUT.value)).expanduser()
+        config, out = _CONFIG.value, Path(str(_OUT.value)).expanduser()
         validate(config)
         validate_paths(config)
-        expect(not output.exists(), "output", str(output), "a folder that is not there yet")
+        expect(not out.exists(), "out", str(out), "a folder that is not there yet")
         from rats_jax.data.prompts import find_prompts
+        from rats_jax.files import new_folder
         from rats_jax.pipelines.open import open_pipeline
         from rats_jax.pipelines.stored_embeds import write_prompt_embeds
 
         pipeline = open_pipeline(config.pretrained, dtype=config.compute_dtype)
         prompts = find_prompts(config.prompts)
-        count = write_prompt_embeds(output, pipeline, list(prompts), source=config.pretrained)
-        print(f"{count} prompts\n{output}")
+        with new_folder(out, field="out") as folder:
+            count = write_prompt_embeds(folder, pipeline, list(prompts), source=config.pretrained)
+        print(f"{count} prompts\n{out}")
     except ConfigError as error:
         fail(error)
 

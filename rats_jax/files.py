@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from etils import epath
 from safetensors import SafetensorError
 
 from rats_jax.errors import ConfigError
+
+PathLike = TypeVar("PathLike", Path, epath.Path)
 
 
 @contextmanager
@@ -47,8 +51,25 @@ def new_folder(folder: Path, *, field: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_whole(file: epath.Path | Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    partial = file.with_name(file.stem + ".tmp")
-    partial.write_text(text)
-    partial.replace(file)
+@contextmanager
+def whole_file(file: PathLike) -> Iterator[PathLike]:
+    """Make a file, and give it its name only once all of it is there; several may write the same one at once.
+
+    Args:
+        file: local or in a bucket; one that is there is replaced.
+
+    Yields:
+        A path beside it of the same kind and suffix, to write to; after an error nothing is left of it.
+    """
+    partial = file.with_name(f".partial-{uuid.uuid4().hex[:12]}-{file.name}")
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(file: PathLike, content: str | bytes) -> None:
+    """Write a file, whole or not at all; text as UTF-8."""
+    with whole_file(file) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)

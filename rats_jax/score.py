@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags, logging
 
 from rats_jax.config.flags import fail, parse_flags
 from rats_jax.data.pairs import read_pairs
 from rats_jax.errors import ConfigError, expect
+from rats_jax.files import write_whole
 
 _REWARDS = flags.DEFINE_multi_string(
     "reward", None, "KIND or KIND=PATH of a reward; give the flag several times for several.", required=True
@@ -28,8 +28,8 @@ _PROMPTS = flags.DEFINE_string(
     ".jsonl with `file_name` and `prompt` (or `text`) in each line.",
     required=True,
 )
-_OUTPUT = flags.DEFINE_string("output", "scores.json", "JSON file to write.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures scored at once.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", "scores.json", "JSON file to write.")
+_BATCH_SIZE = flags.DEFINE_integer("batch-size", 8, "Pictures scored at once.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute dtype of the towers.")
 
 
@@ -38,8 +38,8 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         pairs = read_pairs(Path(str(_IMAGES.value)), Path(str(_PROMPTS.value)))
-        output = Path(str(_OUTPUT.value))
-        expect(output.parent.is_dir(), "output", str(output), "a file in an existing folder")
+        out = Path(str(_OUT.value))
+        expect(out.parent.is_dir(), "out", str(out), "a file in an existing folder")
         from rats_jax.evaluation.score import format_scores, score_pairs, summarise
         from rats_jax.rewards import REWARDS
 
@@ -49,11 +49,11 @@ def main(_: list[str]) -> None:
         rewards = {kind: REWARDS[kind](path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
         scores = score_pairs(rewards, pairs, batch_size=_BATCH_SIZE.value)
         summary = summarise(pairs, scores, paths)
-        _write(output, summary)
-        print(f"{format_scores(pairs, scores)}\n\n{output}")
+        write_whole(out, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        print(f"{format_scores(pairs, scores)}\n\n{out}")
         bad = [f"{kind} of {file!r}" for kind, files in summary["not_finite"].items() for file in files]
         if bad:
-            fail(ConfigError(f"{len(bad)} scores are not finite: {', '.join(bad[:4])}; null in {output}"))
+            fail(ConfigError(f"{len(bad)} scores are not finite: {', '.join(bad[:4])}; null in {out}"))
     except ConfigError as error:
         fail(error)
 
@@ -61,12 +61,6 @@ def main(_: list[str]) -> None:
 def _kind_and_path(reward: str) -> tuple[str, str]:
     kind, _, path = reward.partition("=")
     return kind, path
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    partial = file.with_name(file.name + ".tmp")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    partial.replace(file)
 
 
 if __name__ == "__main__":

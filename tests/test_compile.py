@@ -72,7 +72,7 @@ def test_the_student_is_split_as_the_rules_say(compiled):
     held = shapes_of_arguments(text)
     unet = {
         "/".join(path): leaf
-        for path, leaf in flatten_dict(describe_models(load_config(EMOJI)).pipeline.unet).items()
+        for path, leaf in flatten_dict(describe_models(load_config(EMOJI), None).pipeline.network).items()
     }
     assert held["frozen.base"] == {path: leaf.shape for path, leaf in unet.items()}
     mesh = make_mesh(mesh_sizes(fsdp=4), jax.devices()[:4])

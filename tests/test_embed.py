@@ -61,7 +61,7 @@ def test_the_command_writes_them_and_does_not_overwrite(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("cat\ndog\ncat\n")
     output = tmp_path / "embeds"
-    arguments = ["--config=configs/emoji_cpu.py", f"--config.prompts={prompts}", f"--output={output}"]
+    arguments = ["--config=configs/emoji_cpu.py", f"--config.prompts={prompts}", f"--out={output}"]
     for returncode in (0, 1):
         result = subprocess.run(
             [sys.executable, "-m", "rats_jax.embed", *arguments],

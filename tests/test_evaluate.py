@@ -57,7 +57,7 @@ ROWS = [  # contestant, steps, guidance, network evaluations
 @pytest.fixture(scope="module")
 def trained(models):
     """Weights of a student that is another network than the pretrained one."""
-    return random_params(load_pipeline(models / "pipeline").unet, seed=9)
+    return random_params(load_pipeline(models / "pipeline").network, seed=9)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def contest():
 @pytest.fixture(scope="module")
 def by_hand(original, trained, contest):
     """The pictures [P, S, H, W, 3] of each row, one prompt after the other, from what was written."""
-    student, found = original.with_unet(trained, guidance_scale=1.0), {}
+    student, found = original.with_network(trained, guidance_scale=1.0), {}
 
     def draw(trained, steps, scale):
         pictures = [
@@ -458,7 +458,7 @@ def test_contestants_are_sampled_as_their_run_says(models, student, tmp_path):
     assert alone[0].model is alone[1].model is not alone[2].model
     assert alone[1].model._programs is student._programs
     spaced = entries_of(teacher__timestep_spacing="leading")
-    spacings = [entry.model.scheduler_config["timestep_spacing"] for entry in spaced]
+    spacings = [entry.model.timestep_spacing for entry in spaced]
     assert [entry.contestant for entry in spaced] == ["teacher", "untrained", "untrained, guided", "student"]
     assert spacings == ["leading", "trailing", "trailing", "trailing"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from rats_jax.errors import ConfigError
-from rats_jax.files import new_folder
+from rats_jax.files import new_folder, whole_file, write_whole
 
 
 def test_it_has_its_name_only_once_all_is_there(tmp_path):
@@ -47,3 +47,15 @@ def test_an_error_of_another_file_is_not_taken_for_one_of_the_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         with new_folder(tmp_path / "out", field="out"):
             (tmp_path / "elsewhere").read_text()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "notes.txt"
+    write_whole(file, "grün\n")
+    with pytest.raises(RuntimeError, match="broken"), whole_file(file) as partial:
+        assert partial.suffix == ".txt" and partial.parent == tmp_path
+        partial.write_text("half")
+        raise RuntimeError("broken")
+    assert file.read_text("utf-8") == "grün\n" and list(tmp_path.iterdir()) == [file]
+    write_whole(file, b"bytes")
+    assert file.read_bytes() == b"bytes"

@@ -11,8 +11,6 @@ from PIL import Image
 
 import rats_jax
 from rats_jax.data.prompts import read_records
-from rats_jax.diffusion.grid import make_grid
-from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
 from rats_jax.errors import ConfigError
@@ -28,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 def run(models, tmp_path_factory):
     """A run whose student is another network than the pretrained one."""
     config = tiny_config(models)
-    student = random_params(load_pipeline(models / "pipeline").unet, seed=9)
+    student = random_params(load_pipeline(models / "pipeline").network, seed=9)
     return write_run(tmp_path_factory.mktemp("runs") / "run", config, student, steps=(2, 4)), student
 
 
@@ -40,11 +38,11 @@ def student(run):
 def by_hand(models, unet, prompts, noise, *, num_steps, scale, denoise_fn=None):
     pipeline = load_pipeline(models / "pipeline")
     path = rollout(
-        with_guidance(denoise_fn or pipeline.denoise_fn, guidance_scale=scale),
+        denoise_fn or pipeline.guided_fn(scale),
         unet,
         noise,
         pipeline.encode_fn(pipeline.text_encoder, pipeline.tokenize(prompts)),
-        grid=make_grid(pipeline.scheduler_config, num_steps),
+        grid=pipeline.grid_fn(num_steps, ""),
         prediction_type="v_prediction",
         step_fn=ddim_step,
         gradient_steps=num_steps,
@@ -86,7 +84,7 @@ def test_one_program_serves_all_prompts_seeds_and_guidance_scales(student):
 def test_adapters_are_merged_into_the_network(models, tmp_path):
     pipeline = load_pipeline(models / "pipeline")
     settings = {"lora__rank": 3, "lora__alpha": 6.0, "lora__targets": "to_q|conv1|proj_in"}
-    adapters = init_adapters(pipeline.unet, targets=settings["lora__targets"], rank=3, seed=0)
+    adapters = init_adapters(pipeline.network, targets=settings["lora__targets"], rank=3, seed=0)
     adapters = jax.tree.map(lambda x: np.random.default_rng(x.size).normal(size=x.shape) / 4, adapters)
     adapters = jax.tree.map(lambda x: x.astype(np.float32), adapters)
     run = write_run(tmp_path / "run", tiny_config(models, **settings), adapters)
@@ -94,16 +92,16 @@ def test_adapters_are_merged_into_the_network(models, tmp_path):
     noise = student.make_noise([0, 1])
     expected = by_hand(
         models,
-        {"base": pipeline.unet, "adapters": adapters},
+        {"base": pipeline.network, "adapters": adapters},
         PROMPTS[:2],
         noise,
         num_steps=2,
         scale=1.0,
-        denoise_fn=with_adapters(pipeline.denoise_fn, scale=2.0),
+        denoise_fn=with_adapters(pipeline.guided_fn(1.0), scale=2.0),
     )
     np.testing.assert_allclose(student(PROMPTS[:2], latents=noise), expected, atol=2e-4)
     assert (
-        np.abs(by_hand(models, pipeline.unet, PROMPTS[:2], noise, num_steps=2, scale=1.0) - expected).max()
+        np.abs(by_hand(models, pipeline.network, PROMPTS[:2], noise, num_steps=2, scale=1.0) - expected).max()
         > 0.05
     )
 

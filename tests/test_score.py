@@ -65,7 +65,7 @@ def test_what_is_not_finite_is_null_and_counted_apart(folder):
 
 @pytest.mark.slow
 def test_the_command_writes_a_table_and_json(folder):
-    done = run(folder, "--reward=pickscore=reward", "--reward=compressibility_proxy", "--output=out.json")
+    done = run(folder, "--reward=pickscore=reward", "--reward=compressibility_proxy", "--out=out.json")
     assert done.returncode == 0, done.stderr
     summary = json.loads((folder / "out.json").read_text())
     table = {line.split()[0]: line.split()[-2:] for line in done.stdout.splitlines() if line.strip()}
@@ -82,7 +82,7 @@ BAD = {
     "no weights there": (["--reward=pickscore=nowhere"], "'nowhere' is no file or folder, and no hub id"),
     "no reward": ([], "--reward"),
     "a weight where there is none": (["--reward=colour_target=x"], "path='x': expected ''"),
-    "no folder to write to": (["--reward=colour_target", "--output=a/b.json"], "output='a/b.json': expected"),
+    "no folder to write to": (["--reward=colour_target", "--out=a/b.json"], "out='a/b.json': expected"),
 }
 
 

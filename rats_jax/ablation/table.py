@@ -11,6 +11,7 @@ from matplotlib.figure import Figure  # as in plots.py
 
 from rats_jax.evaluation.fixed_set import SUM
 from rats_jax.evaluation.statistics import Interval, nested_bootstrap
+from rats_jax.files import whole_file
 
 TEACHER, UNTRAINED = "teacher", "untrained"
 """The variants that are not trained."""
@@ -141,6 +142,5 @@ def draw(outcome: Mapping[str, Any], file: Path) -> None:
         f"held-out reward, student - teacher of {outcome['teacher']['num_steps']} steps", fontsize=10
     )
     figure.tight_layout()
-    partial = file.with_suffix(".tmp")
-    figure.savefig(partial, dpi=120, format="png")
-    partial.replace(file)
+    with whole_file(file) as partial:
+        figure.savefig(partial, dpi=120, format="png")

@@ -27,8 +27,7 @@ def write_prompt_embeds(folder: Path, pipeline: Pipeline, prompts: Sequence[str]
 
     Args:
         folder: gets prompts.json and, for each array of the embeddings, cond_I.npy [N, ...] and uncond_I.npy
-            [1, ...], float16 if the text encoders compute in bfloat16, else float32. It is written whole or
-            not at all.
+            [1, ...], float16 if the text encoders compute in bfloat16, else float32.
         pipeline: from `open_pipeline`.
         prompts: texts; doubles are stored once.
         source: what the model is called in the config, to be found again.
@@ -39,19 +38,17 @@ def write_prompt_embeds(folder: Path, pipeline: Pipeline, prompts: Sequence[str]
     texts = list(dict.fromkeys(prompts))
     params = jax.device_put(read_all(pipeline.text_encoder))
     encode = jax.jit(pipeline.encode_fn)
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     files: list[np.ndarray] = []
     for rows, kept in filled_batches(len(texts), _BATCH):
         embeds: PromptEmbeds = encode(params, pipeline.tokenize([texts[i] for i in rows]))
         if not files:
             for i, (x, empty) in enumerate(zip(*map(_leaves, embeds), strict=True)):
-                files.append(_create(partial / f"cond_{i}.npy", len(texts), x))
-                np.save(partial / f"uncond_{i}.npy", np.asarray(empty[:1]).astype(_stored_dtype(x.dtype)))
+                files.append(_create(folder / f"cond_{i}.npy", len(texts), x))
+                np.save(folder / f"uncond_{i}.npy", np.asarray(empty[:1]).astype(_stored_dtype(x.dtype)))
         for file, x in zip(files, _leaves(embeds.cond), strict=True):
             file[rows[kept]] = np.asarray(x)[kept].astype(file.dtype)
-    (partial / "prompts.json").write_text(json.dumps({"pretrained": source, "prompts": texts}))
-    partial.rename(folder)
+    (folder / "prompts.json").write_text(json.dumps({"pretrained": source, "prompts": texts}))
     return len(texts)
 
 

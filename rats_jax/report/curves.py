@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot: needs no display, and nothing has to be closed
 
+from rats_jax.files import whole_file
+
 
 def draw_curves(
     records: Sequence[Mapping[str, Any]], file: Path, *, leads: int | None, window: int = 20
@@ -42,9 +44,8 @@ def draw_curves(
     axes[1].axhline(0.0, color="0.4", linewidth=0.8)
     axes[2].set_ylim(0.0, 1.0)
     axes[2].set_xlabel("update" if leads is None else f"update (the student leads from {leads})")
-    partial = file.with_suffix(".tmp")
-    figure.savefig(partial, dpi=120, format="png")
-    partial.replace(file)
+    with whole_file(file) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def _moving_average(values: np.ndarray, window: int) -> np.ndarray:

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from rats_jax.files import whole_file
+
 _TILE = 128
 _CAPTION = 30
 _MARGIN = 92
@@ -88,9 +90,8 @@ def _to_bytes(image: np.ndarray) -> np.ndarray:
 def save_picture(picture: Image.Image, file: Path) -> None:
     """Write a PNG whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".tmp")
-    picture.save(partial, format="PNG")
-    partial.replace(file)
+    with whole_file(file) as partial:
+        picture.save(partial, format="PNG")
 
 
 def save_image(image: np.ndarray, file: Path, texts: Mapping[str, str]) -> None:

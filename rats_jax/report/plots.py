@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: needs no display, and nothing has to be closed
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from rats_jax.files import whole_file
 from rats_jax.report.tables import TEACHER, verdict
 
 # Okabe and Ito's colours, which the colour-blind tell apart too; the shapes say it once more.
@@ -155,9 +156,5 @@ def _plain(text: str, width: float = 2 * _COLUMN) -> str:
 
 def _save(figure: Figure, file: Path) -> None:
     """Write a PNG whole or not at all."""
-    partial = file.with_suffix(".tmp")
-    try:
+    with whole_file(file) as partial:
         figure.savefig(partial, dpi=_DPI, format="png")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)

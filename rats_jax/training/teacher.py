@@ -15,6 +15,7 @@ from safetensors.numpy import load, save
 
 from rats_jax.config.fields import flatten
 from rats_jax.errors import ConfigError
+from rats_jax.files import write_whole
 from rats_jax.parallel import placement, processes
 from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
 
@@ -68,7 +69,7 @@ class TargetStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             found = json.loads(file.read_text()) if file.exists() else settings
             if not file.exists() and self._process == 0:
-                self._write(file, json.dumps(settings, indent=2, sort_keys=True).encode())
+                write_whole(file, json.dumps(settings, indent=2, sort_keys=True))
         except (OSError, json.JSONDecodeError) as error:
             raise ConfigError(
                 f"teacher.targets={folder!r}: expected a folder for targets ({error})"
@@ -101,16 +102,10 @@ class TargetStore:
         """Keep the targets of an update, NumPy arrays [rows, ...]."""
         assert len(targets.denoised) == self._rows
         scores = {f"scores/{name}": np.asarray(array) for name, array in targets.scores.items()}
-        self._write(self._file(update), save({"denoised": np.asarray(targets.denoised), **scores}))
+        write_whole(self._file(update), save({"denoised": np.asarray(targets.denoised), **scores}))
 
     def _file(self, update: int) -> epath.Path:
         return self._folder / f"{update:06d}-{self._process}.safetensors"
-
-    def _write(self, file: epath.Path, content: bytes) -> None:
-        """Write a file whole or not at all; runs that share the folder may write the same one at once."""
-        partial = file.with_name(f"{file.name}.{np.random.default_rng().integers(2**62)}.tmp")
-        partial.write_bytes(content)
-        partial.replace(file)
 
 
 def describe(config: Any, prompts: Sequence[str]) -> dict[str, Any]:

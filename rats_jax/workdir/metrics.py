@@ -11,6 +11,8 @@ from typing import Any, Self, TextIO
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from rats_jax.files import write_whole
+
 _FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 
 
@@ -71,9 +73,7 @@ class MetricsWriter:
 def _reopen(file: Path, step: int) -> TextIO:
     """Drop the lines of updates after `step` and open the file to append."""
     kept = [record for record in read_metrics(file) if record["step"] <= step] if file.exists() else []
-    partial = file.with_suffix(".tmp")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    partial.replace(file)
+    write_whole(file, "".join(json.dumps(record) + "\n" for record in kept))
     return file.open("a", encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.networks.lora import init_adapters, merge_adapters, with_adapters
 from rats_jax.pipelines.open import load_pipeline
+from rats_jax.types import PromptEmbeds
 
 # Linear layers, a 1x1 and a 3x3 convolution.
 TARGETS = "to_q|to_k|to_v|to_out_0|proj_in|resnets_0/conv1"
@@ -21,7 +22,7 @@ def network(models):
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(2, 8, 8, 4)).astype(np.float32)
     embeds = rng.normal(size=(2, 8, 32)).astype(np.float32)
-    return pipeline, (latents, jnp.int32(501), embeds)
+    return pipeline, (latents, jnp.int32(501), PromptEmbeds(embeds, embeds))
 
 
 def draw(adapters):
@@ -43,54 +44,54 @@ def merge(params, adapters):
 
 def test_new_adapters_change_nothing_and_lie_where_they_were_asked_for(network):
     pipeline, inputs = network
-    adapters = init_adapters(pipeline.unet, targets=TARGETS, rank=3, seed=0)
+    adapters = init_adapters(pipeline.network, targets=TARGETS, rank=3, seed=0)
     layers = {"/".join(path[:-1]) for path in flatten_dict(adapters)}
-    kernels = {"/".join(path[:-1]) for path in flatten_dict(pipeline.unet) if path[-1] == "kernel"}
+    kernels = {"/".join(path[:-1]) for path in flatten_dict(pipeline.network) if path[-1] == "kernel"}
     expected = {n for n in kernels if any(t in n for t in TARGETS.split("|"))}
     assert layers == expected and any("conv1" in n for n in layers) and any("to_q" in n for n in layers)
-    adapted = jax.jit(with_adapters(pipeline.denoise_fn, scale=SCALE))
-    plain = jax.jit(pipeline.denoise_fn)(pipeline.unet, *inputs)
-    np.testing.assert_array_equal(adapted({"base": pipeline.unet, "adapters": adapters}, *inputs), plain)
-    np.testing.assert_array_equal(adapted({"base": pipeline.unet, "adapters": {}}, *inputs), plain)
+    adapted = jax.jit(with_adapters(pipeline.guided_fn(1.0), scale=SCALE))
+    plain = jax.jit(pipeline.guided_fn(1.0))(pipeline.network, *inputs)
+    np.testing.assert_array_equal(adapted({"base": pipeline.network, "adapters": adapters}, *inputs), plain)
+    np.testing.assert_array_equal(adapted({"base": pipeline.network, "adapters": {}}, *inputs), plain)
 
 
 def test_adapters_do_what_merged_weights_do(network):
     pipeline, inputs = network
-    adapters = draw(init_adapters(pipeline.unet, targets=TARGETS, rank=3, seed=0))
-    adapted_fn = with_adapters(pipeline.denoise_fn, scale=SCALE)
-    actual = jax.jit(adapted_fn)({"base": pipeline.unet, "adapters": adapters}, *inputs)
-    expected = jax.jit(pipeline.denoise_fn)(merge(pipeline.unet, adapters), *inputs)
+    adapters = draw(init_adapters(pipeline.network, targets=TARGETS, rank=3, seed=0))
+    adapted_fn = with_adapters(pipeline.guided_fn(1.0), scale=SCALE)
+    actual = jax.jit(adapted_fn)({"base": pipeline.network, "adapters": adapters}, *inputs)
+    expected = jax.jit(pipeline.guided_fn(1.0))(merge(pipeline.network, adapters), *inputs)
     np.testing.assert_allclose(actual, expected, atol=1e-4)
-    plain = jax.jit(pipeline.denoise_fn)(pipeline.unet, *inputs)
+    plain = jax.jit(pipeline.guided_fn(1.0))(pipeline.network, *inputs)
     assert np.abs(np.asarray(actual - plain)).max() > 0.01
 
 
 def test_weights_are_merged_as_adapters_mean_it(network):
     pipeline, _ = network
-    adapters = draw(init_adapters(pipeline.unet, targets=TARGETS, rank=3, seed=0))
-    merged = merge_adapters(pipeline.unet, adapters, scale=SCALE)
-    chex.assert_trees_all_close(merged, merge(pipeline.unet, adapters), rtol=1e-5, atol=1e-6)
-    chex.assert_trees_all_equal(merge_adapters(pipeline.unet, {}, scale=SCALE), pipeline.unet)
+    adapters = draw(init_adapters(pipeline.network, targets=TARGETS, rank=3, seed=0))
+    merged = merge_adapters(pipeline.network, adapters, scale=SCALE)
+    chex.assert_trees_all_close(merged, merge(pipeline.network, adapters), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(merge_adapters(pipeline.network, {}, scale=SCALE), pipeline.network)
 
 
 def test_gradients_are_those_of_merged_weights(network):
     pipeline, inputs = network
-    adapters = draw(init_adapters(pipeline.unet, targets=TARGETS, rank=3, seed=0))
+    adapters = draw(init_adapters(pipeline.network, targets=TARGETS, rank=3, seed=0))
 
     def loss(fn):
         return jnp.sum(jnp.sin(fn))
 
-    adapted_fn = with_adapters(pipeline.denoise_fn, scale=SCALE)
-    actual = jax.jit(jax.grad(lambda a: loss(adapted_fn({"base": pipeline.unet, "adapters": a}, *inputs))))(
-        adapters
-    )
+    adapted_fn = with_adapters(pipeline.guided_fn(1.0), scale=SCALE)
+    actual = jax.jit(
+        jax.grad(lambda a: loss(adapted_fn({"base": pipeline.network, "adapters": a}, *inputs)))
+    )(adapters)
 
     def merged_loss(adapters):
-        flat, params = flatten_dict(adapters), dict(flatten_dict(pipeline.unet))
+        flat, params = flatten_dict(adapters), dict(flatten_dict(pipeline.network))
         for path in {path[:-1] for path in flat}:
             delta = jnp.einsum("...ir,ro->...io", flat[(*path, "down")], flat[(*path, "up")])
             params[(*path, "kernel")] = params[(*path, "kernel")] + SCALE * delta
-        return loss(pipeline.denoise_fn(unflatten_dict(params), *inputs))
+        return loss(pipeline.guided_fn(1.0)(unflatten_dict(params), *inputs))
 
     expected = jax.jit(jax.grad(merged_loss))(adapters)
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, atol=2e-3, rtol=1e-3), actual, expected)
@@ -99,4 +100,4 @@ def test_gradients_are_those_of_merged_weights(network):
 def test_a_target_that_no_layer_matches_is_refused(network):
     pipeline, _ = network
     with pytest.raises(ValueError, match="targets='to_nowhere': expected an expression that a layer"):
-        init_adapters(pipeline.unet, targets="to_nowhere", rank=3, seed=0)
+        init_adapters(pipeline.network, targets="to_nowhere", rank=3, seed=0)

@@ -35,7 +35,7 @@ def card(models, tmp_path):
 
     def card(step):
         student = SimpleNamespace(
-            source=str(tmp_path), scheduler_config={}, num_steps=4, guidance_scale=1.0, pipeline=pipeline
+            source=str(tmp_path), timestep_spacing="", num_steps=4, guidance_scale=1.0, pipeline=pipeline
         )
         return model_card._card(student, Origin(config, step, None), "diffusers")
 

@@ -8,6 +8,7 @@ import pytest
 
 from rats_jax.errors import ConfigError
 from rats_jax.evaluation.reference import Reference, load_reference, reference_distance
+from rats_jax.method.contracts import Contestant, FrozenFns
 from rats_jax.report.run_table import format_table
 from rats_jax.training.table import (
     EvaluationSet,
@@ -54,13 +55,13 @@ def toy_experiment(heldout=True):
         return np.array([len(p) for p in prompts], np.float32)
 
     return SimpleNamespace(
-        pipeline=SimpleNamespace(
-            latent_shape=(4, 4, 3),
+        pipeline=SimpleNamespace(latent_shape=(4, 4, 3)),
+        fns=FrozenFns(
             encode_fn=lambda params, prompt: prompt,
+            decode_fn=lambda params, latents: params * latents,
+            score_fn=lambda params, pictures, prompt: {"first": prompt + jnp.mean(pictures, axis=(1, 2, 3))},
         ),
-        decode_fn=lambda params, latents: params * latents,
         make_batch=lambda prompts: SimpleNamespace(prompt=prepare(prompts), reward=prepare(prompts)),
-        score_fn=lambda params, pictures, prompt: {"first": prompt + jnp.mean(pictures, axis=(1, 2, 3))},
         monitor_fn=lambda params, pictures, prompt: {name: params[name] * prompt[name] for name in monitored},
         make_monitor_inputs=lambda prompts: {name: prepare(prompts) for name in monitored},
     )
@@ -89,11 +90,11 @@ def test_the_set_depends_on_its_settings_alone():
 @pytest.mark.parametrize("heldout", [True, False])
 def test_a_set_is_rendered_in_whole_batches_and_cut(heldout):
     experiment = toy_experiment(heldout)
-    render = make_render_fn(
-        experiment,
-        lambda params, noise, embeds: Trajectory(params * noise, noise[None]),
-        lambda base, params: base * params,
+    contestant = Contestant(
+        params_fn=lambda base, params: base * params,
+        rollout_fn=lambda params, noise, embeds: Trajectory(params * noise, noise[None]),
     )
+    render = make_render_fn(experiment, contestant)
     frozen = FrozenParams(jnp.float32(1.0), None, jnp.float32(0.5), {})
     sizes = []
 
