@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rats_jax.ablation.plan import plan
+from rats_jax.ablation import plan as planning
 from rats_jax.ablation.run import run_all, write
 from rats_jax.ablation.table import TEACHER, UNTRAINED, compare, draw, format_table
 from rats_jax.config.flags import load_config
@@ -45,7 +45,7 @@ def tiny_comparison(models):
 def plan(**changes):
     config = load_config(CONFIG)
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return plan(config, Path("comparison"))
+    return planning.plan(config, Path("comparison"))
 
 
 def test_every_variant_meets_every_number_of_steps_and_every_seed():
@@ -155,7 +155,7 @@ def command(*arguments):
 @pytest.mark.slow
 def test_a_comparison_goes_on_where_it_stopped(models, tmp_path):
     config, workdir, said = tiny_comparison(models), tmp_path / "comparison", []
-    jobs = plan(config, workdir)
+    jobs = planning.plan(config, workdir)
 
     def compare_all():
         run_all(jobs, config, processes=1, say=said.append)
