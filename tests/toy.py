@@ -36,7 +36,7 @@ KEY = jax.random.key(7)
 
 
 def denoise_fn(params, latents, timestep, embeds):
-    prompt = (embeds @ params["prompt"])[:, None, None, :]
+    prompt = _spread(embeds @ params["prompt"], latents)
     return latents @ params["kernel"] + timestep / 1000 * params["time"] + prompt
 
 
@@ -50,8 +50,13 @@ def decode_fn(params, latents):
 
 
 def reward_fn(params, images, prompt):
-    target = (prompt @ params)[:, None, None, :]
-    return -jnp.mean(jnp.square(images - target), axis=(1, 2, 3))
+    target = _spread(prompt @ params, images)
+    return -jnp.mean(jnp.square(images - target), axis=tuple(range(1, images.ndim)))
+
+
+def _spread(x, like):
+    """Give [B, C] the rank of [B, ..., C]."""
+    return x.reshape(len(x), *(1,) * (like.ndim - 2), x.shape[-1])
 
 
 def grid_of(angles):

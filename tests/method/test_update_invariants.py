@@ -134,3 +134,9 @@ def test_targets_have_no_gradient():
     targets = teach(state.teacher, frozen, batch, KEY)
     gradient = jax.grad(lambda t: update(state, frozen, batch, KEY, t)[1]["loss/total"])(targets)
     chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
+
+
+@pytest.mark.parametrize("latent_shape", [(4, 3), (2, 1, 2, 3)], ids=["tokens", "video"])
+def test_samples_of_any_rank_make_the_same_update(latent_shape):
+    """The toy network sees each position by itself, so only the shape of the samples differs."""
+    chex.assert_trees_all_close(run(latent_shape=latent_shape), run(), rtol=1e-5, atol=1e-6)
