@@ -214,7 +214,14 @@ class Program:
         Where targets are kept, they are one more argument. A batch that would need a second compilation
         raises instead.
         """
-        start, experiment, state = time.perf_counter(), self.experiment, self.placed_state
+        start = time.perf_counter()
+        compiled = self.lower_update().compile()
+        self.compile_seconds = time.perf_counter() - start
+        return compiled
+
+    def lower_update(self) -> Any:
+        """Trace the update and lower it for the devices of the mesh."""
+        experiment, state = self.experiment, self.placed_state
         batch = self.place_batch(np.zeros(self.config.batch_size, np.int64))
         inputs = state, self.frozen, batch, jax.random.key(0)
         update = jit_update(experiment.update_fn, self.layout)
@@ -222,7 +229,4 @@ class Program:
             update = jit_update(experiment.update_from_targets_fn, self.layout, self.layout.batch)
             inputs += (jax.eval_shape(experiment.teach_fn, state.teacher, *inputs[1:]),)
         with without_collections():
-            lowered = update.lower(*inputs)
-        compiled = lowered.compile()
-        self.compile_seconds = time.perf_counter() - start
-        return compiled
+            return update.lower(*inputs)

@@ -1,0 +1,17 @@
+"""The program of a run: what `main` trains with is what `compile` reports on."""
+
+import jax
+
+from rats_jax.aot.trace import trace
+from rats_jax.training.program import Program
+from tests.tiny import tiny_config
+
+
+def test_main_and_compile_lower_the_update_to_the_same_text(models):
+    config = tiny_config(models, mesh__data=4, mesh__fsdp=2, optimizer__accumulation_steps=2, batch_size=16)
+    described = trace(config, jax.devices()).traced.lower().as_text().splitlines()
+    lowered = Program(config).lower_update().as_text().splitlines()
+    # Of a model that is only described no words are known: the ids of the empty prompt are zeros.
+    differing = [(a, b) for a, b in zip(lowered, described, strict=True) if a != b]
+    ((ids, zeros),) = differing
+    assert "tensor<1x8xi32>" in ids and "dense<0> : tensor<1x8xi32>" in zeros
