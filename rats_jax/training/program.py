@@ -187,8 +187,11 @@ class Program:
 
     def fold_key(self, root: Key, origin: int) -> Key:
         """Make the key of an update from that of the run, on all devices."""
-        whole = placement.replicated(self.mesh)
-        return jax.jit(jax.random.fold_in, out_shardings=whole)(root, np.uint32(origin))
+        return self._fold_in(root, np.uint32(origin))
+
+    @functools.cached_property
+    def _fold_in(self) -> Any:
+        return jax.jit(jax.random.fold_in, out_shardings=placement.replicated(self.mesh))
 
     def place_batch(self, indices: np.ndarray) -> Batch:
         """Read and place the prompts of those rows that the devices of this process hold."""
