@@ -49,16 +49,16 @@ def main(_: list[str]) -> None:
     }
     key = jax.random.key(0)
     targets = {
-        change: program.teach(states[change].teacher, program.frozen, batches[change], key)
+        change: (program.teach(states[change].teacher, program.frozen, batches[change], key),)
         if program.config.teacher.reuse_after
-        else None
+        else ()
         for change, program in programs.items()
     }
     for repeat in range(-1, _REPEATS.value or 1):
         for change, program in programs.items():
             start = time.perf_counter()
             states[change], metrics = program.update(
-                states[change], program.frozen, batches[change], key, targets[change]
+                states[change], program.frozen, batches[change], key, *targets[change]
             )
             jax.block_until_ready((states[change], metrics))
             if repeat >= 0:

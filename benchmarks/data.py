@@ -51,7 +51,7 @@ def main(_: list[str]) -> None:
     for repeat in range(-1, _REPEATS.value or 1):
         made = make(_BATCHES.value or 1)
         start = time.perf_counter()
-        state, metrics = update(state, program.frozen, batch, key, None)
+        state, metrics = update(state, program.frozen, batch, key)
         jax.block_until_ready((state, metrics))
         for name, value in (("batch", made), ("update", time.perf_counter() - start)) if repeat >= 0 else ():
             seconds[name].append(value)

@@ -3,19 +3,20 @@ r"""Seconds of an update with and without what is written in a form of our own; 
     python benchmarks/forms.py [--forms=NAME ...] [--rounds=3] [--updates=7] \\
         [--config=FILE] [--config.FIELD=VALUE]
 
-`group_norm` is with `flax.linen.GroupNorm` in place of rats_jax/models/group_norm.py, `attention`, on a GPU,
-without the kernels that rats_jax/models/attention.py finds. Each is measured in processes of its own, in
-turn: seconds are the smallest, the median and the largest of all rounds, temporary bytes what XLA lays out
-for a device besides arguments and results.
+`group_norm` is with `flax.linen.GroupNorm` in place of that of rats_jax/networks/layers.py, `attention`, on a
+GPU, without cuDNN's kernel, `convolution`, on a CPU, without the gradients that are fast in loops; elsewhere
+the last two change nothing. Each is measured in processes of its own, in turn: seconds are the smallest, the
+median and the largest of all rounds, temporary bytes what XLA lays out for a device besides arguments and
+results.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -26,7 +27,7 @@ from rats_jax.config.flags import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
 _FORMS = flags.DEFINE_multi_enum(
-    "forms", ["group_norm"], ["group_norm", "attention"], "Without which, each alone."
+    "forms", ["group_norm"], ["group_norm", "attention", "convolution"], "Without which, each alone."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Processes of each form.", lower_bound=1)
 _UPDATES = flags.DEFINE_integer("updates", 7, "Timed updates of a process.", lower_bound=1)
@@ -40,14 +41,9 @@ def measure(config: Any, without: str, updates: int) -> tuple[list[float], int]:
 
     from rats_jax.parallel import cores
     from rats_jax.parallel.cache import keep_compiled
-    from rats_jax.pipelines import stable_diffusion
-    from rats_jax.training import experiment
     from rats_jax.training.program import Program
 
-    if without == "group_norm":
-        stable_diffusion._as_in_pytorch = with_flax_group_norms(stable_diffusion._as_in_pytorch)
-    elif without == "attention":
-        experiment.find_attend_fn = lambda device: None
+    put_back(without)
     keep_compiled()
     cores.use_cores_of(config)
     program = Program(config)
@@ -56,28 +52,33 @@ def measure(config: Any, without: str, updates: int) -> tuple[list[float], int]:
     seconds = []
     for repeat in range(-1, updates):
         start = time.perf_counter()
-        state, metrics = update(state, program.frozen, batch, jax.random.key(0), None)
+        state, metrics = update(state, program.frozen, batch, jax.random.key(0))
         jax.block_until_ready((state, metrics))
         if repeat >= 0:
             seconds.append(time.perf_counter() - start)
     return seconds, update.memory_analysis().temp_size_in_bytes
 
 
-def with_flax_group_norms(intercept: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `nn.GroupNorm` compute by itself, but for the epsilon of a transformer's."""
+def put_back(form: str) -> None:
+    """Let the networks of this process compute one thing as flax or XLA would."""
     import flax.linen as nn
-    from diffusers.models.attention_flax import FlaxTransformer2DModel
 
-    def intercept_others(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        module = context.module
-        if not isinstance(module, nn.GroupNorm):
-            return intercept(next_fn, args, kwargs, context)
-        if not isinstance(module.parent, FlaxTransformer2DModel):
-            return next_fn(*args, **kwargs)
-        norm = module.clone(epsilon=1e-6, parent=None, name=None)
-        return norm.apply({"params": module.variables["params"]}, *args)
+    from rats_jax.networks import layers
+    from rats_jax.networks.kernels import PLAIN, find_kernels
+    from rats_jax.pipelines import open as opening
 
-    return intercept_others
+    def group_norm(x: Any, scale: Any, bias: Any, *, num_groups: int, epsilon: float, dtype: Any) -> Any:
+        norm = nn.GroupNorm(num_groups, epsilon=epsilon, dtype=dtype, parent=None)
+        return norm.apply({"params": {"scale": scale, "bias": bias}}, x)
+
+    def find_others(device: Any) -> Any:
+        return dataclasses.replace(find_kernels(device), **{kernel: getattr(PLAIN, kernel)})
+
+    if form == "group_norm":
+        layers.group_norm = group_norm
+    elif form != _AS_IT_IS:
+        kernel = {"attention": "attend", "convolution": "convolve"}[form]
+        opening.find_kernels = find_others
 
 
 def main(_: list[str]) -> None:

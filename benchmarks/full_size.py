@@ -19,8 +19,8 @@ from absl import app, flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.networks import clip
-from rats_jax.pipelines import stable_diffusion as sd
 from rats_jax.pipelines.published import PUBLISHED
+from rats_jax.pipelines.stable_diffusion import FAMILY
 from rats_jax.weights.folder import (
     CLIP_WEIGHTS,
     UNET_WEIGHTS,
@@ -56,15 +56,11 @@ def main(_: list[str]) -> None:
     """Write both, one network after another."""
     out, configs, start = Path(str(_OUT.value)), PUBLISHED[str(_MODEL.value)], time.perf_counter()
     pipeline = out / "pipeline"
-    networks = (
-        ("unet", sd.make_unet, sd.init_unet, UNET_WEIGHTS),
-        ("vae", sd.make_vae, sd.init_vae, VAE_WEIGHTS),
-        ("text_encoder", sd.make_text_encoder, sd.init_text_encoder, CLIP_WEIGHTS),
-    )
-    for name, make, init, file in networks:
+    files = {"unet": UNET_WEIGHTS, "vae": VAE_WEIGHTS, "text_encoder": CLIP_WEIGHTS}
+    for name, network in FAMILY.networks.items():
         config = dict(configs[f"{name}/config.json"])
-        params = draw(abstract_params(init, make(config)))
-        write_model(pipeline / name, config, params, file)
+        params = draw(network.from_config(config).abstract_params())
+        write_model(pipeline / name, config, params, files[name])
     shutil.copytree(CLIP_VOCABULARY, pipeline / "tokenizer", dirs_exist_ok=True)
     write_model_index(pipeline, dict(configs["scheduler/scheduler_config.json"]))
     config = {"model_type": "clip", **to_transformers_config(VIT_H_14, source="published")}

@@ -55,7 +55,7 @@ def measure_here(config: Any) -> dict[str, int]:
     peaks = []
     for _ in range(3):
         _forget_peak()
-        state, metrics = update(state, frozen, batch, jax.random.key(0), None)
+        state, metrics = update(state, frozen, batch, jax.random.key(0))
         jax.block_until_ready((state, metrics))
         peaks.append(_peak())
     return report | {"resident_bytes": int(statistics.median(peaks))}

@@ -35,7 +35,7 @@ def child(arguments: list[str]) -> None:
     started = float(os.environ["STARTED"])
     import jax
 
-    from rats_jax.training import loop as train
+    from rats_jax.training import logbook
     from rats_jax.workdir.metrics import MetricsWriter
 
     report = {"imports": time.time() - started}
@@ -52,7 +52,7 @@ def child(arguments: list[str]) -> None:
         report.setdefault("first_update", time.time() - started)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    train.MetricsWriter.write = log
+    logbook.MetricsWriter.write = log
     sys.argv = ["rats_jax.main", *arguments]
     try:
         runpy.run_module("rats_jax.main", run_name="__main__")

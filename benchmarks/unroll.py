@@ -3,7 +3,7 @@
     python benchmarks/unroll.py [--batch-size=8] [--num-steps=4] [--repeats=5]
 
 All forms run in turn in this process on the embedded default's UNet; the ratio is what counts. `plain` has
-the convolutions of lax, the others those of rats_jax/models/convolution.py, as runs on a CPU do.
+the convolutions of lax, the others those of rats_jax/networks/convolution.py, as runs on a CPU do.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import functools
 import json
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from rats_jax.diffusion.grid import make_grid
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
-from rats_jax.diffusion.schedule import get_prediction_type
-from rats_jax.networks.flax_convolution import with_loop_convolutions
+from rats_jax.networks.convolution import ConvolveFn, convolve, convolve_in_loops
+from rats_jax.networks.kernels import Kernels
+from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.paths import resolve_path
 from rats_jax.pipelines.open import load_pipeline
+from rats_jax.weights.folder import read_json
 
 _PRETRAINED = flags.DEFINE_string("pretrained", "assets/emoji/pipeline", "Diffusers folder.")
 _BATCH_SIZE = flags.DEFINE_integer("batch-size", 8, "Samples.", lower_bound=1)
@@ -35,19 +35,25 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each form.", lower_
 
 def main(_: list[str]) -> None:
     """Time the gradient of the final latents with respect to the weights."""
-    pipeline = load_pipeline(resolve_path(str(_PRETRAINED.value)))
+    folder = resolve_path(str(_PRETRAINED.value))
+    pipeline, config = load_pipeline(folder), read_json(folder / "unet" / "config.json")
     noise = jax.random.normal(jax.random.key(0), (_BATCH_SIZE.value, *pipeline.latent_shape))
     embeds = pipeline.encode_fn(
         pipeline.text_encoder, pipeline.tokenize(["red apple"] * _BATCH_SIZE.value)
     ).cond
-    params = jax.device_put(pipeline.unet)
+    params = jax.device_put(pipeline.network)
 
-    def gradient(unroll: bool, remat: str, convolutions: Callable[..., Any] = with_loop_convolutions):
+    def gradient(unroll: bool, remat: str, convolve: ConvolveFn = convolve_in_loops):
+        unet = UNet2DConditionModel.from_config(config, kernels=Kernels(convolve=convolve))
+
+        def denoise_fn(params: Any, *inputs: Any) -> Any:
+            return unet.apply({"params": params}, *inputs)
+
         sample = functools.partial(
             rollout,
-            convolutions(pipeline.denoise_fn),
-            grid=make_grid(pipeline.scheduler_config, _NUM_STEPS.value),
-            prediction_type=get_prediction_type(pipeline.scheduler_config),
+            denoise_fn,
+            grid=pipeline.grid_fn(_NUM_STEPS.value or 1, ""),
+            prediction_type=pipeline.prediction_type,
             step_fn=ddim_step,
             gradient_steps=_NUM_STEPS.value,
             remat=remat,
@@ -56,8 +62,8 @@ def main(_: list[str]) -> None:
         return jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(sample(p, noise, embeds).latents))))
 
     forms = {
-        "plain_scan": gradient(unroll=False, remat="none", convolutions=lambda fn: fn),
-        "plain_unrolled": gradient(unroll=True, remat="none", convolutions=lambda fn: fn),
+        "plain_scan": gradient(unroll=False, remat="none", convolve=convolve),
+        "plain_unrolled": gradient(unroll=True, remat="none", convolve=convolve),
         "scan": gradient(unroll=False, remat="none"),
         "scan_remat": gradient(unroll=False, remat="step"),
         "unrolled": gradient(unroll=True, remat="none"),

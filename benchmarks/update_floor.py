@@ -40,23 +40,23 @@ def make_parts(program: Program) -> dict[str, tuple[Callable[..., Any], tuple[An
     size, student = program.config.batch_size, program.init_state().student
     batch = program.place_batch(np.arange(size) % len(program.prompts))
     noise = jax.random.normal(jax.random.key(1), (size, *experiment.pipeline.latent_shape))
-    images = jnp.full((size, *experiment.image_shape()), 0.5)
-    noise, images = jax.device_put((noise, images), program.batch_sharding)
-    embeds = jax.jit(experiment.pipeline.encode_fn)(frozen.text_encoder, batch.prompt)
+    images = jnp.full((size, *experiment.pipeline.image_shape()), 0.5)
+    noise, images = jax.device_put((noise, images), program.layout.batch)
+    embeds = jax.jit(experiment.fns.encode_fn)(frozen.text_encoder, batch.prompt)
 
     def teach(base: Any, noise: Any, embeds: Any) -> Any:
-        params = experiment.teacher_params_fn(base, {} if not experiment.teacher_moves else student)
-        return experiment.teacher_rollout_fn(params, noise, embeds)
+        params = experiment.teacher.params_fn(base, {} if not experiment.teacher_moves else student)
+        return experiment.teacher.rollout_fn(params, noise, embeds)
 
     def roll(student: Any, base: Any, noise: Any, embeds: Any) -> Any:
-        path = experiment.student_rollout_fn(experiment.student_params_fn(base, student), noise, embeds)
+        path = experiment.student.rollout_fn(experiment.student.params_fn(base, student), noise, embeds)
         return jnp.sum(path.latents) + jnp.sum(path.denoised)
 
     def decode(latents: Any, params: Any) -> Any:
-        return jnp.sum(experiment.decode_fn(params, latents))
+        return jnp.sum(experiment.fns.decode_fn(params, latents))
 
     def score(images: Any, params: Any, prompt: Any) -> Any:
-        return sum(map(jnp.sum, experiment.score_fn(params, images, prompt).values()))
+        return sum(map(jnp.sum, experiment.fns.score_fn(params, images, prompt).values()))
 
     def step(student: Any, grads: Any, state: Any) -> Any:
         updates, state = experiment.optimizer.update(grads, state, student)
@@ -64,12 +64,12 @@ def make_parts(program: Program) -> dict[str, tuple[Callable[..., Any], tuple[An
 
     encoder = frozen.text_encoder, batch.prompt
     return {
-        "text_encoder": (experiment.pipeline.encode_fn, encoder),
+        "text_encoder": (experiment.fns.encode_fn, encoder),
         "teacher_rollout": (teach, (frozen.base, noise, embeds)),
         "student_rollout_and_gradient": (jax.grad(roll), (student, frozen.base, noise, embeds)),
-        "teacher_decode": (experiment.decode_fn, (frozen.decoder, noise)),
+        "teacher_decode": (experiment.fns.decode_fn, (frozen.decoder, noise)),
         "student_decode_and_gradient": (jax.value_and_grad(decode), (noise, frozen.decoder)),
-        "teacher_rewards": (experiment.score_fn, (frozen.rewards, images, batch.reward)),
+        "teacher_rewards": (experiment.fns.score_fn, (frozen.rewards, images, batch.reward)),
         "student_rewards_and_gradient": (jax.value_and_grad(score), (images, frozen.rewards, batch.reward)),
         "optimizer": (step, (student, student, experiment.optimizer.init(student))),
     }
@@ -88,7 +88,7 @@ def main(_: list[str]) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in ("update", *jitted)}
     for repeat in range(-1, _REPEATS.value or 1):  # the first one compiles, and is not counted
         start = time.perf_counter()
-        state, metrics = update(state, frozen, batch, key, None)
+        state, metrics = update(state, frozen, batch, key)
         jax.block_until_ready((state, metrics))
         times = {"update": time.perf_counter() - start}
         for name, (fn, arguments) in jitted.items():

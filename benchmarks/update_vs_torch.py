@@ -35,13 +35,11 @@ from transformers.models.clip.modeling_clip import CLIPModel, CLIPTextModel
 
 from rats_jax.config.flags import parse_flags
 from rats_jax.diffusion.grid import sigmas
-from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.method.horizon import interpolation_matrix
 from rats_jax.networks.preprocess import MEAN, STD
 from rats_jax.parallel.cores import use_cores_of
 from rats_jax.paths import resolve_path
 from rats_jax.rewards import compressibility
-from rats_jax.training.experiment import _grid
 from rats_jax.training.program import Program
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
@@ -77,8 +75,9 @@ class TorchUpdate:
             weight_decay=config.optimizer.weight_decay,
         )
         pipeline = program.experiment.pipeline
-        self.grids = [_grid(pipeline, config[side], side) for side in ("teacher", "student")]
-        self.prediction = get_prediction_type(pipeline.scheduler_config)
+        sides = config.teacher, config.student
+        self.grids = [pipeline.grid_fn(side.num_steps, side.timestep_spacing) for side in sides]
+        self.prediction = pipeline.prediction_type
         levels = [sigmas(grid)[:-1] for grid in self.grids]
         matrix = interpolation_matrix(*levels, interpolation=config.horizon.interpolation)
         self.matrix = torch.tensor(matrix, device=self.device)
@@ -195,7 +194,7 @@ def main(_: list[str]) -> None:
     state = [program.init_state()]
 
     def ours() -> float:
-        state[0], metrics = program.update(state[0], program.frozen, batch, key, None)
+        state[0], metrics = program.update(state[0], program.frozen, batch, key)
         return float(metrics["loss/total"])
 
     device = _device()

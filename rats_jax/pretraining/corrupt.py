@@ -7,12 +7,12 @@ the same key with a larger severity is the same damage, only stronger.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rats_jax.pipelines import stable_diffusion as sd
+from rats_jax.networks.autoencoder_kl import AutoencoderKL
+from rats_jax.pretraining.vae import decode, encode
 from rats_jax.types import Array, Key, Params
 
 Corruption = Callable[[Key, Array, Array], Array]
@@ -125,23 +125,23 @@ def cut_out(key: Key, images: Array, severity: Array) -> Array:
     return jnp.where(inside[..., None], jax.random.uniform(key_colour, (batch, 1, 1, 3)), images)
 
 
-def autoencode(vae: Any, params: Params) -> Corruption:
+def autoencode(vae: AutoencoderKL, params: Params) -> Corruption:
     """Make the damage that every picture of the model has, whatever the severity: the autoencoder's."""
 
     def corrupt(key: Key, images: Array, severity: Array) -> Array:
         del key, severity
-        return _unit(sd.decode_raw(vae, params, sd.encode_moments(vae, params, images)[0]))
+        return _unit(decode(vae, params, encode(vae, params, images)[0]))
 
     return corrupt
 
 
-def latent_noise(vae: Any, params: Params) -> Corruption:
+def latent_noise(vae: AutoencoderKL, params: Params) -> Corruption:
     """Make the corruption that shakes a picture's latents: what a sampler of too few steps leaves behind."""
 
     def corrupt(key: Key, images: Array, severity: Array) -> Array:
-        mean, _ = sd.encode_moments(vae, params, images)
+        mean, _ = encode(vae, params, images)
         shaken = mean + severity[:, None, None, None] * jnp.std(mean) * jax.random.normal(key, mean.shape)
-        return _unit(sd.decode_raw(vae, params, shaken))
+        return _unit(decode(vae, params, shaken))
 
     return corrupt
 

@@ -10,11 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from rats_jax.diffusion.grid import make_grid
-from rats_jax.diffusion.guidance import with_guidance
+from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
-from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.report.figures import draw_grid
 
@@ -34,23 +32,17 @@ def draw_samples(pipeline: Pipeline, prompts: list[str], settings: Any, *, seed:
     order = np.random.default_rng(seed).permutation(len(prompts))[: settings.num_images]
     chosen = [prompts[i] for i in order]
     noise = jax.random.normal(jax.random.key(seed), (len(chosen), *pipeline.latent_shape), jnp.float32)
-    sample = functools.partial(
+    rollout_fn = functools.partial(
         rollout,
-        with_guidance(pipeline.denoise_fn, guidance_scale=settings.guidance_scale),
-        grid=make_grid(pipeline.scheduler_config, settings.num_steps),
-        prediction_type=get_prediction_type(pipeline.scheduler_config),
+        pipeline.guided_fn(settings.guidance_scale),
+        grid=pipeline.grid_fn(settings.num_steps, ""),
+        prediction_type=pipeline.prediction_type,
         step_fn=ddim_step,
         gradient_steps=settings.num_steps,
         remat="none",
         unroll=False,
     )
-
-    @jax.jit
-    def draw(weights: Any, ids: jax.Array, noise: jax.Array) -> jax.Array:
-        unet, text_encoder, decoder = weights
-        latents = sample(unet, noise, pipeline.encode_fn(text_encoder, ids)).latents
-        return pipeline.decode_fn(decoder, latents)
-
-    weights = pipeline.unet, pipeline.text_encoder, pipeline.decoder
-    images = np.asarray(draw(weights, pipeline.tokenize(chosen), noise))
-    return draw_grid(images, chosen, columns=settings.columns)
+    draw = jax.jit(make_draw_fn(pipeline.encode_fn, rollout_fn, pipeline.decode_fn, name="samples"))
+    weights = pipeline.network, pipeline.text_encoder, pipeline.decoder
+    _, images = draw(*weights, pipeline.tokenize(chosen), noise)
+    return draw_grid(np.asarray(images), chosen, columns=settings.columns)

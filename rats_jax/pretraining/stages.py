@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from rats_jax.data.prompts import read_prompts
-from rats_jax.pipelines import stable_diffusion as sd
+from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.pretraining.check import score_spoilt
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
@@ -27,7 +27,6 @@ from rats_jax.weights.folder import (
     CLIP_WEIGHTS,
     UNET_WEIGHTS,
     VAE_WEIGHTS,
-    abstract_params,
     read_json,
     write_json,
     write_model,
@@ -165,11 +164,9 @@ def _is_done(file: Path) -> bool:
     return file.exists()
 
 
-def _load_vae(folder: Path) -> tuple[Any, Params, float]:
-    vae_config = read_json(folder / "config.json")
-    vae = sd.make_vae(vae_config)
-    params = load_safetensors(folder / VAE_WEIGHTS, abstract_params(sd.init_vae, vae))
-    return vae, params, vae_config["scaling_factor"]
+def _load_vae(folder: Path) -> tuple[AutoencoderKL, Params, float]:
+    vae = AutoencoderKL.from_config(read_json(folder / "config.json"))
+    return vae, load_safetensors(folder / VAE_WEIGHTS, vae.abstract_params()), vae.scaling_factor
 
 
 def _with_tokenizer(text_config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:

@@ -10,16 +10,21 @@ import numpy as np
 
 from rats_jax.diffusion.prediction import to_target
 from rats_jax.diffusion.schedule import add_noise, make_alphas_cumprod
-from rats_jax.pipelines import stable_diffusion as sd
+from rats_jax.networks.autoencoder_kl import AutoencoderKL
+from rats_jax.networks.clip_text import CLIPTextModel
+from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.pretraining.fit import fit
+from rats_jax.pretraining.vae import encode
 from rats_jax.types import Array, Key, Params
 
 
-def shifted_latents(vae: Any, params: Params, images: np.ndarray, *, scaling_factor: float) -> Array:
+def shifted_latents(
+    vae: AutoencoderKL, params: Params, images: np.ndarray, *, scaling_factor: float
+) -> Array:
     """Encode every picture mirrored or not and moved by up to one pixel.
 
     Args:
-        vae: from `make_vae`.
+        vae: the autoencoder.
         params: its weights.
         images: [N, H, W, 3] uint8.
         scaling_factor: of the latents.
@@ -27,7 +32,7 @@ def shifted_latents(vae: Any, params: Params, images: np.ndarray, *, scaling_fac
     Returns:
         [N, 18, h, w, C] float32, scaled.
     """
-    encode = jax.jit(lambda p, x: sd.encode_moments(vae, p, x)[0] * scaling_factor)
+    to_latents = jax.jit(lambda p, x: encode(vae, p, x)[0] * scaling_factor)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
     height, width = images.shape[1:3]
     variants = []
@@ -35,7 +40,7 @@ def shifted_latents(vae: Any, params: Params, images: np.ndarray, *, scaling_fac
         for i in range(3):
             for j in range(3):
                 moved = np.ascontiguousarray(mirrored[:, i : i + height, j : j + width])
-                variants.append(encode(params, jnp.asarray(moved / 255.0, jnp.float32)))
+                variants.append(to_latents(params, jnp.asarray(moved / 255.0, jnp.float32)))
     return jnp.stack(variants, axis=1)
 
 
@@ -65,13 +70,12 @@ def train_text_to_image(
     Returns:
         Averaged weights of the UNet and of the text encoder.
     """
-    unet = sd.make_unet(unet_config)
-    text_encoder = sd.make_text_encoder(text_config)
-    denoise_fn = sd.make_denoise_fn(unet)
+    unet = UNet2DConditionModel.from_config(unet_config)
+    text_encoder = CLIPTextModel.from_config(text_config)
     key_unet, key_text = jax.random.split(jax.random.key(seed))
     params = {
-        "unet": jax.jit(lambda k: sd.init_unet(unet, k))(key_unet),
-        "text_encoder": jax.jit(lambda k: sd.init_text_encoder(text_encoder, k))(key_text),
+        "unet": jax.jit(unet.init_params)(key_unet),
+        "text_encoder": jax.jit(text_encoder.init_params)(key_text),
     }
     alphas_cumprod = jnp.asarray(
         make_alphas_cumprod(
@@ -103,9 +107,9 @@ def train_text_to_image(
         target = to_target(
             denoised, noise, signal_rate, noise_rate, prediction_type=scheduler_config["prediction_type"]
         )
-        embeds = sd.encode_text(text_encoder, params["text_encoder"], ids)
-        error = jnp.square(denoise_fn(params["unet"], noisy, timesteps, embeds) - target)
-        return jnp.mean(error), {}
+        embeds: Any = text_encoder.apply({"params": params["text_encoder"]}, ids)
+        output: Any = unet.apply({"params": params["unet"]}, noisy, timesteps, embeds.last)
+        return jnp.mean(jnp.square(output - target)), {}
 
     data = {"latents": latents, "input_ids": jnp.asarray(input_ids), "uncond_ids": jnp.asarray(uncond_ids)}
     params = fit(

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rats_jax.pipelines import stable_diffusion as sd
+from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pretraining.corrupt import CORRUPTIONS, latent_noise
-from rats_jax.weights.folder import abstract_params
+from rats_jax.pretraining.vae import decode, encode
 from tests.tiny import VAE, random_params
 
 BATCH = 48
@@ -60,15 +60,15 @@ def test_each_picture_has_its_own_severity_and_the_key_decides_the_rest(name):
 
 
 def test_latent_noise_starts_at_the_reconstruction():
-    vae = sd.make_vae(VAE)
-    params = random_params(abstract_params(sd.init_vae, vae), seed=0)
+    vae = AutoencoderKL.from_config(VAE)
+    params = random_params(vae.abstract_params(), seed=0)
     images = pictures()[:4]
     corrupt = latent_noise(vae, params)
 
     @jax.jit
     def all_three():
-        mean, _ = sd.encode_moments(vae, params, images)
-        reconstruction = jnp.clip(sd.decode_raw(vae, params, mean), 0, 1)
+        mean, _ = encode(vae, params, images)
+        reconstruction = jnp.clip(decode(vae, params, mean), 0, 1)
         return reconstruction, *(corrupt(KEY, images, jnp.full(4, severity)) for severity in (0.0, 0.2, 0.9))
 
     reconstruction, none, mild, more = all_three()

@@ -78,7 +78,7 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(data_dir
     pipeline = load_pipeline(tmp_path / "pipeline")
     embeds = jax.jit(pipeline.encode_fn)(pipeline.text_encoder, pipeline.tokenize(prompts[:2]))
     noise = jax.random.normal(jax.random.key(0), (2, *pipeline.latent_shape))
-    output = jax.jit(pipeline.denoise_fn)(pipeline.unet, noise, jnp.int32(999), embeds.cond)
+    output = jax.jit(pipeline.guided_fn(1.0))(pipeline.network, noise, jnp.int32(999), embeds)
     images = jnp.clip(jax.jit(pipeline.decode_fn)(pipeline.decoder, output), 0, 1)
     assert images.shape == (2, 32, 32, 3)
     scores = {}
