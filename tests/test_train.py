@@ -272,7 +272,7 @@ def load_saturation(path, *, dtype):
 def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
     models, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(opening, "REWARDS", REWARDS | {"saturation": load_saturation})
+    monkeypatch.setattr(opening, "REWARDS", REWARDS | {"saturation": SATURATION})
     config = tiny_config(
         models,
         num_updates=8,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from rats_jax.errors import WeightsError, expect
 from rats_jax.rewards import REWARDS
-from rats_jax.rewards.full_size import FULL_SIZE
+from rats_jax.rewards.base import Reward
 from rats_jax.types import RewardModel
 
 
@@ -29,20 +28,27 @@ def describe_rewards(config: Any, *, dtype: Any) -> dict[str, RewardModel]:
     Raises:
         ConfigError: as `open_rewards`.
     """
-    rewards = {}
-    for name, reward in sorted(config.rewards.items()):
-        if reward.path or reward.kind not in FULL_SIZE:
-            rewards[name] = _open_reward(f"rewards.{name}", reward, dtype=dtype)
-        else:
-            build = functools.partial(FULL_SIZE[reward.kind], dtype=dtype)
-            reward_fn, params, _ = build(1)
-            rewards[name] = RewardModel(reward_fn, params, lambda p, build=build: build(len(p))[2])
-    return rewards
+    return {
+        name: _describe_reward(f"rewards.{name}", reward, dtype=dtype)
+        for name, reward in sorted(config.rewards.items())
+    }
+
+
+def _describe_reward(field: str, reward: Any, *, dtype: Any) -> RewardModel:
+    describe = _find_kind(field, reward.kind).describe
+    if reward.path or describe is None:
+        return _open_reward(field, reward, dtype=dtype)
+    return describe(dtype=dtype)
 
 
 def _open_reward(field: str, reward: Any, *, dtype: Any) -> RewardModel:
-    expect(reward.kind in REWARDS, f"{field}.kind", reward.kind, f"one of {', '.join(sorted(REWARDS))}")
+    kind = _find_kind(field, reward.kind)
     try:
-        return REWARDS[reward.kind](reward.path, dtype=dtype)
+        return kind.load(reward.path, dtype=dtype)
     except WeightsError as error:
         raise WeightsError(f"{field}: {error}") from None
+
+
+def _find_kind(field: str, kind: str) -> Reward:
+    expect(kind in REWARDS, f"{field}.kind", kind, f"one of {', '.join(sorted(REWARDS))}")
+    return REWARDS[kind]
