@@ -1,4 +1,4 @@
-"""PickScore against transformers' own forward pass in Flax; several rewards at once."""
+"""PickScore: its original, its size, transformers' own forward pass in Flax; several rewards at once."""
 
 import json
 import shutil
@@ -8,15 +8,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from transformers import CLIPConfig, CLIPTokenizer, FlaxCLIPModel
 
 from rats_jax.errors import WeightsError
 from rats_jax.networks.preprocess import MEAN, STD
-from rats_jax.rewards import REWARDS, make_score_fn
-from rats_jax.rewards.pickscore import load_pickscore
+from rats_jax.rewards import make_score_fn
+from rats_jax.rewards.pickscore import describe_pickscore, load_pickscore
 from rats_jax.weights.state_dict import read_safetensors
 from rats_jax.weights.tokenizers import tokenize
+from tests.originals import crop, normalise, transformers_features, write_transformers
+from tests.rewards.sizes import VIT_H, count
 from tests.tiny import PROMPTS, read_reward, write_tiny_reward
+
+
+def make_pickscore(folder):
+    model = write_transformers(folder, seed=0)
+
+    def score(images):
+        text, image = transformers_features(model, normalise(crop(images)))
+        return model.logit_scale.exp() * torch.cosine_similarity(text, image)
+
+    return score
+
+
+ORIGINALS = {"pickscore": ("pickscore", make_pickscore)}
+
+
+def test_it_has_the_published_number_of_weights():
+    assert count(describe_pickscore(dtype=jnp.bfloat16).params) == VIT_H
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +46,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reward(folder):
-    return read_reward(REWARDS["pickscore"](str(folder)))
+    return read_reward(load_pickscore(str(folder)))
 
 
 def random_images(batch, size=32, seed=0):
