@@ -1,4 +1,4 @@
-"""What the originals of rewards share: PyTorch networks with random weights, reduced width, published formats."""
+"""What the originals of rewards share: PyTorch networks of random weights in the published formats."""
 
 import importlib
 import json

@@ -28,7 +28,6 @@ MEAN, STD = 0.16717362830052426, 1.0333394966054072
 _HEAD_WIDTH = 64
 # Source: BLIP's create_vit("large") and ImageReward's med_config.json.
 _SIDE = 224
-_IMAGE_SIZES = {"width": 1024, "depth": 24, "num_heads": 16, "patch_size": 16}
 _MED_CONFIG = {
     "vocab_size": 30524,
     "max_position_embeddings": 512,
@@ -172,7 +171,7 @@ def _load_tokenizer(path: str, vocab_size: int) -> Any:
 
 def describe_imagereward(*, dtype: Any) -> RewardModel:
     """Describe ImageReward as published by shapes alone, see `Reward.describe`."""
-    image_tower = ImageTower(**_IMAGE_SIZES, dtype=dtype)
+    image_tower = ImageTower(width=1024, depth=24, num_heads=16, patch_size=16, dtype=dtype)
     text_tower = make_text_tower(_MED_CONFIG, source="published", dtype=dtype)
     towers = jax.eval_shape(lambda: init_towers(image_tower, text_tower, _SIDE, jax.random.key(0)))
     head = {

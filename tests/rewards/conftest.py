@@ -1,8 +1,8 @@
 """Every reward, with weights from the file of its original in PyTorch where it has weights.
 
-The test file of a reward with weights names its originals in ORIGINALS: by name, first the kind of the reward,
-the kind, and a function that writes the original's weights into a folder and gives images [B, 3, H, W] ->
-scores [B] of tests.originals.PROMPTS. Nothing else needs to know of them.
+The test file of a reward with weights names its originals in ORIGINALS: by name, the kind of the reward and a
+function that writes the original's weights into a folder and gives images [B, 3, H, W] -> scores [B] of
+tests.originals.PROMPTS. Nothing else needs to know of them.
 """
 
 import functools
