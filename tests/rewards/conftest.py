@@ -19,6 +19,9 @@ from rats_jax.rewards import REWARDS
 from rats_jax.types import RewardModel
 from tests.tiny import read_reward
 
+# A program runs a few times on small pictures: what takes time is to compile it.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
 
 class Case(NamedTuple):
     """A reward, its original, and the compiled (params, images, prompt inputs) -> scores and their slope."""
@@ -40,7 +43,7 @@ def find_originals():
 def compile_score(reward_fn):
     """Give scores [B] and the slope of their sum, both of one program for each shape of pictures."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
     def run(params, images, prompt):
         def total(images):
             scores = reward_fn(params, images, prompt)

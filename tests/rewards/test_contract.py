@@ -8,6 +8,7 @@ import pytest
 
 from rats_jax.errors import WeightsError
 from rats_jax.rewards import REWARDS
+from tests.rewards.conftest import QUICKLY
 from tests.tiny import read_reward
 
 PROMPTS = ["a photo of a cat", "", "two red apples", "a dog"]
@@ -71,7 +72,7 @@ def test_towers_in_bfloat16_stay_close(original, load_folder, load_case):
     high = load_case(original)
     images, prompt = pictures(), high.reward.prepare(PROMPTS)
     expected = np.asarray(high.score(high.reward.params, images, prompt)[0])
-    actual = jax.jit(low.reward_fn)(low.params, images, low.prepare(PROMPTS))
+    actual = jax.jit(low.reward_fn, compiler_options=QUICKLY)(low.params, images, low.prepare(PROMPTS))
     chex.assert_type(actual, jnp.float32)
     assert np.max(np.abs(actual - expected)) < 0.1 * np.ptp(expected)
     assert np.any(np.asarray(actual) != expected)
