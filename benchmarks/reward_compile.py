@@ -19,9 +19,10 @@ from absl import app, flags
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rats_jax.rewards.full_size import FULL_SIZE
+from rats_jax.rewards import REWARDS
 
-_REWARD = flags.DEFINE_enum("reward", "hpsv2.1", sorted(FULL_SIZE), "Kind of the reward.")
+_DESCRIBE = {kind: reward.describe for kind, reward in REWARDS.items() if reward.describe is not None}
+_REWARD = flags.DEFINE_enum("reward", "hpsv2.1", sorted(_DESCRIBE), "Kind of the reward.")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "TPU generation and chips.")
 _BATCH_SIZE = flags.DEFINE_integer("batch-size", 1, "Pictures per chip.", lower_bound=1)
 _SIDE = flags.DEFINE_integer("side", 512, "Height and width of the pictures.", lower_bound=1)
@@ -34,7 +35,8 @@ def main(_: list[str]) -> None:
     mesh = Mesh(devices, ("data",))
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     batch = _BATCH_SIZE.value * len(devices)
-    reward_fn, params, prompt = FULL_SIZE[str(_REWARD.value)](batch, dtype=jnp.dtype(str(_DTYPE.value)))
+    reward_fn, params, prepare = _DESCRIBE[str(_REWARD.value)](dtype=jnp.dtype(str(_DTYPE.value)))
+    prompt = prepare([""] * batch)
     images = jax.ShapeDtypeStruct((batch, _SIDE.value, _SIDE.value, 3), jnp.float32)
 
     def score_and_slope(params, images, prompt):

@@ -46,7 +46,7 @@ def main(_: list[str]) -> None:
         paths = dict(_kind_and_path(reward) for reward in _REWARDS.value or [])
         for kind in paths:
             expect(kind in REWARDS, "reward", kind, f"one of {', '.join(sorted(REWARDS))}")
-        rewards = {kind: REWARDS[kind](path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
+        rewards = {kind: REWARDS[kind].load(path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
         scores = score_pairs(rewards, pairs, batch_size=_BATCH_SIZE.value)
         summary = summarise(pairs, scores, paths)
         write_whole(out, json.dumps(summary, indent=2, allow_nan=False) + "\n")

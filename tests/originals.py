@@ -1,4 +1,4 @@
-"""The original reward models in PyTorch: random weights, reduced width, files of the published formats."""
+"""What the originals of rewards share: PyTorch networks of random weights in the published formats."""
 
 import importlib
 import json
@@ -114,26 +114,6 @@ def transformers_features(model, pixels):
     return text, model.get_image_features(pixels)
 
 
-def make_pickscore(folder):
-    model = write_transformers(folder, seed=0)
-
-    def score(images):
-        text, image = transformers_features(model, normalise(crop(images)))
-        return model.logit_scale.exp() * torch.cosine_similarity(text, image)
-
-    return score
-
-
-def make_clipscore_transformers(folder):
-    model = write_transformers(folder, seed=1, weights="pytorch_model.bin", hidden_act="quick_gelu")
-
-    def score(images):
-        text, image = transformers_features(model, normalise(crop(images)))
-        return 100 * torch.cosine_similarity(text, image).clamp(min=0)
-
-    return score
-
-
 def make_open_clip(folder, *, seed, file, wrap=lambda state: state, **changes):
     """Write an open_clip checkpoint with the config that lies beside it on the hub."""
     open_clip = import_open_clip()
@@ -149,21 +129,6 @@ def make_open_clip(folder, *, seed, file, wrap=lambda state: state, **changes):
     return cosine
 
 
-def make_clipscore_open_clip(folder):
-    cosine = make_open_clip(folder, seed=2, file="open_clip_pytorch_model.bin", quick_gelu=True)
-    return lambda images: 100 * cosine(normalise(crop(images))).clamp(min=0)
-
-
-def make_hpsv2(version, seed):
-    def make(folder):
-        cosine = make_open_clip(
-            folder, seed=seed, file=f"HPS_{version}_compressed.pt", wrap=lambda state: {"state_dict": state}
-        )
-        return lambda images: cosine(normalise(pad(images)))
-
-    return make
-
-
 def make_head(width, *, seed, scale=1.0):
     """The published head of the aesthetic predictor and of ImageReward, layers 0, 2, 4, 6 and 7."""
     sizes = [(width, 1024), (1024, 128), (128, 64), (64, 16), (16, 1)]
@@ -174,100 +139,3 @@ def make_head(width, *, seed, scale=1.0):
     head.layers = torch.nn.Sequential(*order)
     assert list(head.state_dict())[-1] == "layers.7.bias"
     return randomise(head, seed=seed, scale=scale)
-
-
-def make_aesthetic(folder):
-    model = write_transformers(folder, seed=5, hidden_act="quick_gelu")
-    head = make_head(24, seed=6)
-    torch.save(head.state_dict(), folder / "sac+logos+ava1-l14-linearMSE.pth")
-
-    def score(images):
-        image = model.get_image_features(normalise(crop_torchvision(images)))
-        return head.layers(torch.nn.functional.normalize(image, dim=-1))[:, 0]
-
-    return score
-
-
-# transformers' name of a part of BLIP, and the name in the checkpoint of ImageReward.
-_IMAGE_NAMES = {
-    "embeddings.class_embedding": "cls_token",
-    "embeddings.position_embedding": "pos_embed",
-    "embeddings.patch_embedding": "patch_embed.proj",
-    "encoder.layers": "blocks",
-    "layer_norm": "norm",
-    "self_attn.qkv": "attn.qkv",
-    "self_attn.projection": "attn.proj",
-    "post_layernorm": "norm",
-}
-WORDPIECES = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "a",
-    "photo",
-    "of",
-    "cat",
-    "dog",
-    "two",
-    "red",
-    "apple",
-]
-WORDPIECES += ["##s", "&", "pear", "very", "long", "prompt"]
-
-
-def make_imagereward(folder):
-    from transformers import BertTokenizer
-    from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisionConfig
-    from transformers.models.blip.modeling_blip import BlipVisionModel
-    from transformers.models.blip.modeling_blip_text import BlipTextModel
-
-    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text_sizes = {**sizes, "hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3}
-    med = {
-        "vocab_size": len(WORDPIECES) + 2,
-        "max_position_embeddings": 64,
-        "layer_norm_eps": 1e-12,
-    } | text_sizes
-    vision = BlipVisionConfig(**sizes, image_size=SIDE, patch_size=16, layer_norm_eps=1e-6, hidden_act="gelu")
-    text = BlipTextConfig(**med, encoder_hidden_size=128, hidden_act="gelu", is_decoder=True)
-    image_tower = randomise(BlipVisionModel(vision), seed=7)
-    text_tower = randomise(BlipTextModel(text, add_pooling_layer=False), seed=8, scale=1.0)
-    head = make_head(48, seed=9, scale=0.4)
-
-    state = {"blip.vision_proj.weight": torch.zeros(256, 128), "blip.text_proj.bias": torch.zeros(256)}
-    for name, value in image_tower.state_dict().items():
-        for theirs, ours in _IMAGE_NAMES.items():
-            name = name.replace(theirs, ours)
-        state[f"blip.visual_encoder.{name}"] = value
-    state |= {f"blip.text_encoder.{name}": value for name, value in text_tower.state_dict().items()}
-    state |= {f"mlp.{name}": value for name, value in head.state_dict().items()}
-    torch.save(state, folder / "ImageReward.pt")
-    (folder / "med_config.json").write_text(json.dumps(med | {"encoder_width": 768}))
-    (folder / "vocab.txt").write_text("\n".join(WORDPIECES))
-    tokens = BertTokenizer(str(folder / "vocab.txt"))(
-        PROMPTS, padding="max_length", truncation=True, max_length=35, return_tensors="pt"
-    )
-
-    def score(images):
-        hidden = text_tower(
-            tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            encoder_hidden_states=image_tower(normalise(crop_torchvision(images))).last_hidden_state,
-            is_decoder=False,
-        ).last_hidden_state
-        return (head.layers(hidden[:, 0])[:, 0] - 0.16717362830052426) / 1.0333394966054072
-
-    return score
-
-
-ORIGINALS = {
-    "imagereward": ("imagereward", make_imagereward),
-    "pickscore": ("pickscore", make_pickscore),
-    "hpsv2.0": ("hpsv2.0", make_hpsv2("v2", 3)),
-    "hpsv2.1": ("hpsv2.1", make_hpsv2("v2.1", 4)),
-    "clipscore, transformers": ("clipscore", make_clipscore_transformers),
-    "clipscore, open_clip": ("clipscore", make_clipscore_open_clip),
-    "aesthetic": ("aesthetic", make_aesthetic),
-}

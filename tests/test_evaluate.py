@@ -218,9 +218,9 @@ def test_the_rows_are_every_contestant_with_every_number_of_steps(evaluation, ru
 @pytest.mark.slow
 def test_scores_are_those_of_the_rewards_on_pictures_drawn_by_hand(evaluation, by_hand, models, contest):
     rewards = {
-        "compressibility": REWARDS["compressibility_proxy"](""),
-        "pickscore_emoji": REWARDS["pickscore"](str(models / "reward")),
-        "heldout": REWARDS["pickscore"](str(models / "heldout")),
+        "compressibility": REWARDS["compressibility_proxy"].load(""),
+        "pickscore_emoji": REWARDS["pickscore"].load(str(models / "reward")),
+        "heldout": REWARDS["pickscore"].load(str(models / "heldout")),
     }
     rewards = {name: read_reward(reward) for name, reward in rewards.items()}
     score_fns = {name: jax.jit(reward.reward_fn) for name, reward in rewards.items()}

@@ -36,8 +36,8 @@ def run(folder, *arguments):
 
 def test_scores_are_those_of_the_rewards_one_picture_at_a_time(folder):
     rewards = {
-        "pickscore": read_reward(REWARDS["pickscore"](str(folder / "reward"))),
-        "colour_target": read_reward(REWARDS["colour_target"]("")),
+        "pickscore": read_reward(REWARDS["pickscore"].load(str(folder / "reward"))),
+        "colour_target": read_reward(REWARDS["colour_target"].load("")),
     }
     pairs = read_pairs(folder / "images", folder / "prompts.txt")
     scores = score_pairs(rewards, pairs, batch_size=2)

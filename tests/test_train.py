@@ -22,9 +22,9 @@ from rats_jax.pipelines.open import open_pipeline
 from rats_jax.pipelines.stored_embeds import write_prompt_embeds
 from rats_jax.rewards import REWARDS
 from rats_jax.rewards import open as opening
+from rats_jax.rewards.base import without_weights
 from rats_jax.training.loop import train, train_and_evaluate
 from rats_jax.training.program import Program
-from rats_jax.types import RewardModel
 from rats_jax.workdir.checkpoint import best_step, open_manager
 from rats_jax.workdir.metrics import read_metrics
 from tests.tiny import PROMPTS, tiny_config
@@ -258,21 +258,22 @@ def test_a_run_with_stored_embeddings_is_the_run_without(finished, models, tmp_p
         assert two == pytest.approx(one, rel=1e-4, abs=1e-5)
 
 
-def load_saturation(path, *, dtype):
+def score_saturation(params, images, prompt):
     """A reward that nobody should train on."""
-    del path, dtype
-    return RewardModel(
-        lambda params, images, prompt: params * guards.saturation(images) + 0 * prompt,
-        np.float32(1.0),
-        lambda prompts: np.zeros(len(prompts), np.float32),
-    )
+    del params
+    return guards.saturation(images) + 0 * prompt
+
+
+SATURATION = without_weights(
+    "saturation", score_saturation, lambda prompts: np.zeros(len(prompts), np.float32)
+)
 
 
 @pytest.mark.slow
 def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
     models, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(opening, "REWARDS", REWARDS | {"saturation": load_saturation})
+    monkeypatch.setattr(opening, "REWARDS", REWARDS | {"saturation": SATURATION})
     config = tiny_config(
         models,
         num_updates=8,

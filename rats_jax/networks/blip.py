@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from rats_jax.networks.attention import attend, join_heads, split_heads
+from rats_jax.networks.layers import gelu
 from rats_jax.types import Array
 
 IMAGE_NORM_EPS = 1e-6
@@ -68,7 +69,7 @@ class _ImageBlock(nn.Module):
         x = x + nn.Dense(width, dtype=self.dtype, name="attn.proj")(hidden)
         hidden = nn.LayerNorm(IMAGE_NORM_EPS, dtype=self.dtype, name="norm2")(x)
         hidden = nn.Dense(4 * width, dtype=self.dtype, name="mlp.fc1")(hidden)
-        hidden = nn.gelu(hidden, approximate=False)
+        hidden = gelu(hidden)
         return x + nn.Dense(width, dtype=self.dtype, name="mlp.fc2")(hidden)
 
 
@@ -119,7 +120,7 @@ class TextTower(nn.Module):
             x = self._attention(f"{layer}.attention", x, x, mask[:, None, None, :])
             x = self._attention(f"{layer}.crossattention", x, image_tokens, None)
             hidden = self._dense(f"{layer}.intermediate.dense", self.hidden_width)(x)
-            hidden = self._dense(f"{layer}.output.dense")(nn.gelu(hidden, approximate=False))
+            hidden = self._dense(f"{layer}.output.dense")(gelu(hidden))
             x = self._norm(f"{layer}.output.LayerNorm")(hidden + x)
         return x
 
@@ -138,5 +139,5 @@ class TextTower(nn.Module):
 
 def _attend(query: Array, key: Array, value: Array, num_heads: int, mask: Array | None = None) -> Array:
     """Attend from [B, L, D] to [B, M, D] in heads; mask [B, 1, 1, M] is false where nothing may be read."""
-    heads = (x.reshape(*x.shape[:2], num_heads, -1) for x in (query, key, value))
-    return jax.nn.dot_product_attention(*heads, mask=mask).reshape(query.shape)
+    query, key, value = (split_heads(x, num_heads) for x in (query, key, value))
+    return join_heads(attend(query, key, value, mask))

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from rats_jax.rewards.aesthetic import load_aesthetic
-from rats_jax.rewards.clipscore import load_clipscore
-from rats_jax.rewards.colour_target import load_colour_target
-from rats_jax.rewards.compressibility import load_compressibility_proxy
-from rats_jax.rewards.hpsv2 import load_hpsv2_0, load_hpsv2_1
-from rats_jax.rewards.imagereward import load_imagereward
-from rats_jax.rewards.pickscore import load_pickscore
-from rats_jax.types import Array, Params, PromptInputs, RewardFn, RewardModel, ScoreFn
+from rats_jax.rewards.aesthetic import AESTHETIC
+from rats_jax.rewards.base import Reward, make_score_fn
+from rats_jax.rewards.clipscore import CLIPSCORE
+from rats_jax.rewards.colour_target import COLOUR_TARGET
+from rats_jax.rewards.compressibility import COMPRESSIBILITY_PROXY
+from rats_jax.rewards.hpsv2 import HPSV2_0, HPSV2_1
+from rats_jax.rewards.imagereward import IMAGEREWARD
+from rats_jax.rewards.pickscore import PICKSCORE
 
-REWARDS: Mapping[str, Callable[..., RewardModel]] = {
-    "aesthetic": load_aesthetic,
-    "clipscore": load_clipscore,
-    "colour_target": load_colour_target,
-    "compressibility_proxy": load_compressibility_proxy,
-    "hpsv2.0": load_hpsv2_0,
-    "hpsv2.1": load_hpsv2_1,
-    "imagereward": load_imagereward,
-    "pickscore": load_pickscore,
+__all__ = ["REWARDS", "Reward", "make_score_fn"]
+
+REWARDS: Mapping[str, Reward] = {
+    "aesthetic": AESTHETIC,
+    "clipscore": CLIPSCORE,
+    "colour_target": COLOUR_TARGET,
+    "compressibility_proxy": COMPRESSIBILITY_PROXY,
+    "hpsv2.0": HPSV2_0,
+    "hpsv2.1": HPSV2_1,
+    "imagereward": IMAGEREWARD,
+    "pickscore": PICKSCORE,
 }
-"""By the `kind` of a config: (path or hub id, empty for the published weights; *, dtype) -> RewardModel."""
-
-
-def make_score_fn(reward_fns: Mapping[str, RewardFn]) -> ScoreFn:
-    """Score pictures with several rewards at once.
-
-    Args:
-        reward_fns: by name.
-
-    Returns:
-        (params by name, images [B, H, W, 3] in [0, 1], prompt inputs by name) -> {name: R_i [B] float32},
-        differentiable in images.
-    """
-
-    def score_fn(
-        params: Mapping[str, Params], images: Array, prompt: Mapping[str, PromptInputs]
-    ) -> dict[str, Array]:
-        return {name: fn(params[name], images, prompt[name]) for name, fn in reward_fns.items()}
-
-    return score_fn
+"""By the `kind` of a config."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.errors import WeightsError
 from rats_jax.networks.clip import IMAGE_TOWER, embed_images
 from rats_jax.networks.preprocess import crop_to_square_half_even
+from rats_jax.rewards.base import Reward
+from rats_jax.rewards.dual_encoder import describe_dual_encoder
 from rats_jax.types import Array, Params, RewardFn, RewardModel
 from rats_jax.weights.clip_folder import load_clip
 from rats_jax.weights.hub import get_file
+from rats_jax.weights.open_clip import VIT_L_14
 from rats_jax.weights.state_dict import StateDict, read_state_dict
 
 PUBLISHED = "openai/clip-vit-large-patch14"
@@ -93,3 +97,19 @@ def collapse_layers(state: StateDict, *, prefix: str, source: str) -> tuple[np.n
             f"weights file {source!r}: expected linear layers {prefix}0, ... down to one number "
             f"({type(error).__name__}: {error})"
         ) from None
+
+
+def describe_aesthetic(*, dtype: Any) -> RewardModel:
+    """Describe the predictor as published by shapes alone, see `Reward.describe`."""
+    clip = describe_dual_encoder(VIT_L_14, make_aesthetic_fn, dtype=dtype)
+    params = {
+        "clip": clip.params,
+        "weight": jax.ShapeDtypeStruct((VIT_L_14["embed_dim"],), jnp.float32),
+        "bias": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+    return RewardModel(
+        clip.reward_fn, params, lambda prompts: jax.ShapeDtypeStruct((len(prompts), 0), jnp.float32)
+    )
+
+
+AESTHETIC = Reward(load_aesthetic, describe_aesthetic)

@@ -7,8 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from rats_jax.networks.preprocess import crop_to_square
-from rats_jax.rewards.dual_encoder import load_dual_encoder, make_dual_encoder_fn
+from rats_jax.rewards.base import Reward
+from rats_jax.rewards.dual_encoder import describe_dual_encoder, load_dual_encoder, make_dual_encoder_fn
 from rats_jax.types import RewardFn, RewardModel
+from rats_jax.weights.open_clip import VIT_L_14
 
 PUBLISHED = "openai/clip-vit-large-patch14"
 
@@ -40,3 +42,11 @@ def make_clipscore_fn(module: Any) -> RewardFn:
     return make_dual_encoder_fn(
         module, preprocess=crop_to_square, score=lambda cosine, _: 100.0 * jnp.maximum(cosine, 0.0)
     )
+
+
+def describe_clipscore(*, dtype: Any) -> RewardModel:
+    """Describe CLIPScore with OpenAI's ViT-L/14 as published by shapes alone, see `Reward.describe`."""
+    return describe_dual_encoder(VIT_L_14, make_clipscore_fn, dtype=dtype)
+
+
+CLIPSCORE = Reward(load_clipscore, describe_clipscore)

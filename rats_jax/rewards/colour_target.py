@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax.rewards.no_weights import expect_no_path
-from rats_jax.types import Array, Params, RewardModel
+from rats_jax.rewards.base import without_weights
+from rats_jax.types import Array, Params
 
 
-def load_colour_target(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
-    """Reward pictures whose mean colour is that of their prompt.
+def score_colour(params: Params, images: Array, prompt: Array) -> Array:
+    """Compare the mean colour of pictures with a target.
 
-    R = -|mean colour - target|^2, at most 0; the target is drawn from the prompt's SHA-256, 0.1 to 0.9.
+    R = -|mean colour - target|^2
 
     Args:
-        path: empty: there are no weights.
-        dtype: not used, all is float32.
+        params: not used.
+        images: [B, H, W, 3] float32 in [0, 1].
+        prompt: targets [B, 3] float32.
 
     Returns:
-        The reward; its prompt inputs are the targets [B, 3] float32.
-
-    Raises:
-        WeightsError: a path.
+        [B] float32, at most 0; differentiable in images.
     """
-    del dtype
-    expect_no_path("colour_target", path)
-
-    def reward_fn(params: Params, images: Array, prompt: Array) -> Array:
-        del params
-        return -jnp.sum(jnp.square(jnp.mean(images, axis=(1, 2)) - prompt), axis=-1)
-
-    return RewardModel(reward_fn, {}, lambda prompts: np.stack([_target(prompt) for prompt in prompts]))
+    del params
+    chex.assert_rank([images, prompt], [4, 2])
+    return -jnp.sum(jnp.square(jnp.mean(images, axis=(1, 2)) - prompt), axis=-1)
 
 
-def _target(prompt: str) -> np.ndarray:
-    return np.float32(0.1) + np.float32(0.8 / 255) * np.frombuffer(
-        hashlib.sha256(prompt.encode()).digest()[:3], np.uint8
-    ).astype(np.float32)
+def draw_targets(prompts: list[str]) -> np.ndarray:
+    """Draw the targets of B prompts from their SHA-256: [B, 3] float32, 0.1 to 0.9."""
+    digests = [hashlib.sha256(prompt.encode()).digest()[:3] for prompt in prompts]
+    levels = np.array([np.frombuffer(digest, np.uint8) for digest in digests], np.float32)
+    return np.float32(0.1) + np.float32(0.8 / 255) * levels
+
+
+COLOUR_TARGET = without_weights("colour_target", score_colour, draw_targets)

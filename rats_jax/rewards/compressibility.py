@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import chex
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax.rewards.no_weights import expect_no_path
-from rats_jax.types import Array, Params, RewardModel
+from rats_jax.rewards.base import without_weights
+from rats_jax.types import Array, Params
 
 # Source: ITU-T T.81 (the JPEG standard), tables K.1 and K.2: steps of quality 50, luma and chroma.
 _LUMA = """
@@ -24,8 +23,8 @@ _COLOURS = np.array(
 _BLOCK = 8
 
 
-def load_compressibility_proxy(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
-    """Reward pictures that would take few bits; no picture is ever encoded.
+def score_compressibility(params: Params, images: Array, prompt: Array) -> Array:
+    """Estimate how few bits pictures would take; none is ever encoded.
 
     R = -mean over pixels and channels of log2(1 + (c / q)^2) / 2, with c the coefficients of 8 x 8 cosine
     transforms in YCbCr and q JPEG's steps at quality 50: about the bits that each would take if it were
@@ -33,25 +32,18 @@ def load_compressibility_proxy(path: str, *, dtype: Any = jnp.float32) -> Reward
     something, not the number.
 
     Args:
-        path: empty: there are no weights.
-        dtype: not used, all is float32.
+        params: not used.
+        images: [B, H, W, 3] float32 in [0, 1]; sides that are no multiples of 8 are filled up with the edge.
+        prompt: not used, empty rows [B, 0].
 
     Returns:
-        The reward, at most 0; its prompt inputs are empty rows [B, 0].
-
-    Raises:
-        WeightsError: a path.
+        [B] float32, at most 0; differentiable in images.
 
     Source:
         this project's proxy for the compressibility of Black et al., DDPO, arXiv 2305.13301, section 5.1.
     """
-    del dtype
-    expect_no_path("compressibility_proxy", path)
-    return RewardModel(_reward, {}, lambda prompts: np.zeros((len(prompts), 0), np.float32))
-
-
-def _reward(params: Params, images: Array, prompt: Array) -> Array:
     del params, prompt
+    chex.assert_rank(images, 4)
     batch, height, width, _ = images.shape
     margins = (0, 0), (0, -height % _BLOCK), (0, -width % _BLOCK), (0, 0)
     channels = jnp.pad(images, margins, mode="edge") @ _COLOURS.T
@@ -70,3 +62,10 @@ def _cosines() -> np.ndarray:
     basis = np.cos(np.pi * frequency * (2 * position + 1) / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
     basis[0] /= np.sqrt(2)
     return basis.astype(np.float32)
+
+
+COMPRESSIBILITY_PROXY = without_weights(
+    "compressibility_proxy",
+    score_compressibility,
+    lambda prompts: np.zeros((len(prompts), 0), np.float32),
+)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from rats_jax.networks.clip import IMAGE_TOWER, embed_images
+from rats_jax.networks.clip import IMAGE_TOWER, embed_images, init_clip, make_clip
 from rats_jax.networks.preprocess import PreprocessFn
 from rats_jax.types import Array, Params, RewardFn, RewardModel
 from rats_jax.weights.clip_folder import load_clip, make_embed_prompts
+from rats_jax.weights.folder import abstract_params
+from rats_jax.weights.open_clip import to_transformers_config
 
 
 def make_dual_encoder_fn(
@@ -54,3 +57,26 @@ def load_dual_encoder(
     clip = load_clip(path, dtype=dtype, **files)
     image_tower = {name: clip.params[name] for name in IMAGE_TOWER}
     return RewardModel(make_reward_fn(clip.module), image_tower, make_embed_prompts(path, clip))
+
+
+def describe_dual_encoder(
+    config: Mapping[str, Any], make_reward_fn: Callable[[Any], RewardFn], *, dtype: Any
+) -> RewardModel:
+    """Describe a CLIP as a reward, by shapes alone.
+
+    Args:
+        config: open_clip's `model_cfg`.
+        make_reward_fn: CLIP module -> reward.
+        dtype: compute dtype of the towers.
+
+    Returns:
+        The reward with jax.ShapeDtypeStruct for the weights of the image tower and for prompt inputs.
+    """
+    module = make_clip(to_transformers_config(config, source="published"), dtype=dtype)
+    params = abstract_params(init_clip, module)
+    width = module.config.projection_dim
+    return RewardModel(
+        make_reward_fn(module),
+        {name: params[name] for name in IMAGE_TOWER},
+        lambda prompts: jax.ShapeDtypeStruct((len(prompts), width), jnp.float32),
+    )

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from rats_jax.errors import WeightsError
 from rats_jax.networks.preprocess import pad_to_square
-from rats_jax.rewards.dual_encoder import load_dual_encoder, make_dual_encoder_fn
+from rats_jax.rewards.base import Reward
+from rats_jax.rewards.dual_encoder import describe_dual_encoder, load_dual_encoder, make_dual_encoder_fn
 from rats_jax.types import RewardFn, RewardModel
 from rats_jax.weights.open_clip import VIT_H_14
 
@@ -55,3 +56,12 @@ def _load(path: str, file: str, *, dtype: Any) -> RewardModel:
     return load_dual_encoder(
         path or PUBLISHED, make_hpsv2_fn, dtype=dtype, weights=(file,), default_config=VIT_H_14
     )
+
+
+def describe_hpsv2(*, dtype: Any) -> RewardModel:
+    """Describe both versions of HPSv2 as published by shapes alone, see `Reward.describe`."""
+    return describe_dual_encoder(VIT_H_14, make_hpsv2_fn, dtype=dtype)
+
+
+HPSV2_0 = Reward(load_hpsv2_0, describe_hpsv2)
+HPSV2_1 = Reward(load_hpsv2_1, describe_hpsv2)

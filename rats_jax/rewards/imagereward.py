@@ -13,6 +13,7 @@ from rats_jax.errors import WeightsError
 from rats_jax.networks.blip import ImageTower, TextTower
 from rats_jax.networks.preprocess import crop_to_square_half_even, normalise
 from rats_jax.rewards.aesthetic import collapse_layers
+from rats_jax.rewards.base import Reward
 from rats_jax.types import Array, Params, PromptInputs, RewardFn, RewardModel
 from rats_jax.weights.folder import describe, read_json
 from rats_jax.weights.hub import find_file, get_file
@@ -25,6 +26,17 @@ MAX_LENGTH = 35
 # Source: THUDM/ImageReward, ImageReward/ImageReward.py: moments of the scores of its training set.
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 _HEAD_WIDTH = 64
+# Source: BLIP's create_vit("large") and ImageReward's med_config.json.
+_SIDE = 224
+_MED_CONFIG = {
+    "vocab_size": 30524,
+    "max_position_embeddings": 512,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+}
 
 
 def load_imagereward(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
@@ -155,3 +167,26 @@ def _load_tokenizer(path: str, vocab_size: int) -> Any:
             f"vocab_size={vocab_size} of med_config.json"
         )
     return tokenizer
+
+
+def describe_imagereward(*, dtype: Any) -> RewardModel:
+    """Describe ImageReward as published by shapes alone, see `Reward.describe`."""
+    image_tower = ImageTower(width=1024, depth=24, num_heads=16, patch_size=16, dtype=dtype)
+    text_tower = make_text_tower(_MED_CONFIG, source="published", dtype=dtype)
+    towers = jax.eval_shape(lambda: init_towers(image_tower, text_tower, _SIDE, jax.random.key(0)))
+    head = {
+        "weight": jax.ShapeDtypeStruct((text_tower.width,), jnp.float32),
+        "bias": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+
+    def prepare(prompts: list[str]) -> PromptInputs:
+        shape = len(prompts), MAX_LENGTH
+        return {
+            "input_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
+            "mask": jax.ShapeDtypeStruct(shape, jnp.bool),
+        }
+
+    return RewardModel(make_imagereward_fn(image_tower, text_tower, _SIDE), towers | head, prepare)
+
+
+IMAGEREWARD = Reward(load_imagereward, describe_imagereward)

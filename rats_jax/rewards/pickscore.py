@@ -7,9 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from rats_jax.networks.preprocess import crop_to_square
-from rats_jax.rewards.dual_encoder import load_dual_encoder, make_dual_encoder_fn
+from rats_jax.rewards.base import Reward
+from rats_jax.rewards.dual_encoder import describe_dual_encoder, load_dual_encoder, make_dual_encoder_fn
 from rats_jax.types import RewardFn, RewardModel
 from rats_jax.weights.clip_folder import TRANSFORMERS_WEIGHTS
+from rats_jax.weights.open_clip import VIT_H_14
 
 PUBLISHED = "yuvalkirstain/PickScore_v1"
 
@@ -42,3 +44,11 @@ def make_pickscore_fn(module: Any) -> RewardFn:
         preprocess=crop_to_square,
         score=lambda cosine, logit_scale: jnp.exp(logit_scale) * cosine,
     )
+
+
+def describe_pickscore(*, dtype: Any) -> RewardModel:
+    """Describe PickScore as published by shapes alone, see `Reward.describe`."""
+    return describe_dual_encoder(VIT_H_14, make_pickscore_fn, dtype=dtype)
+
+
+PICKSCORE = Reward(load_pickscore, describe_pickscore)

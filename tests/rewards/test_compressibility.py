@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageFilter
 
-from rats_jax.rewards.compressibility import load_compressibility_proxy
+from rats_jax.rewards.compressibility import COMPRESSIBILITY_PROXY
 
 LUMA = """
 16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
@@ -15,7 +15,7 @@ LUMA = """
 
 
 def score(images):
-    reward = load_compressibility_proxy("")
+    reward = COMPRESSIBILITY_PROXY.load("")
     return np.asarray(jax.jit(reward.reward_fn)(reward.params, np.float32(images), reward.prepare([""])))
 
 

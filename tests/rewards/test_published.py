@@ -23,7 +23,7 @@ def download(address):
 
 
 def score(kind, path, picture, prompts):
-    reward = read_reward(REWARDS[kind](path))
+    reward = read_reward(REWARDS[kind].load(path))
     images = np.broadcast_to(picture, (len(prompts), *picture.shape))
     return np.asarray(jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(prompts)))
 
