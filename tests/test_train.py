@@ -21,7 +21,6 @@ from rats_jax.evaluation import guards
 from rats_jax.pipelines.open import open_pipeline
 from rats_jax.pipelines.stored_embeds import write_prompt_embeds
 from rats_jax.rewards import REWARDS
-from rats_jax.rewards import open as opening
 from rats_jax.rewards.base import without_weights
 from rats_jax.training.loop import train, train_and_evaluate
 from rats_jax.training.program import Program
@@ -273,7 +272,7 @@ SATURATION = without_weights(
 def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
     models, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(opening, "REWARDS", REWARDS | {"saturation": SATURATION})
+    monkeypatch.setitem(REWARDS, "saturation", SATURATION)
     config = tiny_config(
         models,
         num_updates=8,
