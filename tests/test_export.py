@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -55,7 +56,7 @@ def difference(one, two):
 def emoji(tmp_path_factory):
     """The embedded default's run, with a student that is not the pretrained network."""
     config = load_config(ROOT / "configs" / "emoji_cpu.py")
-    unet = perturbed(load_pipeline("assets/emoji/pipeline").unet, share=0.05)
+    unet = perturbed(load_pipeline("assets/emoji/pipeline").network, share=0.05)
     return write_run(tmp_path_factory.mktemp("emoji") / "run", config, unet)
 
 
@@ -114,7 +115,7 @@ def test_the_folder_says_what_it_is_and_loads_here(emoji, exported):
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
 def test_every_kind_of_pipeline_goes_back_to_where_it_came_from(models, tmp_path, kind):
     make_original(kind).save_pretrained(tmp_path / "pipeline")
-    unet = perturbed(load_pipeline(tmp_path / "pipeline").unet, share=0.1)
+    unet = perturbed(load_pipeline(tmp_path / "pipeline").network, share=0.1)
     settings = {"student__num_steps": 4, "student__timestep_spacing": "trailing"}
     config = tiny_config(models, pretrained=str(tmp_path / "pipeline"), **settings)
     student = rats_jax.load(str(write_run(tmp_path / "run", config, unet)))
@@ -130,11 +131,43 @@ def test_every_kind_of_pipeline_goes_back_to_where_it_came_from(models, tmp_path
         exporting.export_student(student, tmp_path / "jax", format="jax", dtype="float32")
 
 
+def draw_with_flax(folder, noise, *, prompts, steps, scale=1.0):
+    """Open a folder with the Flax classes of diffusers and draw, as the card says."""
+    module = pytest.importorskip("diffusers.pipelines.pipeline_flax_utils", reason="diffusers has no Flax")
+    pipeline, params = module.FlaxDiffusionPipeline.from_pretrained(folder)
+    ids, latents = pipeline.prepare_inputs(prompts), jnp.asarray(noise.transpose(0, 3, 1, 2))
+    key = jax.random.key(0)
+    scale = jnp.float32(scale)  # a Python float works for one prompt alone
+    return pipeline(
+        ids, params, key, num_inference_steps=steps, guidance_scale=scale, latents=latents
+    ).images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "spacing", "steps"), [("sd1", "trailing", 4), ("sd2", "leading", 5), ("sdxl", "trailing", 4)]
+)
+def test_flax_opens_the_folder_and_draws_the_same_pictures(models, tmp_path, kind, spacing, steps):
+    make_original(kind).save_pretrained(tmp_path / "pipeline")
+    unet = perturbed(load_pipeline(tmp_path / "pipeline").network, share=0.1)
+    settings = {"student__num_steps": steps, "student__timestep_spacing": spacing}
+    config = tiny_config(models, pretrained=str(tmp_path / "pipeline"), **settings)
+    student = rats_jax.load(str(write_run(tmp_path / "run", config, unet)))
+    (tmp_path / "out").mkdir()
+    exporting.export_student(student, tmp_path / "out", format="flax", dtype="float32")
+    noise, prompts = student.make_noise([0, 1]), ["two red apples", "a photo of a cat"]
+    for scale in (1.0, 3.0):
+        ours = student(prompts, latents=noise, guidance_scale=scale)
+        theirs = draw_with_flax(tmp_path / "out", noise, prompts=prompts, steps=steps, scale=scale)
+        print(kind, spacing, scale, difference(theirs, ours))
+        assert theirs.std() > 0.1 and difference(theirs, ours) < 0.5
+
+
 @pytest.fixture(scope="module")
 def with_adapters(models, tmp_path_factory):
     config = tiny_config(models, lora__rank=3, lora__alpha=6.0, lora__targets="to_q|to_out_0|conv1|proj_in")
     pipeline = load_pipeline(models / "pipeline")
-    adapters = init_adapters(pipeline.unet, targets=config.lora.targets, rank=3, seed=0)
+    adapters = init_adapters(pipeline.network, targets=config.lora.targets, rank=3, seed=0)
     adapters = random_params(jax.tree.map(lambda x: np.zeros(x.shape), adapters), seed=1)
     return write_run(tmp_path_factory.mktemp("lora") / "run", config, adapters)
 
@@ -159,7 +192,7 @@ def test_adapters_give_the_same_pictures_in_both_namings(models, with_adapters, 
 
 @pytest.mark.slow
 def test_the_program_runs_without_this_package(models, tmp_path):
-    unet = random_params(load_pipeline(models / "pipeline").unet, seed=9)
+    unet = random_params(load_pipeline(models / "pipeline").network, seed=9)
     student = rats_jax.load(str(write_run(tmp_path / "run", tiny_config(models), unet)))
     folder = tmp_path / "out"
     folder.mkdir()
@@ -176,10 +209,10 @@ def test_the_program_runs_without_this_package(models, tmp_path):
 
 @pytest.mark.slow
 def test_an_export_that_draws_something_else_fails(models, tmp_path, monkeypatch):
-    unet = random_params(load_pipeline(models / "pipeline").unet, seed=9)
+    unet = random_params(load_pipeline(models / "pipeline").network, seed=9)
     student = rats_jax.load(str(write_run(tmp_path / "run", tiny_config(models), unet)))
     spoilt = dataclasses.replace(
-        student, pipeline=dataclasses.replace(student.pipeline, unet=jax.tree.map(np.zeros_like, unet))
+        student, pipeline=dataclasses.replace(student.pipeline, network=jax.tree.map(np.zeros_like, unet))
     )
     write = exporting.FORMATS["diffusers"].write
     broken = exporting.FORMATS["diffusers"]._replace(write=lambda model, *rest: write(spoilt, *rest))
@@ -190,7 +223,7 @@ def test_an_export_that_draws_something_else_fails(models, tmp_path, monkeypatch
 
 
 def test_what_cannot_be_exported_is_refused(models, tmp_path):
-    unet = load_pipeline(models / "pipeline").unet
+    unet = load_pipeline(models / "pipeline").network
     student = rats_jax.load(str(write_run(tmp_path / "run", tiny_config(models), unet)))
     with pytest.raises(ConfigError, match="expected a run with lora.rank > 0"):
         exporting.export_student(student, tmp_path, format="lora", dtype="float32")

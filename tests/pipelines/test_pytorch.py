@@ -57,7 +57,7 @@ def test_every_network_gives_what_the_original_gives(pair):
 
     with torch.no_grad():
         wanted = original.unet(nchw, torch.tensor([501, 501]), cond, added_cond_kwargs=added).sample
-    actual = jax.jit(pipeline.denoise_fn)(pipeline.unet, latents, jnp.int32(501), embeds.cond)
+    actual = jax.jit(pipeline.guided_fn(1.0))(pipeline.network, latents, jnp.int32(501), embeds)
     np.testing.assert_allclose(actual, as_numpy(wanted).transpose(0, 2, 3, 1), atol=1e-4)
     assert as_numpy(wanted).std() > 0.1
 
@@ -78,9 +78,9 @@ def test_flax_weights_are_read_where_there_are_no_others(pair, tmp_path):
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.symlink_to(file)
     weights = flax / "unet" / "diffusion_flax_model.msgpack"
-    weights.write_bytes(to_bytes(pipeline.unet))
-    jax.tree.map(np.testing.assert_array_equal, load_pipeline(flax).unet, pipeline.unet)
-    weights.write_bytes(to_bytes(pipeline.unet | {"stray": np.zeros(3)}))
+    weights.write_bytes(to_bytes(pipeline.network))
+    jax.tree.map(np.testing.assert_array_equal, load_pipeline(flax).network, pipeline.network)
+    weights.write_bytes(to_bytes(pipeline.network | {"stray": np.zeros(3)}))
     with pytest.raises(WeightsError, match=r"msgpack' does not fit its architecture: unexpected stray$"):
         load_pipeline(flax)
     weights.write_bytes(b"not msgpack")
@@ -92,9 +92,9 @@ def test_flax_weights_are_read_where_there_are_no_others(pair, tmp_path):
 def test_nothing_is_read_before_it_is_placed(pair):
     _, _, folder = pair
     pipeline = open_pipeline(str(folder))
-    leaves = jax.tree.leaves((pipeline.unet, pipeline.text_encoder, pipeline.decoder))
+    leaves = jax.tree.leaves((pipeline.network, pipeline.text_encoder, pipeline.decoder))
     assert all(type(leaf) is StoredArray for leaf in leaves)
-    kernel = pipeline.unet["conv_in"]["kernel"]
+    kernel = pipeline.network["conv_in"]["kernel"]
     whole = np.asarray(kernel)
     np.testing.assert_array_equal(kernel[1:2, :, 1:3, 4:9], whole[1:2, :, 1:3, 4:9])
     assert kernel.astype(jnp.bfloat16)[0:1, :, :, 0:2].dtype == jnp.bfloat16
