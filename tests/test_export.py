@@ -131,16 +131,14 @@ def test_every_kind_of_pipeline_goes_back_to_where_it_came_from(models, tmp_path
         exporting.export_student(student, tmp_path / "jax", format="jax", dtype="float32")
 
 
-def draw_with_flax(folder, noise, *, prompts, steps, scale=1.0):
+def draw_with_flax(folder, noise, *, prompts, steps, scale):
     """Open a folder with the Flax classes of diffusers and draw, as the card says."""
     module = pytest.importorskip("diffusers.pipelines.pipeline_flax_utils", reason="diffusers has no Flax")
     pipeline, params = module.FlaxDiffusionPipeline.from_pretrained(folder)
     ids, latents = pipeline.prepare_inputs(prompts), jnp.asarray(noise.transpose(0, 3, 1, 2))
     key = jax.random.key(0)
     scale = jnp.float32(scale)  # a Python float works for one prompt alone
-    return pipeline(
-        ids, params, key, num_inference_steps=steps, guidance_scale=scale, latents=latents
-    ).images
+    return pipeline(ids, params, key, num_inference_steps=steps, guidance_scale=scale, latents=latents).images
 
 
 @pytest.mark.slow
@@ -156,11 +154,10 @@ def test_flax_opens_the_folder_and_draws_the_same_pictures(models, tmp_path, kin
     (tmp_path / "out").mkdir()
     exporting.export_student(student, tmp_path / "out", format="flax", dtype="float32")
     noise, prompts = student.make_noise([0, 1]), ["two red apples", "a photo of a cat"]
-    for scale in (1.0, 3.0):
-        ours = student(prompts, latents=noise, guidance_scale=scale)
-        theirs = draw_with_flax(tmp_path / "out", noise, prompts=prompts, steps=steps, scale=scale)
-        print(kind, spacing, scale, difference(theirs, ours))
-        assert theirs.std() > 0.1 and difference(theirs, ours) < 0.5
+    ours = student(prompts, latents=noise, guidance_scale=3.0)
+    theirs = draw_with_flax(tmp_path / "out", noise, prompts=prompts, steps=steps, scale=3.0)
+    # Theirs approximates the feed-forward's GELU, and adds more to the variance of some norms.
+    assert theirs.std() > 0.1 and difference(theirs, ours) < 0.01
 
 
 @pytest.fixture(scope="module")

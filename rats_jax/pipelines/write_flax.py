@@ -198,8 +198,8 @@ def write_flax_pipeline(
     """
     index, scheduler = kept_index(parts), _make_scheduler(parts, num_steps, timestep_spacing)
     if index["_class_name"] == "StableDiffusionXLPipeline":
-        zeros = index.get("force_zeros_for_empty_prompt", True)
         name = "force_zeros_for_empty_prompt"
+        zeros = index.pop(name, True)
         expect(zeros, name, zeros, "true: the Flax pipeline knows no other empty prompt")
     else:  # a library without a class is no part; [None, None], as PyTorch has it, is a missing one
         index |= {name: ["diffusers", None] for name in ("safety_checker", "feature_extractor")}

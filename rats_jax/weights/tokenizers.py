@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import jax
 import numpy as np
 from absl import logging
@@ -24,7 +27,7 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
     """Turn prompts into padded ids; one warning counts those that are cut.
 
     Args:
-        tokenizer: a slow tokenizer of transformers.
+        tokenizer: from `load_tokenizer` or `load_bert_tokenizer`.
         prompts: B texts.
         max_length: L; None is the tokenizer's own.
 
@@ -32,7 +35,8 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
         [B, L] int32. A prompt that is too long loses its end, but not the mark that ends it.
     """
     length = max_length or tokenizer.model_max_length
-    ids = tokenizer(prompts, verbose=False).input_ids
+    clean = _clean_for_clip if isinstance(tokenizer, CLIPTokenizer) else _clean_for_bert
+    ids = tokenizer([clean(prompt) for prompt in prompts], verbose=False).input_ids
     cut = sum(len(row) > length for row in ids)
     if cut:
         logging.warning(
@@ -47,6 +51,21 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
         kept = tokens if len(tokens) <= length else [*tokens[: length - 1], tokens[-1]]
         row[: len(kept)] = kept
     return padded
+
+
+def _clean_for_clip(prompt: str) -> str:
+    """Mend a text as OpenAI's tokenizer does, and that of transformers 4, but not the one of transformers 5."""
+    return re.sub(r"\s+", " ", ftfy.fix_text(prompt)).strip().lower()
+
+
+def _clean_for_bert(prompt: str) -> str:
+    """Leave out what is no character, and set punctuation off; transformers 4 and 5 have different lists."""
+    kinds = ((x, unicodedata.category(x)[0]) for x in prompt)
+    # Punctuation in ASCII is the same in both, and part of the marks.
+    spaced = (
+        f" {x} " if kind == "P" and not x.isascii() else x for x, kind in kinds if kind != "C" or x.isspace()
+    )
+    return "".join(spaced)
 
 
 def once_per_prompt(prepare: Callable[[list[str]], PromptInputs]) -> Callable[[list[str]], PromptInputs]:
