@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +19,15 @@ from safetensors.numpy import load_file
 
 import rats_jax
 from rats_jax.config.flags import load_config
+from rats_jax.diffusion.grid import make_grid
 from rats_jax.errors import ConfigError, ExportError
 from rats_jax.networks.lora import init_adapters
+from rats_jax.pipelines import PIPELINES, write_flax
+from rats_jax.pipelines.base import Parts
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.student import formats as exporting
 from tests.finished import write_run
-from tests.tiny import PROMPTS, random_params, tiny_config
+from tests.tiny import PROMPTS, SCHEDULER, UNET, VAE, random_params, tiny_config
 from tests.torch_pipelines import make_original
 
 ROOT = Path(__file__).parent.parent
@@ -158,6 +162,69 @@ def test_flax_opens_the_folder_and_draws_the_same_pictures(models, tmp_path, kin
     theirs = draw_with_flax(tmp_path / "out", noise, prompts=prompts, steps=steps, scale=3.0)
     # Theirs approximates the feed-forward's GELU, and adds more to the variance of some norms.
     assert theirs.std() > 0.1 and difference(theirs, ours) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "unet",
+            {"norm_num_groups": 16},
+            "norm_num_groups=16: expected 32, as FlaxUNet2DConditionModel does",
+        ),
+        ("unet", {"norm_eps": 1e-6}, "norm_eps=1e-06: expected 1e-05, as"),
+        ("unet", {"act_fn": "gelu"}, "act_fn='gelu': expected 'silu' or 'swish' of FlaxUNet2D"),
+        ("unet", {"layers_per_block": [1]}, r"layers_per_block=\[1\]: expected an integer >= 1 of FlaxUNet"),
+        ("unet", {"attention_head_dim": 3}, r"attention_head_dim=3: expected divisors of block_out_channels"),
+        ("unet", {"time_embedding_dim": 64}, "time_embedding_dim=64: expected null or 128 of FlaxUNet"),
+        ("vae", {"shift_factor": 0.1}, "shift_factor=0.1: expected None, as FlaxAutoencoderKL does not"),
+        ("vae", {"use_quant_conv": False}, "use_quant_conv=False: expected True, as FlaxAutoencoderKL"),
+        ("text_encoder", {"hidden_act": "mish"}, "hidden_act='mish': expected 'quick_gelu' or"),
+    ],
+)
+def test_what_flax_does_not_compute_is_not_exported_to_it(file, change, message):
+    network = PIPELINES["StableDiffusionPipeline"].networks[file]
+    config = {"unet": UNET, "vae": VAE, "text_encoder": {}}[file]
+    flax_class = write_flax._flax_class(network.from_config(config))
+    flax_class.check(config)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        flax_class.check(config | change)
+
+
+def test_the_rules_of_the_flax_classes_name_the_fields_that_these_read():
+    for name, flax_class in write_flax._CLASSES.items():
+        assert set(flax_class.ours) <= set(flax_class.theirs) and flax_class.dropped <= set(
+            flax_class.ours
+        ), name
+        original = getattr(diffusers, flax_class.name, None)
+        if original is None:
+            pytest.skip("diffusers has no Flax")
+        fields = set(original.__dataclass_fields__) & set(flax_class.theirs)
+        # dropout is read in training alone; the others are refused, or said to mean nothing by the class.
+        unread = {"num_attention_heads", "dropout", "addition_embed_type_num_heads"}
+        assert fields - unread == set(flax_class.ours) - flax_class.dropped, name
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "expected"),
+    [
+        ({"timestep_spacing": "trailing"}, 4, 249),
+        ({"timestep_spacing": "leading", "steps_offset": 1}, 3, 1),
+        ({"timestep_spacing": "trailing"}, 3, "timestep_spacing='trailing': expected 'leading' of FlaxDDIM"),
+        ({"timestep_spacing": "linspace"}, 4, "timestep_spacing='linspace': expected 'leading' of FlaxDDIM"),
+        ({"rescale_betas_zero_snr": True}, 4, "rescale_betas_zero_snr=True: expected false of FlaxDDIM"),
+    ],
+)
+def test_timesteps_are_those_of_flax_or_refused(change, steps, expected):
+    parts = Parts("model", {}, {}, {}, {}, SCHEDULER | change)
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=f"^{expected}"):
+            write_flax._make_scheduler(parts, steps, "")
+        return
+    scheduler = write_flax._make_scheduler(parts, steps, "")
+    assert scheduler["steps_offset"] == expected
+    for ours, theirs in zip(make_grid(scheduler, steps), make_grid(SCHEDULER | change, steps), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.fixture(scope="module")

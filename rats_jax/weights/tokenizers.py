@@ -54,7 +54,7 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
 
 
 def _clean_for_clip(prompt: str) -> str:
-    """Mend a text as OpenAI's tokenizer does, and that of transformers 4, but not the one of transformers 5."""
+    """Mend a text as OpenAI's tokenizer does; that of transformers 4 does too, that of 5 does not."""
     return re.sub(r"\s+", " ", ftfy.fix_text(prompt)).strip().lower()
 
 

@@ -10,10 +10,8 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict
 
-from rats_jax.models import stable_diffusion as sd
-from rats_jax.models.folder import abstract_params
-from rats_jax.models.published import PUBLISHED
 from rats_jax.networks.autoencoder_kl import FIELDS, AutoencoderKL
+from rats_jax.pipelines.published import PUBLISHED
 from tests.networks.parity import (
     as_numpy,
     assert_refused,
@@ -137,7 +135,11 @@ def test_logarithms_of_variances_are_clipped():
 def test_the_tree_is_that_of_the_flax_class(name):
     config = PUBLISHED[name]["vae/config.json"]
     network = AutoencoderKL.from_config(config, dtype=jnp.bfloat16)
-    wanted = flatten_dict(abstract_params(sd.init_vae, sd.make_vae(config)))
+    original = pytest.importorskip(
+        "diffusers.models.vae_flax", reason="diffusers has no Flax"
+    ).FlaxAutoencoderKL
+    fields = {name: value for name, value in config.items() if name in original.__dataclass_fields__}
+    wanted = flatten_dict(jax.eval_shape(original(**fields).init_weights, jax.random.key(0)))
     found = flatten_dict(network.abstract_params())
     assert {path: leaf.shape for path, leaf in found.items()} == {p: leaf.shape for p, leaf in wanted.items()}
     assert {leaf.dtype for leaf in found.values()} == {jnp.dtype(jnp.float32)}
