@@ -168,8 +168,6 @@ def _diffusion(spacing: str, own: Mapping[str, Field] | None = None) -> Mapping[
 
 _CLASSES: Mapping[str, _Class] = {
     "DDIMScheduler": _Class(_diffusion("leading", _RESCALES)),
-    # What the export of Flax pipelines writes; the Flax class knows no other spacing, nor the rescaling.
-    "FlaxDDIMScheduler": _Class(_diffusion("leading", {"timestep_spacing": only("leading")})),
     "DDPMScheduler": _Class(_diffusion("leading", _RESCALES)),
     "PNDMScheduler": _Class(_diffusion("leading"), lands_on_data=False),
     "LMSDiscreteScheduler": _Class(_diffusion("linspace")),
@@ -210,6 +208,8 @@ _CLASSES: Mapping[str, _Class] = {
         },
         flow_placement="match",
     ),
+    # What the export of Flax pipelines writes; the Flax class knows no other spacing, nor the rescaling.
+    "FlaxDDIMScheduler": _Class(_diffusion("leading", {"timestep_spacing": only("leading")})),
 }
 """By class name; other classes are refused."""
 

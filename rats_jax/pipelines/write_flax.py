@@ -161,7 +161,7 @@ _CLASSES: Mapping[str, _FlaxClass] = {
     ),
 }
 _HIDDEN_ACT = one_of("quick_gelu", "gelu", "relu", "silu", "swish")
-_TEXT_CLASSES = {
+_TEXT_CLASSES: Mapping[str, _FlaxClass] = {
     name: _FlaxClass(
         f"Flax{name}",
         "flax_model.msgpack",
@@ -226,7 +226,7 @@ def _make_config(parts: Parts, name: str) -> dict[str, Any]:
 
 
 def _flax_class(module: Any) -> _FlaxClass:
-    return (_CLASSES | _TEXT_CLASSES)[type(module).__name__]
+    return {**_CLASSES, **_TEXT_CLASSES}[type(module).__name__]
 
 
 def _make_scheduler(parts: Parts, num_steps: int, timestep_spacing: str) -> dict[str, Any]:

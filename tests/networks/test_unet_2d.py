@@ -12,13 +12,11 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict
 
-from rats_jax.models import stable_diffusion as sd
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.lora import init_adapters, with_adapters
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.networks.unet_2d_config import FIELDS
 from rats_jax.pipelines.published import PUBLISHED
-from rats_jax.weights.folder import abstract_params
 from tests import tiny
 from tests.networks.parity import (
     assert_refused,
@@ -260,11 +258,20 @@ def test_one_timestep_counts_for_all():
     np.testing.assert_array_equal(one, two)
 
 
+def make_flax(config):
+    """Build the Flax class of a config.json, which diffusers had until 0.39."""
+    name = "diffusers.models.unets.unet_2d_condition_flax"
+    original = pytest.importorskip(name, reason="diffusers has no Flax").FlaxUNet2DConditionModel
+    return original(
+        **{field: value for field, value in config.items() if field in original.__dataclass_fields__}
+    )
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_tree_is_that_of_the_flax_class(name):
     config = PUBLISHED[name]["unet/config.json"]
     network = UNet2DConditionModel.from_config(config, dtype=jnp.bfloat16)
-    wanted = flatten_dict(abstract_params(sd.init_unet, sd.make_unet(config)))
+    wanted = flatten_dict(jax.eval_shape(make_flax(config).init_weights, jax.random.key(0)))
     found = flatten_dict(network.abstract_params())
     assert {path: leaf.shape for path, leaf in found.items()} == {p: leaf.shape for p, leaf in wanted.items()}
     assert {leaf.dtype for leaf in found.values()} == {jnp.dtype(jnp.float32)}
@@ -392,4 +399,4 @@ def test_every_layer_with_a_kernel_can_be_adapted():
 def test_initial_weights_are_those_of_the_flax_class():
     config = tiny.UNET
     found = UNet2DConditionModel.from_config(config).init_params(jax.random.key(3))
-    chex.assert_trees_all_equal(found, sd.init_unet(sd.make_unet(config), jax.random.key(3)))
+    chex.assert_trees_all_equal(found, make_flax(config).init_weights(jax.random.key(3)))
