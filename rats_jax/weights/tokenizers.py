@@ -12,13 +12,16 @@ import ftfy
 import jax
 import numpy as np
 from absl import logging
-from transformers import BertTokenizer, CLIPTokenizer
+from transformers import BertTokenizer, CLIPTokenizer, CLIPTokenizerFast
 
 from rats_jax.errors import WeightsError
 from rats_jax.types import PromptInputs
 
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
-"""Files of a CLIP tokenizer; the last two may be missing."""
+WHOLE_TOKENIZER = "tokenizer.json"
+TOKENIZER_FILES = (
+    *("vocab.json", "merges.txt", WHOLE_TOKENIZER, "tokenizer_config.json", "special_tokens_map.json"),
+)
+"""Files of a CLIP tokenizer: the first two, or the third, which alone transformers 5 writes; others are options."""
 CLIP_VOCABULARY = Path(__file__).parent.parent / "assets" / "clip_tokenizer"
 """The vocabulary of OpenAI's CLIP, which every published CLIP and Stable Diffusion shares."""
 
@@ -35,7 +38,7 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
         [B, L] int32. A prompt that is too long loses its end, but not the mark that ends it.
     """
     length = max_length or tokenizer.model_max_length
-    clean = _clean_for_clip if isinstance(tokenizer, CLIPTokenizer) else _clean_for_bert
+    clean = _clean_for_bert if isinstance(tokenizer, BertTokenizer) else _clean_for_clip
     ids = tokenizer([clean(prompt) for prompt in prompts], verbose=False).input_ids
     cut = sum(len(row) > length for row in ids)
     if cut:
@@ -89,8 +92,8 @@ def once_per_prompt(prepare: Callable[[list[str]], PromptInputs]) -> Callable[[l
     return prepare_once
 
 
-def load_tokenizer(folder: Path, text_config: Any = None) -> CLIPTokenizer:
-    """Load the CLIP tokenizer whose vocab.json and merges.txt lie in `folder`.
+def load_tokenizer(folder: Path, text_config: Any = None) -> Any:
+    """Load the CLIP tokenizer whose vocab.json and merges.txt, or tokenizer.json, lie in `folder`.
 
     Args:
         folder: of the tokenizer.
@@ -102,11 +105,13 @@ def load_tokenizer(folder: Path, text_config: Any = None) -> CLIPTokenizer:
     Raises:
         WeightsError: files are missing or damaged, or it gives more tokens than the text encoder has.
     """
-    for file in ("vocab.json", "merges.txt"):
-        if not (folder / file).is_file():
-            raise WeightsError(f"model folder lacks {str(folder / file)!r}: expected a CLIP tokenizer")
+    missing = [file for file in TOKENIZER_FILES[:2] if not (folder / file).is_file()]
+    whole = bool(missing) and (folder / WHOLE_TOKENIZER).is_file()
+    if missing and not whole:
+        raise WeightsError(f"model folder lacks {str(folder / missing[0])!r}: expected a CLIP tokenizer")
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder))
+        kind: Any = CLIPTokenizerFast if whole else CLIPTokenizer
+        tokenizer = kind.from_pretrained(str(folder))
     except Exception as error:  # a damaged file fails in as many ways as it has lines
         reason = " ".join(str(error).split())
         raise WeightsError(f"{str(folder)!r} is no CLIP tokenizer: {reason}") from None
