@@ -18,10 +18,10 @@ from rats_jax.errors import WeightsError
 from rats_jax.types import PromptInputs
 
 WHOLE_TOKENIZER = "tokenizer.json"
-TOKENIZER_FILES = (
-    *("vocab.json", "merges.txt", WHOLE_TOKENIZER, "tokenizer_config.json", "special_tokens_map.json"),
+TOKENIZER_FILES = ("vocab.json", "merges.txt", WHOLE_TOKENIZER, "tokenizer_config.json") + (
+    "special_tokens_map.json",
 )
-"""Files of a CLIP tokenizer: the first two, or the third, which alone transformers 5 writes; others are options."""
+"""Files of a CLIP tokenizer: the first two, or the third, which transformers 5 writes; then options."""
 CLIP_VOCABULARY = Path(__file__).parent.parent / "assets" / "clip_tokenizer"
 """The vocabulary of OpenAI's CLIP, which every published CLIP and Stable Diffusion shares."""
 
