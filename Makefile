@@ -4,11 +4,17 @@ PIP ?= .venv/bin/pip
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 BIN := .venv/bin
+NEWEST ?= .venv-newest
 LIBTPU := 0.0.42.1
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
 
-.PHONY: venv test-venv run test lint types clean
+# What depends on the versions of other packages: their networks, schedules, tokenizers and files, and one run.
+NEWEST_TESTS := tests/test_newest.py tests/pipelines/test_pytorch.py tests/diffusion/test_diffusers_parity.py \
+	tests/networks/test_unet_2d.py tests/networks/test_autoencoder_kl.py tests/networks/test_clip.py \
+	tests/networks/test_clip_text.py tests/weights/test_hub.py tests/weights/test_tokenizers.py
+
+.PHONY: venv test-venv newest-venv run test test-newest lint types clean
 
 venv: $(STAMP)
 
@@ -29,11 +35,26 @@ $(TEST_STAMP): $(STAMP) requirements-test.txt
 	$(PIP) install -q --no-deps --upgrade --target .venv/libtpu libtpu==$(LIBTPU)
 	@touch $@
 
+newest-venv: $(NEWEST)/.installed
+
+# The newest of all that pip finds for $(PYTHON), but for torch, which is only what is compared with.
+$(NEWEST)/.installed: setup.py Makefile
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --upgrade --upgrade-strategy eager \
+		-e . diffusers hypothesis peft pytest pytest-xdist torch==2.13.0
+	$(NEWEST)/bin/pip install --no-deps open-clip-torch
+	@touch $@
+
 run: venv
 	$(BIN)/python -m rats_jax.main --config=configs/emoji_cpu.py --workdir=runs/emoji
 
 test: lint types
 	$(BIN)/python -m pytest -m "not network" $(PYTEST_ARGS)
+	$(MAKE) test-newest
+
+# With the newest packages instead of the pinned ones: `make test-newest PYTHON=python3.13 NEWEST=.venv-3.13`.
+test-newest: newest-venv
+	$(NEWEST)/bin/python -m pytest $(NEWEST_TESTS) $(PYTEST_ARGS)
 
 lint: test-venv
 	$(BIN)/ruff check .
@@ -43,5 +64,5 @@ types: test-venv
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv $(NEWEST) .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

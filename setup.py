@@ -1,10 +1,13 @@
-"""Package metadata; requirements.txt pins the set of versions that the tests ran with."""
+"""Package metadata: the oldest versions that will do, and no newest.
+
+requirements.txt pins a set that the tests ran with; `make test-newest` takes the newest of its day.
+"""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-JAX = ">=0.10.2,<0.13"
+JAX = ">=0.10.2"
 
 PRETRAIN = [
     # Pictures and names of the emoji that the embedded model is trained on.
@@ -28,15 +31,15 @@ setup(
         "absl-py>=2.1",
         "array-record>=0.6; platform_system != 'Windows'",
         "chex>=0.1.90",
-        # 0.39.0 is the last release with the Flax models and schedulers.
-        "diffusers>=0.35,<0.40",
+        # For those who open exports and Flax pipelines: its formats are read and written here without it.
+        "diffusers>=0.35",
         # jax.export writes programs with it, and does not ask for it.
         "flatbuffers>=24.3",
-        "flax>=0.12.8,<0.13",
+        "flax>=0.12.8",
         # CLIP's tokenizer mends texts with it, and reads some prompts differently without.
         "ftfy>=6.1",
         "grain>=0.2.10",
-        "huggingface_hub>=0.34,<1",
+        "huggingface_hub>=0.34",
         # tensorflow-datasets imports it and does not ask for it.
         "importlib_resources>=6",
         f"jax{JAX}",
@@ -45,14 +48,14 @@ setup(
         "ml_dtypes>=0.5",
         "numpy>=2.0",
         "optax>=0.2.5",
-        "orbax-checkpoint>=0.11.20,<0.13",
+        "orbax-checkpoint>=0.11.20",
         "pillow>=10",
         "safetensors>=0.4.3",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.9",
         "tqdm>=4.66",
-        # 4.57.6 is the last release with the Flax CLIP models.
-        "transformers>=4.50,<5",
+        # For tokenizers alone.
+        "transformers>=4.50",
     ],
     extras_require={
         "pretrain": PRETRAIN,

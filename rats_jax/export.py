@@ -3,6 +3,7 @@
     python -m rats_jax.export --workdir=runs/emoji --out=student [--format=diffusers]
 
   diffusers  a pipeline folder that PyTorch's DiffusionPipeline.from_pretrained opens
+  flax       a folder that FlaxStableDiffusionPipeline.from_pretrained opens (diffusers until 0.39)
   lora       the adapters of a run with lora.rank > 0, for load_lora_weights and for ComfyUI
   jax        a StableHLO program with its weights, for any JAX
 
@@ -20,7 +21,7 @@ from rats_jax.errors import ConfigError, ExportError, expect
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
-_FORMAT = flags.DEFINE_enum("format", "diffusers", ["diffusers", "lora", "jax"], "What to write.")
+_FORMAT = flags.DEFINE_enum("format", "diffusers", ["diffusers", "flax", "lora", "jax"], "What to write.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "Weights on disk.")
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; without it the newest.", lower_bound=0)
 

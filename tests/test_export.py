@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -17,12 +19,15 @@ from safetensors.numpy import load_file
 
 import rats_jax
 from rats_jax.config.flags import load_config
+from rats_jax.diffusion.grid import make_grid
 from rats_jax.errors import ConfigError, ExportError
 from rats_jax.networks.lora import init_adapters
+from rats_jax.pipelines import PIPELINES, write_flax
+from rats_jax.pipelines.base import Parts
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.student import formats as exporting
 from tests.finished import write_run
-from tests.tiny import PROMPTS, random_params, tiny_config
+from tests.tiny import PROMPTS, SCHEDULER, UNET, VAE, random_params, tiny_config
 from tests.torch_pipelines import make_original
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +60,7 @@ def difference(one, two):
 def emoji(tmp_path_factory):
     """The embedded default's run, with a student that is not the pretrained network."""
     config = load_config(ROOT / "configs" / "emoji_cpu.py")
-    unet = perturbed(load_pipeline("assets/emoji/pipeline").unet, share=0.05)
+    unet = perturbed(load_pipeline("assets/emoji/pipeline").network, share=0.05)
     return write_run(tmp_path_factory.mktemp("emoji") / "run", config, unet)
 
 
@@ -114,7 +119,7 @@ def test_the_folder_says_what_it_is_and_loads_here(emoji, exported):
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
 def test_every_kind_of_pipeline_goes_back_to_where_it_came_from(models, tmp_path, kind):
     make_original(kind).save_pretrained(tmp_path / "pipeline")
-    unet = perturbed(load_pipeline(tmp_path / "pipeline").unet, share=0.1)
+    unet = perturbed(load_pipeline(tmp_path / "pipeline").network, share=0.1)
     settings = {"student__num_steps": 4, "student__timestep_spacing": "trailing"}
     config = tiny_config(models, pretrained=str(tmp_path / "pipeline"), **settings)
     student = rats_jax.load(str(write_run(tmp_path / "run", config, unet)))
@@ -130,11 +135,103 @@ def test_every_kind_of_pipeline_goes_back_to_where_it_came_from(models, tmp_path
         exporting.export_student(student, tmp_path / "jax", format="jax", dtype="float32")
 
 
+def draw_with_flax(folder, noise, *, prompts, steps, scale):
+    """Open a folder with the Flax classes of diffusers and draw, as the card says."""
+    module = pytest.importorskip("diffusers.pipelines.pipeline_flax_utils", reason="diffusers has no Flax")
+    pipeline, params = module.FlaxDiffusionPipeline.from_pretrained(folder)
+    ids, latents = pipeline.prepare_inputs(prompts), jnp.asarray(noise.transpose(0, 3, 1, 2))
+    key = jax.random.key(0)
+    scale = jnp.float32(scale)  # a Python float works for one prompt alone
+    return pipeline(ids, params, key, num_inference_steps=steps, guidance_scale=scale, latents=latents).images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "spacing", "steps"), [("sd1", "trailing", 4), ("sd2", "leading", 5), ("sdxl", "trailing", 4)]
+)
+def test_flax_opens_the_folder_and_draws_the_same_pictures(models, tmp_path, kind, spacing, steps):
+    make_original(kind).save_pretrained(tmp_path / "pipeline")
+    unet = perturbed(load_pipeline(tmp_path / "pipeline").network, share=0.1)
+    settings = {"student__num_steps": steps, "student__timestep_spacing": spacing}
+    config = tiny_config(models, pretrained=str(tmp_path / "pipeline"), **settings)
+    student = rats_jax.load(str(write_run(tmp_path / "run", config, unet)))
+    (tmp_path / "out").mkdir()
+    exporting.export_student(student, tmp_path / "out", format="flax", dtype="float32")
+    noise, prompts = student.make_noise([0, 1]), ["two red apples", "a photo of a cat"]
+    ours = student(prompts, latents=noise, guidance_scale=3.0)
+    theirs = draw_with_flax(tmp_path / "out", noise, prompts=prompts, steps=steps, scale=3.0)
+    # Theirs approximates the feed-forward's GELU, and adds more to the variance of some norms.
+    assert theirs.std() > 0.1 and difference(theirs, ours) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "unet",
+            {"norm_num_groups": 16},
+            "norm_num_groups=16: expected 32, as FlaxUNet2DConditionModel does",
+        ),
+        ("unet", {"norm_eps": 1e-6}, "norm_eps=1e-06: expected 1e-05, as"),
+        ("unet", {"act_fn": "gelu"}, "act_fn='gelu': expected 'silu' or 'swish' of FlaxUNet2D"),
+        ("unet", {"layers_per_block": [1]}, r"layers_per_block=\[1\]: expected an integer >= 1 of FlaxUNet"),
+        ("unet", {"attention_head_dim": 3}, r"attention_head_dim=3: expected divisors of block_out_channels"),
+        ("unet", {"time_embedding_dim": 64}, "time_embedding_dim=64: expected null or 128 of FlaxUNet"),
+        ("vae", {"shift_factor": 0.1}, "shift_factor=0.1: expected None, as FlaxAutoencoderKL does not"),
+        ("vae", {"use_quant_conv": False}, "use_quant_conv=False: expected True, as FlaxAutoencoderKL"),
+        ("text_encoder", {"hidden_act": "mish"}, "hidden_act='mish': expected 'quick_gelu' or"),
+    ],
+)
+def test_what_flax_does_not_compute_is_not_exported_to_it(file, change, message):
+    network = PIPELINES["StableDiffusionPipeline"].networks[file]
+    config = {"unet": UNET, "vae": VAE, "text_encoder": {}}[file]
+    flax_class = write_flax._flax_class(network.from_config(config))
+    flax_class.check(config)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        flax_class.check(config | change)
+
+
+def test_the_rules_of_the_flax_classes_name_the_fields_that_these_read():
+    for name, flax_class in write_flax._CLASSES.items():
+        assert set(flax_class.ours) <= set(flax_class.theirs) and flax_class.dropped <= set(
+            flax_class.ours
+        ), name
+        original = getattr(diffusers, flax_class.name, None)
+        if original is None:
+            pytest.skip("diffusers has no Flax")
+        fields = set(original.__dataclass_fields__) & set(flax_class.theirs)
+        # dropout is read in training alone; the others are refused, or said to mean nothing by the class.
+        unread = {"num_attention_heads", "dropout", "addition_embed_type_num_heads"}
+        assert fields - unread == set(flax_class.ours) - flax_class.dropped, name
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "expected"),
+    [
+        ({"timestep_spacing": "trailing"}, 4, 249),
+        ({"timestep_spacing": "leading", "steps_offset": 1}, 3, 1),
+        ({"timestep_spacing": "trailing"}, 3, "timestep_spacing='trailing': expected 'leading' of FlaxDDIM"),
+        ({"timestep_spacing": "linspace"}, 4, "timestep_spacing='linspace': expected 'leading' of FlaxDDIM"),
+        ({"rescale_betas_zero_snr": True}, 4, "rescale_betas_zero_snr=True: expected false of FlaxDDIM"),
+    ],
+)
+def test_timesteps_are_those_of_flax_or_refused(change, steps, expected):
+    parts = Parts("model", {}, {}, {}, {}, SCHEDULER | change)
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=f"^{expected}"):
+            write_flax._make_scheduler(parts, steps, "")
+        return
+    scheduler = write_flax._make_scheduler(parts, steps, "")
+    assert scheduler["steps_offset"] == expected
+    for ours, theirs in zip(make_grid(scheduler, steps), make_grid(SCHEDULER | change, steps), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.fixture(scope="module")
 def with_adapters(models, tmp_path_factory):
     config = tiny_config(models, lora__rank=3, lora__alpha=6.0, lora__targets="to_q|to_out_0|conv1|proj_in")
     pipeline = load_pipeline(models / "pipeline")
-    adapters = init_adapters(pipeline.unet, targets=config.lora.targets, rank=3, seed=0)
+    adapters = init_adapters(pipeline.network, targets=config.lora.targets, rank=3, seed=0)
     adapters = random_params(jax.tree.map(lambda x: np.zeros(x.shape), adapters), seed=1)
     return write_run(tmp_path_factory.mktemp("lora") / "run", config, adapters)
 
@@ -159,7 +256,7 @@ def test_adapters_give_the_same_pictures_in_both_namings(models, with_adapters, 
 
 @pytest.mark.slow
 def test_the_program_runs_without_this_package(models, tmp_path):
-    unet = random_params(load_pipeline(models / "pipeline").unet, seed=9)
+    unet = random_params(load_pipeline(models / "pipeline").network, seed=9)
     student = rats_jax.load(str(write_run(tmp_path / "run", tiny_config(models), unet)))
     folder = tmp_path / "out"
     folder.mkdir()
@@ -176,10 +273,10 @@ def test_the_program_runs_without_this_package(models, tmp_path):
 
 @pytest.mark.slow
 def test_an_export_that_draws_something_else_fails(models, tmp_path, monkeypatch):
-    unet = random_params(load_pipeline(models / "pipeline").unet, seed=9)
+    unet = random_params(load_pipeline(models / "pipeline").network, seed=9)
     student = rats_jax.load(str(write_run(tmp_path / "run", tiny_config(models), unet)))
     spoilt = dataclasses.replace(
-        student, pipeline=dataclasses.replace(student.pipeline, unet=jax.tree.map(np.zeros_like, unet))
+        student, pipeline=dataclasses.replace(student.pipeline, network=jax.tree.map(np.zeros_like, unet))
     )
     write = exporting.FORMATS["diffusers"].write
     broken = exporting.FORMATS["diffusers"]._replace(write=lambda model, *rest: write(spoilt, *rest))
@@ -190,7 +287,7 @@ def test_an_export_that_draws_something_else_fails(models, tmp_path, monkeypatch
 
 
 def test_what_cannot_be_exported_is_refused(models, tmp_path):
-    unet = load_pipeline(models / "pipeline").unet
+    unet = load_pipeline(models / "pipeline").network
     student = rats_jax.load(str(write_run(tmp_path / "run", tiny_config(models), unet)))
     with pytest.raises(ConfigError, match="expected a run with lora.rank > 0"):
         exporting.export_student(student, tmp_path, format="lora", dtype="float32")

@@ -208,6 +208,8 @@ _CLASSES: Mapping[str, _Class] = {
         },
         flow_placement="match",
     ),
+    # What the export of Flax pipelines writes; the Flax class knows no other spacing, nor the rescaling.
+    "FlaxDDIMScheduler": _Class(_diffusion("leading", {"timestep_spacing": only("leading")})),
 }
 """By class name; other classes are refused."""
 

@@ -36,7 +36,7 @@ def timestep_embedding(numbers: Array, dim: int, *, flip_sin_to_cos: bool, freq_
     frequencies = jnp.exp(jnp.arange(dim // 2, dtype=jnp.float32) * -step)
     phases = numbers.astype(jnp.float32)[:, None] * frequencies[None, :]
     waves = [jnp.cos(phases), jnp.sin(phases)] if flip_sin_to_cos else [jnp.sin(phases), jnp.cos(phases)]
-    return jnp.concatenate([*waves, jnp.zeros((len(numbers), dim % 2))], axis=-1)
+    return jnp.pad(jnp.concatenate(waves, axis=-1), ((0, 0), (0, dim % 2)))
 
 
 class TimestepEmbedding(nn.Module):

@@ -28,6 +28,14 @@ class WriteFn(Protocol):
     def __call__(self, folder: Path, network: Params, *, timestep_spacing: str, dtype: Any) -> None: ...
 
 
+class WriteFlaxFn(Protocol):
+    """Write the pipeline with other weights of its network, so that Flax diffusers opens the folder."""
+
+    def __call__(
+        self, folder: Path, network: Params, *, num_steps: int, timestep_spacing: str, dtype: Any
+    ) -> None: ...
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """A text-to-image model as pure functions, and where its weights are.
@@ -44,6 +52,7 @@ class Pipeline:
             after `describe_pipeline`, `open_pipeline` and `load_pipeline`.
         latent_shape: (h, w, C) of one sample.
         write: of the export.
+        write_flax: of the export in the last Flax release of diffusers; None where it had no such pipeline.
         network_name: the folder of the network, and what its adapters are called after.
     """
 
@@ -59,6 +68,7 @@ class Pipeline:
     decoder: Params
     latent_shape: tuple[int, ...]
     write: WriteFn
+    write_flax: WriteFlaxFn | None
     network_name: str
 
     def image_shape(self) -> tuple[int, ...]:

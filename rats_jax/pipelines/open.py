@@ -21,7 +21,7 @@ from rats_jax.weights.folder import read_json
 from rats_jax.weights.hub import find_file, get_file
 from rats_jax.weights.state_dict import open_weights
 from rats_jax.weights.stored import read_all
-from rats_jax.weights.tokenizers import TOKENIZER_FILES, load_tokenizer, tokenize
+from rats_jax.weights.tokenizers import TOKENIZER_FILES, WHOLE_TOKENIZER, load_tokenizer, tokenize
 
 # PyTorch's names in the order of preference; Flax's own format last, as it can only be read whole.
 _DIFFUSERS_WEIGHTS = (
@@ -135,12 +135,12 @@ def _open_weights(path: str, parts: Parts) -> dict[str, Params]:
 
 def _open_tokenizer(path: str, encoder: str, network: Any) -> Callable[[list[str]], np.ndarray]:
     folder = encoder.replace("text_encoder", "tokenizer")
-    found = [find_file(path, f"{folder}/{file}") for file in TOKENIZER_FILES]
-    for file, where in zip(TOKENIZER_FILES[:2], found, strict=False):
-        if where is None:
-            raise WeightsError(f"model {path!r} lacks '{folder}/{file}': expected a CLIP tokenizer")
-    assert found[0] is not None
-    return functools.partial(tokenize, load_tokenizer(found[0].parent, network.config))
+    found = {file: find_file(path, f"{folder}/{file}") for file in TOKENIZER_FILES}
+    missing = [file for file in TOKENIZER_FILES[:2] if found[file] is None]
+    if missing and found[WHOLE_TOKENIZER] is None:
+        raise WeightsError(f"model {path!r} lacks '{folder}/{missing[0]}': expected a CLIP tokenizer")
+    where = next(file for file in found.values() if file is not None)
+    return functools.partial(tokenize, load_tokenizer(where.parent, network.config))
 
 
 def _encoders(parts: Parts) -> list[str]:

@@ -16,6 +16,7 @@ from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.pipelines.base import Family, Parts, Pipeline, TokenizeFn, make_diffusion_grid_fn, read_field
 from rats_jax.pipelines.write import write_pipeline
+from rats_jax.pipelines.write_flax import write_flax_pipeline
 from rats_jax.types import Array, DecodeFn, DenoiseFn, EncodeFn, Params, PromptEmbeds, PromptInputs
 from rats_jax.weights.tokenizers import once_per_prompt
 
@@ -97,6 +98,7 @@ def compose_unet_pipeline(
         decoder={name: weights["vae"][name] for name in _DECODER if name in weights["vae"]},
         latent_shape=(height, width, unet.in_channels),
         write=functools.partial(write_pipeline, parts, "unet"),
+        write_flax=functools.partial(write_flax_pipeline, parts, "unet"),
         network_name="unet",
     )
 

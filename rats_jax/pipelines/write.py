@@ -37,17 +37,26 @@ def write_pipeline(
     scheduler = read_field(
         parts, "scheduler/scheduler_config.json", lambda: as_ddim(parts.scheduler_config, **options)
     )
-    kept = {name: part for name, part in parts.index.items() if name.startswith(_KEPT)}
-    if kept["_class_name"] == "StableDiffusionPipeline":  # of the XL one neither is a part
-        kept |= {"safety_checker": [None, None], "requires_safety_checker": False}
-    kept |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
-    write_json(folder / "model_index.json", kept | {"scheduler": ["diffusers", "DDIMScheduler"]})
+    index = kept_index(parts)
+    if index["_class_name"] == "StableDiffusionPipeline":  # of the XL one neither is a part
+        index |= {"safety_checker": [None, None], "requires_safety_checker": False}
+    index |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
+    write_json(folder / "model_index.json", index | {"scheduler": ["diffusers", "DDIMScheduler"]})
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     for name, weights in (dict(parts.weights) | {network_name: network}).items():
         write_json(folder / name / "config.json", read_json(get_file(parts.source, f"{name}/config.json")))
         file = CLIP_WEIGHTS if name.startswith("text_encoder") else UNET_WEIGHTS
         save_safetensors(folder / name / file, read_all(weights), dtype=dtype)
     copy_tokenizers(parts.source, folder)
+
+
+def kept_index(parts: Parts) -> dict[str, Any]:
+    """Give what an export keeps of model_index.json, under PyTorch's names; a Flax folder had its own."""
+    kept = {name: part for name, part in parts.index.items() if name.startswith(_KEPT)}
+    return {
+        name: [text and text.removeprefix("Flax") for text in part] if isinstance(part, list) else part
+        for name, part in (kept | {"_class_name": kept["_class_name"].removeprefix("Flax")}).items()
+    }
 
 
 def copy_tokenizers(source: str, folder: Path) -> None:

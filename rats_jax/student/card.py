@@ -19,6 +19,16 @@ from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained("THIS_FOLDER")
 images = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}).images
 """,
+    "flax": """\
+import jax
+import jax.numpy as jnp
+from diffusers import Flax{pipeline_class}  # diffusers 0.39, the last with Flax, and transformers 4
+
+pipeline, params = Flax{pipeline_class}.from_pretrained("THIS_FOLDER")
+ids = pipeline.prepare_inputs(["{prompt}"])
+key, scale = jax.random.key(0), jnp.float32({scale:g})
+images = pipeline(ids, params, key, num_inference_steps={steps}, guidance_scale=scale).images  # [B, H, W, 3]
+""",
     "lora": """\
 from diffusers import DDIMScheduler, DiffusionPipeline
 
@@ -52,6 +62,9 @@ _NOTES = {
     "diffusers": """\
 The scheduler's timesteps are those of training. Other numbers of steps work, and are not what it was trained
 for.""",
+    "flax": """\
+The scheduler's timesteps are those of training for {steps} steps; where the base model spaces them from the
+last one, other numbers of steps are wrong.""",
     "lora": """\
 For ComfyUI: `comfyui/rats_lora.safetensors`, the same adapters in its names, for a KSampler with {steps}
 steps, cfg {scale:g}, sampler `ddim`. Both files are used at strength 1.""",
@@ -112,8 +125,10 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
         "spacing": f', timestep_spacing="{spacing}"' if spacing else "",
         "latent_shape": model.pipeline.latent_shape,
         "ids": 'ids("tokenizer")',
+        "pipeline_class": "StableDiffusionPipeline",
     }
     if isinstance(model.pipeline.tokenize([""]), dict):
+        values["pipeline_class"] = "StableDiffusionXLPipeline"
         values["ids"] = '{"text_encoder": ids("tokenizer"), "text_encoder_2": ids("tokenizer_2")}'
     sections = [
         "---\n" + "\n".join(head) + "\n---\n",

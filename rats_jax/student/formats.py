@@ -1,4 +1,4 @@
-"""Write a student for those who sample it elsewhere: in PyTorch, in ComfyUI, in JAX without this package."""
+"""Write a student for those who sample it elsewhere: in PyTorch, in ComfyUI, in Flax, in any JAX."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
         The mean difference between the picture that the model draws and the one that the folder gives.
 
     Raises:
-        ConfigError: the model has no adapters and the format is of adapters.
+        ConfigError: the model has no adapters and the format is of adapters, or it computes what the classes
+            of the format do not.
         ExportError: the difference is above TOLERANCE.
     """
     origin = origin_of(model)
@@ -94,6 +95,19 @@ def _write_diffusers(model: TextToImage, folder: Path, dtype: str) -> None:
 
 def _read_diffusers(_: TextToImage, folder: Path) -> np.ndarray:
     return load(str(folder))([_PROMPT], seed=_SEED)
+
+
+def _write_flax(model: TextToImage, folder: Path, dtype: str) -> None:
+    pipeline = model.pipeline
+    if pipeline.write_flax is None:
+        raise ConfigError(f"format='flax': Flax diffusers had no pipeline of the kind of {model.source!r}")
+    pipeline.write_flax(
+        folder,
+        pipeline.network,
+        num_steps=model.num_steps,
+        timestep_spacing=model.timestep_spacing,
+        dtype=np.dtype(dtype),
+    )
 
 
 def _write_lora(model: TextToImage, folder: Path, dtype: str) -> None:
@@ -167,6 +181,7 @@ def _named(weights: Any, network_name: str, dtype: Any) -> tuple[dict[str, np.nd
 
 FORMATS = {
     "diffusers": Format(_write_diffusers, _read_diffusers),
+    "flax": Format(_write_flax, _read_diffusers),
     "lora": Format(_write_lora, _read_lora),
     "jax": Format(_write_jax, _read_jax),
 }

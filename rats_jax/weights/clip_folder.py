@@ -20,7 +20,13 @@ from rats_jax.weights.hub import find_file, get_file
 from rats_jax.weights.open_clip import is_open_clip, to_transformers_config, to_transformers_names
 from rats_jax.weights.state_dict import fit_state_dict, read_state_dict
 from rats_jax.weights.stored import read_all
-from rats_jax.weights.tokenizers import CLIP_VOCABULARY, load_tokenizer, once_per_prompt, tokenize
+from rats_jax.weights.tokenizers import (
+    CLIP_VOCABULARY,
+    WHOLE_TOKENIZER,
+    load_tokenizer,
+    once_per_prompt,
+    tokenize,
+)
 
 # Prompts that the text tower reads at once; fewer are filled up, so that any number needs one program.
 _TEXT_BATCH = 64
@@ -118,5 +124,7 @@ def _read_config(path: str, default: Mapping[str, Any] | None) -> tuple[dict[str
 
 def _tokenizer_folder(path: str) -> Path:
     """Find the tokenizer beside the weights, or else take OpenAI's; from the hub all its files are needed."""
-    files = [find_file(path, f) for f in ("vocab.json", "merges.txt", "tokenizer_config.json")]
-    return CLIP_VOCABULARY if files[0] is None else files[0].parent
+    names = ("vocab.json", "merges.txt", WHOLE_TOKENIZER, "tokenizer_config.json")
+    files = {name: find_file(path, name) for name in names}
+    found = files["vocab.json"] or files[WHOLE_TOKENIZER]
+    return CLIP_VOCABULARY if found is None else found.parent

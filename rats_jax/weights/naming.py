@@ -37,6 +37,11 @@ def old_torch_name(path: tuple[str, ...]) -> str:
     return ".".join([*(_LIST_ITEM.sub(r"\1.\2", m) for m in modules), _LEAF_NAMES.get(leaf, leaf)])
 
 
+def new_torch_name(path: tuple[str, ...]) -> str:
+    """Give the name in the files of transformers 5, where a text encoder by itself is part of nothing."""
+    return torch_name(path).removeprefix("text_model.")
+
+
 def flax_axes(path: tuple[str, ...], torch_shape: tuple[int, ...], ndim: int) -> tuple[int | None, ...]:
     """Say which axis of a PyTorch tensor each axis of the Flax parameter at `path` is.
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import safe_open
 
 from rats_jax.errors import WeightsError
-from rats_jax.weights.naming import flax_axes, old_torch_name, torch_name
+from rats_jax.weights.naming import flax_axes, new_torch_name, old_torch_name, torch_name
 from rats_jax.weights.stored import Sliceable, StoredArray, read_all
 from rats_jax.weights.torch_file import read_torch_file, state_dict_of
 
@@ -120,7 +120,7 @@ def fit_state_dict(
     params: dict[tuple[str, ...], StoredArray] = {}
     problems, used = [], set()
     for path, leaf in wanted.items():
-        names = [prefix + name_of(path), prefix + old_torch_name(path)]
+        names = [prefix + name_of(path), prefix + old_torch_name(path), prefix + new_torch_name(path)]
         name = next((n for n in names if n in state), None)
         if name is None:
             problems.append(f"missing {names[0]}")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import jax
 import numpy as np
 from absl import logging
-from transformers import BertTokenizer, CLIPTokenizer
+from transformers import BertTokenizer, CLIPTokenizer, CLIPTokenizerFast
 
 from rats_jax.errors import WeightsError
 from rats_jax.types import PromptInputs
 
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
-"""Files of a CLIP tokenizer; the last two may be missing."""
+WHOLE_TOKENIZER = "tokenizer.json"
+TOKENIZER_FILES = ("vocab.json", "merges.txt", WHOLE_TOKENIZER, "tokenizer_config.json") + (
+    "special_tokens_map.json",
+)
+"""Files of a CLIP tokenizer: the first two, or the third, which transformers 5 writes; then options."""
 CLIP_VOCABULARY = Path(__file__).parent.parent / "assets" / "clip_tokenizer"
 """The vocabulary of OpenAI's CLIP, which every published CLIP and Stable Diffusion shares."""
 
@@ -24,7 +30,7 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
     """Turn prompts into padded ids; one warning counts those that are cut.
 
     Args:
-        tokenizer: a slow tokenizer of transformers.
+        tokenizer: from `load_tokenizer` or `load_bert_tokenizer`.
         prompts: B texts.
         max_length: L; None is the tokenizer's own.
 
@@ -32,7 +38,8 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
         [B, L] int32. A prompt that is too long loses its end, but not the mark that ends it.
     """
     length = max_length or tokenizer.model_max_length
-    ids = tokenizer(prompts, verbose=False).input_ids
+    clean = _clean_for_bert if isinstance(tokenizer, BertTokenizer) else _clean_for_clip
+    ids = tokenizer([clean(prompt) for prompt in prompts], verbose=False).input_ids
     cut = sum(len(row) > length for row in ids)
     if cut:
         logging.warning(
@@ -47,6 +54,21 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
         kept = tokens if len(tokens) <= length else [*tokens[: length - 1], tokens[-1]]
         row[: len(kept)] = kept
     return padded
+
+
+def _clean_for_clip(prompt: str) -> str:
+    """Mend a text as OpenAI's tokenizer does; that of transformers 4 does too, that of 5 does not."""
+    return re.sub(r"\s+", " ", ftfy.fix_text(prompt)).strip().lower()
+
+
+def _clean_for_bert(prompt: str) -> str:
+    """Leave out what is no character, and set punctuation off; transformers 4 and 5 have different lists."""
+    kinds = ((x, unicodedata.category(x)[0]) for x in prompt)
+    # Punctuation in ASCII is the same in both, and part of the marks.
+    spaced = (
+        f" {x} " if kind == "P" and not x.isascii() else x for x, kind in kinds if kind != "C" or x.isspace()
+    )
+    return "".join(spaced)
 
 
 def once_per_prompt(prepare: Callable[[list[str]], PromptInputs]) -> Callable[[list[str]], PromptInputs]:
@@ -70,8 +92,8 @@ def once_per_prompt(prepare: Callable[[list[str]], PromptInputs]) -> Callable[[l
     return prepare_once
 
 
-def load_tokenizer(folder: Path, text_config: Any = None) -> CLIPTokenizer:
-    """Load the CLIP tokenizer whose vocab.json and merges.txt lie in `folder`.
+def load_tokenizer(folder: Path, text_config: Any = None) -> Any:
+    """Load the CLIP tokenizer whose vocab.json and merges.txt, or tokenizer.json, lie in `folder`.
 
     Args:
         folder: of the tokenizer.
@@ -83,11 +105,13 @@ def load_tokenizer(folder: Path, text_config: Any = None) -> CLIPTokenizer:
     Raises:
         WeightsError: files are missing or damaged, or it gives more tokens than the text encoder has.
     """
-    for file in ("vocab.json", "merges.txt"):
-        if not (folder / file).is_file():
-            raise WeightsError(f"model folder lacks {str(folder / file)!r}: expected a CLIP tokenizer")
+    missing = [file for file in TOKENIZER_FILES[:2] if not (folder / file).is_file()]
+    whole = bool(missing) and (folder / WHOLE_TOKENIZER).is_file()
+    if missing and not whole:
+        raise WeightsError(f"model folder lacks {str(folder / missing[0])!r}: expected a CLIP tokenizer")
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder))
+        kind: Any = CLIPTokenizerFast if whole else CLIPTokenizer
+        tokenizer = kind.from_pretrained(str(folder))
     except Exception as error:  # a damaged file fails in as many ways as it has lines
         reason = " ".join(str(error).split())
         raise WeightsError(f"{str(folder)!r} is no CLIP tokenizer: {reason}") from None

@@ -1,10 +1,18 @@
-"""CLIP's own vocabulary against open_clip's tokenizer, prompts that are cut, and the cache of prompts."""
+"""Tokenizers against open_clip's and against ids of transformers 4, prompts that are cut, and the cache."""
+
+import json
 
 import numpy as np
 import pytest
 from absl import logging
 
-from rats_jax.weights.tokenizers import CLIP_VOCABULARY, load_tokenizer, once_per_prompt, tokenize
+from rats_jax.weights.tokenizers import (
+    CLIP_VOCABULARY,
+    load_bert_tokenizer,
+    load_tokenizer,
+    once_per_prompt,
+    tokenize,
+)
 
 PROMPTS = [
     "",
@@ -15,6 +23,19 @@ PROMPTS = [
     "mended â€™quotesâ€\x9d &amp; entities",
     "very long " * 60,
 ]
+
+
+# As transformers 4.57.6 reads them: mended by ftfy, in lower case as Python has it, special tokens known.
+IDS = {
+    "mended â€™quotesâ€\x9d &amp; entities": [76, 2622, 262, 5808, 257, 261, 38134],
+    "ﬁne ligature ①②③ ﬀ": [3797, 19915, 4490, 158, 239, 510, 158, 239, 350, 158, 239, 351, 1304],
+    "\u200bzero width\ufeff": [9844, 5848, 23571],
+    "İstanbul ǅ ẞ": [328, 16384, 11231, 67, 129, 378, 127, 509],
+    "a<|endoftext|> b": [320, 49407, 321],
+    "HELLO WE'LL 100,000.50 $ €": [
+        *(3306, 649, 1342, 272, 271, 271, 267, 271, 271, 271, 269, 276, 271, 259, 6309),
+    ],
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +59,35 @@ def test_prompts_are_read_as_open_clip_reads_them(tokenizer):
         end = int(np.argmax(theirs))  # beyond the end open_clip pads with 0
         assert ours[: end + 1].tolist() == theirs[: end + 1].tolist()
         assert np.all(ours[end:] == 49407)
+
+
+def test_ids_do_not_depend_on_the_version_of_transformers(tokenizer):
+    for row, expected in zip(tokenize(tokenizer, list(IDS)), IDS.values(), strict=True):
+        assert row[: len(expected) + 2].tolist() == [49406, *expected, 49407]
+
+
+def test_the_second_tokenizer_of_sdxl_pads_with_its_first_token(tmp_path):
+    """Its exclamation mark is then a special token, not the word with a mark of its end."""
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).symlink_to(CLIP_VOCABULARY / name)
+    settings = {"tokenizer_class": "CLIPTokenizer", "pad_token": "!", "model_max_length": 77}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    second = load_tokenizer(tmp_path)
+    ids = tokenize(second, ["a cat!", "cat"])
+    assert ids[0, :6].tolist() == [49406, 320, 2368, 0, 49407, 0]
+    assert ids[1, :4].tolist() == [49406, 2368, 49407, 0] and not ids[:, 6:].any()
+    assert (second.pad_token_id, second.model_max_length, len(second)) == (0, 77, 49408)
+
+
+def test_berts_marks_follow_its_vocabulary_and_what_is_no_character_is_left_out(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s", "!", "e"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    bert = load_bert_tokenizer(tmp_path / "vocab.txt", marks=("[DEC]", "[ENC]"))
+    assert (bert.pad_token_id, bert.convert_tokens_to_ids(["[DEC]", "[ENC]"])) == (0, [10, 11])
+    prompts = ["A cats!", "[ENC] é [SEP]", "a\u0378\U0010ffff\u200b cat", "a\u061dcat", "\ta\ncat", ""]
+    expected = [[5, 6, 7, 8], [11, 9, 3], [5, 6], [5, 1, 6], [5, 6], []]
+    for row, ids in zip(tokenize(bert, prompts, max_length=8), expected, strict=True):
+        assert row.tolist() == ([2, *ids, 3] + [0] * 8)[:8]
 
 
 def test_what_is_cut_is_counted_in_one_warning(tokenizer, caplog, monkeypatch):
