@@ -35,8 +35,8 @@ def student(run):
 def test_pictures_of_a_student_are_drawn_and_scored(models, student, tmp_path):
     draw_folder(student, tmp_path, PROMPTS[:3], seeds=[0], num_steps=None, guidance_scale=None, batch_size=8)
     rewards = {
-        "pickscore": read_reward(REWARDS["pickscore"](str(models / "reward"))),
-        "compressibility_proxy": read_reward(REWARDS["compressibility_proxy"]("")),
+        "pickscore": read_reward(REWARDS["pickscore"].load(str(models / "reward"))),
+        "compressibility_proxy": read_reward(REWARDS["compressibility_proxy"].load("")),
     }
     pairs = read_pairs(tmp_path, tmp_path / "prompts.jsonl")
     scores = score_pairs(rewards, pairs, batch_size=3)
