@@ -1,4 +1,4 @@
-"""What a path in a config or on a command line means: the package's own files, local ones, the hub."""
+"""Paths in a config or on a command line: the package's own files, local ones, the hub."""
 
 from __future__ import annotations
 

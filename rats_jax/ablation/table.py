@@ -1,4 +1,4 @@
-"""The outcome of a comparison of variants: one table and one figure, with intervals."""
+"""Table and figure of a comparison of variants, with intervals."""
 
 from __future__ import annotations
 

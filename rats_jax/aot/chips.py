@@ -1,4 +1,4 @@
-"""What is known of TPUs that are not there; needs no jax, whose environment depends on it."""
+"""Chips of TPUs that are not there; needs no jax, whose environment depends on it."""
 
 from __future__ import annotations
 

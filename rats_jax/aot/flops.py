@@ -1,4 +1,4 @@
-"""How many floating-point operations a function asks for, counted before XLA touches it.
+"""Floating-point operations that a function asks for, counted before XLA touches it.
 
 Only dots and convolutions count: all else is small beside them, and a device's peak is stated for them.
 `rats_jax.aot.hlo` counts the same in a compiled program, with the arithmetic that is here.

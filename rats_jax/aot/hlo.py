@@ -1,4 +1,4 @@
-"""What one execution of a compiled XLA program costs one device, counted in the program's text.
+"""Costs of one execution of a compiled XLA program on one device, counted in the program's text.
 
 XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs.
 """

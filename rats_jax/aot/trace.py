@@ -1,4 +1,4 @@
-"""Trace an update, count its work, compile it for chips that are not here, and read what it will need."""
+"""Traced and compiled update for chips that are not here: its work and what it will need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the network predicts, and how to read x_0 and the noise from it.
+"""Prediction types: what the network predicts, and how to read x_0 and the noise from it.
 
 Every prediction type is a linear view of the same pair: latents = signal_rate * x_0 + noise_rate * noise.
 

@@ -1,4 +1,4 @@
-"""Who stands in a report: every contestant with every number of steps."""
+"""Contestants of a report: every model with every number of steps."""
 
 from __future__ import annotations
 

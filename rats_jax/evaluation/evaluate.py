@@ -1,4 +1,4 @@
-"""Judge the student of a run beside its teacher, the untrained model and others: what `evaluate` does."""
+"""Evaluation of a run's student beside its teacher, the untrained model and others."""
 
 from __future__ import annotations
 

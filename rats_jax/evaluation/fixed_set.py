@@ -1,4 +1,4 @@
-"""Draw and judge: any model's pictures of fixed prompts and noise, and what every reward says of them."""
+"""Fixed prompts and noise: any model's pictures of them, and what every reward says of these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report measures of each row: rewards, diversity, distance to real pictures; and their intervals."""
+"""Measures of each row of a report: rewards, diversity, distance to real pictures; their intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How pictures differ to the eye, and how two sets of pictures differ: LPIPS and a Fréchet distance.
+"""Perceptual distances of pictures and of sets of pictures: LPIPS and a Fréchet distance.
 
 Both look with the AlexNet of `rats_jax.networks.alexnet`. The Fréchet distance is therefore called
 FID-AlexNet wherever it is reported: it ranks contestants like FID, but no number of it compares with FID on

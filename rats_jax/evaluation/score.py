@@ -1,4 +1,4 @@
-"""Score pictures of any sizes with loaded rewards, and lay the scores out."""
+"""Scores of pictures of any sizes by loaded rewards, and their table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure the table is: bootstrap intervals of means, of differences, of win rates and over training runs.
+"""Bootstrap intervals of means, of differences, of win rates and over training runs.
 
 Contestants draw the same prompts from the same noise, so their difference is known better than either mean:
 what makes a prompt easy cancels. The prompt is the unit that is drawn again: the pictures of one prompt are

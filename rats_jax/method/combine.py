@@ -1,4 +1,4 @@
-"""The one reward that is trained: the weighted sum of all of them."""
+"""Sum of several rewards: the one reward that is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passing a batch through a function in parts, one after another: less memory at a time."""
+"""Parts of a batch, passed through a function one after another: less memory at a time."""
 
 from __future__ import annotations
 

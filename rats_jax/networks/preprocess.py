@@ -1,4 +1,4 @@
-"""What image towers are shown: pictures of any size resized, cropped or padded, normalised, differentiably.
+"""Preprocessing of pictures for image towers: resized, cropped or padded, normalised, differentiably.
 
 The resize is antialiased bicubic, that of PIL and of torchvision, without rounding to 8 bits and without
 clipping the few values that overshoot.

@@ -1,4 +1,4 @@
-"""What makes a start short: compiled programs are kept for the next one, and tracing is left alone."""
+"""Cache of compiled programs for the next start, and tracing without garbage collections."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Pretraining of the embedded model and its rewards from scratch."""

@@ -1,4 +1,4 @@
-"""How well rewards tell real pictures from spoilt ones: the check that a reward is worth climbing."""
+"""Check of rewards: how well they tell real pictures from spoilt ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The curves of a run."""
+"""Curves of a run: rewards, their gap and the gate over its updates."""
 
 from __future__ import annotations
 

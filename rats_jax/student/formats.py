@@ -1,4 +1,4 @@
-"""Write a student for those who sample it elsewhere: in PyTorch, in ComfyUI, in Flax, in any JAX."""
+"""Formats of an export: for PyTorch, for ComfyUI, for Flax pipelines, for any JAX."""
 
 from __future__ import annotations
 

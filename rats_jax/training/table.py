@@ -1,4 +1,4 @@
-"""Compare teacher, untrained model and student on the same prompts and the same noise."""
+"""Table of teacher, untrained model and student on the same prompts and the same noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load CLIP in the formats of its publishers: transformers' and open_clip's, each tower by itself."""
+"""Loading of CLIP in the formats of its publishers: transformers' and open_clip's, tower by tower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model's files are: a local folder, a local file, or a repository of the Hugging Face hub."""
+"""Files of a model: in a local folder, a local file, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flax parameter trees in PyTorch's names and layout, without PyTorch."""
+"""Names of weights: Flax trees in PyTorch's names and layout, without PyTorch."""
 
 from __future__ import annotations
 

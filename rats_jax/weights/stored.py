@@ -1,4 +1,4 @@
-"""Weights that still lie in their files: checked when they are found, read when and where they are placed."""
+"""Stored weights that still lie in their files: checked when they are found, read where they are placed."""
 
 from __future__ import annotations
 
