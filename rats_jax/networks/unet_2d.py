@@ -160,7 +160,7 @@ class UNet2DConditionModel(nn.Module):
         if config["addition_embed_type"] is not None:
             chex.assert_rank([pooled, time_ids], 2)
             assert pooled is not None and time_ids is not None
-            sizes = embed(time_ids.ravel(), config["addition_time_embed_dim"]).reshape(len(pooled), -1)
+            sizes = embed(time_ids.ravel(), config["addition_time_embed_dim"]).reshape(pooled.shape[0], -1)
             time = time + make(name="add_embedding")(jnp.concatenate([pooled, sizes], axis=-1))
         act_fn = config["time_embedding_act_fn"]
         return time if act_fn is None else ACTIVATIONS[act_fn](time)
