@@ -198,7 +198,7 @@ def test_a_teacher_that_has_moved_teaches_anew(models, tmp_path, monkeypatch):
 
 def test_the_donated_state_is_where_the_new_one_is_put(models):
     program = Program(tiny_config(models))
-    leaves, layouts = map(jax.tree.leaves, (program.abstract_state, program.state_sharding))
+    leaves, layouts = map(jax.tree.leaves, (program.placed_state, program.layout.state))
     size = sum(
         np.prod(layout.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, layout in zip(leaves, layouts, strict=True)
