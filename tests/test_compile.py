@@ -150,13 +150,13 @@ def test_the_analytic_count_is_that_of_the_traced_update(models, changes):
     import numpy as np
 
     from rats_jax.parallel.mesh import make_mesh
-    from rats_jax.training.experiment import make_experiment
     from rats_jax.training.models import describe_models
+    from rats_jax.training.setup import make_experiment
     from tests.tiny import mesh_sizes
 
     config = tiny_config(models, batch_size=2, **changes)
     mesh = make_mesh(mesh_sizes(), jax.devices()[:1])
-    experiment = make_experiment(config, describe_models(config), mesh)
+    experiment = make_experiment(config, describe_models(config, jax.devices()[0]), mesh)
     update: UpdateFn = experiment.update_fn
     frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), experiment.frozen_params())
     batch = compiling.abstract_batch(experiment, 2)
