@@ -52,7 +52,8 @@ def test_a_student_is_exported_and_read_back(models, student, tmp_path):
     noise = student.make_noise([0, 1])
     ours = student(PROMPTS[:2], latents=noise)
     whole = DiffusionPipeline.from_pretrained(tmp_path / "diffusers")
-    with_adapters = DiffusionPipeline.from_pretrained(models / "pipeline")
+    # Its weights are float16, and versions differ in which parts they keep so.
+    with_adapters = DiffusionPipeline.from_pretrained(models / "pipeline", torch_dtype=torch.float32)
     with_adapters.load_lora_weights(tmp_path / "lora")
     for pipeline in (whole, with_adapters):
         pipeline.set_progress_bar_config(disable=True)
