@@ -27,12 +27,12 @@ class Models:
     monitors: Mapping[str, RewardModel]
 
 
-def open_models(config: Any, device: Any) -> Models:
+def open_models(config: Any, device: Any = None) -> Models:
     """Find all that a config names, check that weights fit, and read few of them.
 
     Args:
         config: fields as in configs/default.py, already validated.
-        device: that the networks will run on.
+        device: that the networks will run on; None is the first one here.
 
     Returns:
         The models, with weights as NumPy arrays or StoredArray.
@@ -50,7 +50,7 @@ def open_models(config: Any, device: Any) -> Models:
     return Models(pipeline, rewards, monitors)
 
 
-def describe_models(config: Any, device: Any) -> Models:
+def describe_models(config: Any, device: Any = None) -> Models:
     """Learn the shapes of all that a config names; published models need no file and no network.
 
     Args:
