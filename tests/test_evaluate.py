@@ -542,7 +542,7 @@ def misfits(models, tmp_path_factory):
         (["--out=/proc/none/out"], "out='/proc/none/out': expected a folder that can be written"),
         (["--contestant=other=MODELS"], "lacks 'model_index.json'"),
         (["--contestant=other=MISFITS/larger"], "a model with latents (8, 8, 4), it has (16, 16, 4)"),
-        (["--contestant=other=MISFITS/unknown"], "scheduler_config.json': prediction_type is 'velocity', expected"),
+        (["--contestant=other=MISFITS/unknown"], "json': prediction_type is 'velocity', expected"),
         (["--contestant=other=MISFITS/short"], "num_steps=2: other: num_steps is 2, expected from 1 to"),
         (["--num-steps=1,1001"], "num_steps=1001: untrained: num_steps is 1001, expected from 1 to"),
     ],
