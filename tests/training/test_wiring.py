@@ -165,6 +165,7 @@ def toy_models():
         decoder={},
         latent_shape=(2, 2, 3),
         write=lambda *_, **__: None,
+        write_flax=None,
         network_name="unet",
     )
     reward = RewardModel(lambda params, images, prompt: images, {}, lambda prompts: np.zeros(len(prompts)))
