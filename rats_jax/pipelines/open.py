@@ -84,11 +84,6 @@ def open_pipeline(path: str, *, dtype: Any = jnp.float32, device: Any = None) ->
     return family.compose(dataclasses.replace(parts, weights=weights, tokenize=tokenizers))
 
 
-def network_weights(path: str) -> dict[str, Params]:
-    """Find the weights of every network of a pipeline, whole, by folder; raises as `open_pipeline` does."""
-    return _open_weights(path, _read(path, jnp.float32, None)[1])
-
-
 def load_pipeline(path: Any, *, dtype: Any = jnp.float32) -> Pipeline:
     """Open a pipeline and read its weights: `open_pipeline`, with NumPy arrays."""
     pipeline = open_pipeline(str(path), dtype=dtype)

@@ -371,8 +371,7 @@ def arrivals_in_logbook(config, monkeypatch, tmp_path):
     seen = Recorder(monkeypatch)
     seen.put(logbook.hacking, "find_hacking", [])
     seen.put(logbook.figures, "save_picture")
-    saved = lambda: (None, None)  # noqa: E731
-    with logbook.Logbook(config, "w", tmp_path, step=0, started=0.0, saved=saved) as book:
+    with logbook.Logbook(config, "w", tmp_path, step=0, started=0.0, saved=lambda: (None, None)) as book:
         book.log_sheet(3, np.zeros((2, 2, 3)), {"reward/student": 1.0})
     return {"hacking_patience": seen.find_hacking.patience}
 
