@@ -80,7 +80,7 @@ def measure_for(topology: str, config: Any) -> dict[str, int]:
     from rats_jax.aot import trace as compiling
 
     program = compiling.trace(config, compiling.find_devices(topology))
-    report = compiling.compile_for(program, effort=-1.0, chip_bytes=CHIPS[generation][0]).report
+    report = compiling.compile_for(program, effort=-1.0, chip=CHIPS[generation]).report
     return {name: report[name] for name in ("temporary_bytes", "peak_bytes")}
 
 

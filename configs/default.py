@@ -21,8 +21,15 @@ def get_config() -> ConfigDict:
     config.log_every = 1
 
     # What teacher and student start from: folder or hub id 'owner/name[@revision]' of a diffusers pipeline of
-    # Stable Diffusion 1.x, 2.x or XL, with safetensors or Flax weights.
+    # Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or FLUX.1, with safetensors or Flax weights.
     config.pretrained = ""
+    # Size of its pictures in pixels, a multiple of what the model cuts them into (16 for FLUX and SD3); 0 is
+    # the model's own, and 512 for FLUX.
+    config.height = 0
+    config.width = 0
+    # Tokens of a prompt that a T5 encoder reads, 1 .. 512; 0 is the family's own: 512 for FLUX.1 [dev], 256
+    # for [schnell] and SD3. A model without T5 takes 0 alone.
+    config.max_sequence_length = 0
     # File of prompts: text with one per line, or .jsonl with a field `prompt` or `text`; or
     # 'tfds:NAME[:SPLIT]', a prepared TFDS dataset with captions (~/tensorflow_datasets or TFDS_DATA_DIR).
     config.prompts = ""
@@ -37,9 +44,11 @@ def get_config() -> ConfigDict:
     config.student = ConfigDict()
     # Sampling steps K of the student, 1 .. teacher.num_steps.
     config.student.num_steps = 4
-    # Classifier-free guidance of the student, >= 1; 1 is none and halves the cost of a step.
+    # Guidance of the student, >= 1. Classifier-free: 1 is none and halves the cost of a step. Of FLUX.1
+    # [dev], the scale that the network is told; [schnell] is told none and takes 1 alone.
     config.student.guidance_scale = 1.0
-    # Where its timesteps lie: 'leading' | 'linspace' | 'trailing', or '' for the choice of the pipeline.
+    # Where its timesteps lie: 'leading' | 'linspace' | 'trailing', or '' for the choice of the pipeline; a
+    # flow (FLUX, SD3) has '' alone.
     config.student.timestep_spacing = ""
     # The reward's gradient flows through the last so many student steps, 1 .. student.num_steps.
     config.student.reward_gradient_steps = 4
@@ -53,7 +62,7 @@ def get_config() -> ConfigDict:
     config.teacher = ConfigDict()
     # Sampling steps of the teacher, >= 1.
     config.teacher.num_steps = 50
-    # Classifier-free guidance of the teacher, >= 1; 1 is none.
+    # Guidance of the teacher, as the student's.
     config.teacher.guidance_scale = 2.0
     # Its sampler: '' for the one above | 'ddim' | 'euler' | 'dpmpp_2m' (DPM-Solver++, multistep, whose error
     # falls with the square of the steps).
@@ -146,7 +155,7 @@ def get_config() -> ConfigDict:
     config.lora.rank = 0
     # An adapter is scaled by alpha / rank, > 0.
     config.lora.alpha = 32.0
-    # Regular expression, searched in the path of a layer of the UNet: which layers get an adapter.
+    # Regular expression, searched in the path of a layer of the network: which layers get an adapter.
     config.lora.targets = "to_q|to_k|to_v|to_out_0"
 
     # What the networks compute in: 'float32' | 'bfloat16'; all else is float32 in any case.
@@ -203,6 +212,9 @@ def get_config() -> ConfigDict:
         # Layers whose output features are split over tensor, and those that read them.
         ("(to_[qkv]|[qkv]_proj|fc1|conv1|time_emb_proj)/kernel", "fsdp tensor"),
         ("(to_out_0|out_proj|fc2|conv2)/kernel", "tensor fsdp"),
+        # The same of stacked layers: of FLUX, SD3 and T5.
+        ("_to_[0-9]+/.*(net_0/proj|proj_mlp|linear|SelfAttention/[qkv]|wi_[01])/kernel", "fsdp tensor"),
+        ("_to_[0-9]+/.*(to_add_out|net_2|proj_out|SelfAttention/o|wo)/kernel", "tensor fsdp"),
         ("", "largest"),
     )
 

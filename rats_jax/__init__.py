@@ -8,11 +8,21 @@ if TYPE_CHECKING:
     from rats_jax.student.model import TextToImage
 
 
-def load(path: str, *, step: int | None = None, dtype: str = "float32") -> TextToImage:
+def load(
+    path: str,
+    *,
+    step: int | None = None,
+    dtype: str = "float32",
+    height: int = 0,
+    width: int = 0,
+    max_sequence_length: int = 0,
+) -> TextToImage:
     """Load what draws pictures: see `rats_jax.student.load`, which this imports when it is called.
 
     images = rats_jax.load(path)(["a black cat"], num_steps=4, seed=0)  # [B, H, W, 3] in [0, 1]
     """
     from rats_jax.student.load import load as load_model
 
-    return load_model(path, step=step, dtype=dtype)
+    return load_model(
+        path, step=step, dtype=dtype, height=height, width=width, max_sequence_length=max_sequence_length
+    )

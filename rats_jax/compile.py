@@ -51,7 +51,7 @@ def main(_: list[str]) -> None:
         program = compiling.trace(_CONFIG.value, compiling.find_devices(topology))
         report = {"config": _CONFIG.value.pretrained, "topology": topology, **program.counts}
         if not _DRY.value:
-            result = compiling.compile_for(program, effort=_EFFORT.value, chip_bytes=CHIPS[generation][0])
+            result = compiling.compile_for(program, effort=_EFFORT.value, chip=CHIPS[generation])
             if _HLO.value and result.text:
                 with open(_HLO.value, "w") as file:
                     file.write(result.text)

@@ -31,13 +31,18 @@ def main(_: list[str]) -> None:
         expect(not out.exists(), "out", str(out), "a folder that is not there yet")
         from rats_jax.data.prompts import find_prompts
         from rats_jax.files import new_folder
-        from rats_jax.pipelines.open import open_pipeline
-        from rats_jax.pipelines.stored_embeds import write_prompt_embeds
+        from rats_jax.pipelines.open import open_pipeline, options_of
+        from rats_jax.pipelines.stored_embeds import count_bytes, write_prompt_embeds
 
-        pipeline = open_pipeline(config.pretrained, dtype=config.compute_dtype)
+        pipeline = open_pipeline(config.pretrained, dtype=config.compute_dtype, options=options_of(config))
         prompts = find_prompts(config.prompts)
+        print(
+            f"{count_bytes(pipeline, list(prompts)) / 1e9:.2f} GB of embeddings will be written", flush=True
+        )
         with new_folder(out, field="out") as folder:
-            count = write_prompt_embeds(folder, pipeline, list(prompts), source=config.pretrained)
+            count = write_prompt_embeds(
+                folder, pipeline, list(prompts), source=config.pretrained, dtype=config.frozen_dtype
+            )
         print(f"{count} prompts\n{out}")
     except ConfigError as error:
         fail(error)

@@ -74,11 +74,11 @@ def per_block(field: Field) -> Field:
     return Field(field.default, holds, f"{field.expected}, or a list of such")
 
 
-def listed(default: tuple[Any, ...], field: Field) -> Field:
-    """Accept lists of values, one for each block."""
+def listed(default: tuple[Any, ...], field: Field, *, least: int = 1) -> Field:
+    """Accept lists of at least so many values, one for each block."""
 
     def holds(value: Any) -> bool:
-        return isinstance(value, list | tuple) and len(value) > 0 and all(map(field.holds, value))
+        return isinstance(value, list | tuple) and len(value) >= least and all(map(field.holds, value))
 
     return Field(default, holds, f"a list, each {field.expected}")
 

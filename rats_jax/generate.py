@@ -1,4 +1,4 @@
-"""Draw pictures with a trained student, or with any Stable Diffusion pipeline.
+"""Draw pictures with a trained student, or with any pipeline of Stable Diffusion or FLUX.
 
     python -m rats_jax.generate --model=runs/emoji --prompt="black cat" --num-images=8 --out=cats
 
@@ -36,6 +36,13 @@ _SEED = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer("batch-size", 8, "Pictures at once, if there are as many.", lower_bound=1)
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint of a run; without it the newest.", lower_bound=0)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the networks compute in.")
+_HEIGHT = flags.DEFINE_integer(
+    "height", 0, "Of the pictures, pixels; 0 is the student's or the model's own.", lower_bound=0
+)
+_WIDTH = flags.DEFINE_integer("width", 0, "As --height.", lower_bound=0)
+_MAX_SEQUENCE_LENGTH = flags.DEFINE_integer(
+    "max-sequence-length", 0, "Tokens of a prompt that a T5 encoder reads; 0 as for --height.", lower_bound=0
+)
 _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
 
 
@@ -59,7 +66,14 @@ def main(_: list[str]) -> None:
         count, batch_size = _NUM_IMAGES.value or 1, _BATCH_SIZE.value or 1
         use_cores_as_devices([min(batch_size, count * len(prompts))])
         with new_folder(out, field="out") as folder:
-            model = rats_jax.load(str(_MODEL.value), step=_STEP.value, dtype=str(_DTYPE.value))
+            model = rats_jax.load(
+                str(_MODEL.value),
+                step=_STEP.value,
+                dtype=str(_DTYPE.value),
+                height=_HEIGHT.value or 0,
+                width=_WIDTH.value or 0,
+                max_sequence_length=_MAX_SEQUENCE_LENGTH.value or 0,
+            )
             seconds = draw_folder(
                 model,
                 folder,

@@ -14,7 +14,7 @@ from rats_jax.data.prompts import read_records
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
 from rats_jax.errors import ConfigError
-from rats_jax.networks.lora import init_adapters, with_adapters
+from rats_jax.networks.lora import Adapted, init_adapters, with_adapters
 from rats_jax.pipelines.open import load_pipeline
 from tests.finished import write_run
 from tests.tiny import PROMPTS, random_params, tiny_config
@@ -92,7 +92,7 @@ def test_adapters_are_merged_into_the_network(models, tmp_path):
     noise = student.make_noise([0, 1])
     expected = by_hand(
         models,
-        {"base": pipeline.network, "adapters": adapters},
+        Adapted(pipeline.network, adapters),
         PROMPTS[:2],
         noise,
         num_steps=2,

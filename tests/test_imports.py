@@ -57,7 +57,7 @@ MATHEMATICS = {
     "method": {"jax", "chex", "numpy", "optax"},
     "networks": {"jax", "chex", "numpy", "flax"},
 }
-STANDARD = {"__future__", "collections", "dataclasses", "functools", "math", "re", "typing"}
+STANDARD = {"__future__", "collections", "dataclasses", "functools", "itertools", "math", "re", "typing"}
 
 
 def imports_of(path: Path, module: str) -> set[str]:

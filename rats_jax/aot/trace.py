@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
+from rats_jax.aot.chips import Chip, estimate_seconds
 from rats_jax.aot.flops import count_flops
 from rats_jax.aot.hlo import count_costs
 from rats_jax.errors import ConfigError
@@ -83,7 +84,8 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
     update = jit_update(experiment.update_fn, layout)
     batch = abstract_batch(experiment, config.batch_size)
     start = time.perf_counter()
-    traced = update.trace(state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    with jax.set_mesh(mesh):
+        traced = update.trace(state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     counts = {
         "devices": mesh.size,
@@ -93,6 +95,7 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
         "state_bytes_per_device": _bytes(state, layout.state),
         "frozen_bytes_per_device": _bytes(frozen, layout.frozen),
         "evaluations": {"teacher": experiment.teacher_nfe, "student": experiment.nfe},
+        "weight_bytes_read_per_device": _weight_bytes(config, experiment) / mesh.shape["tensor"],
         "analytic_flops_per_device": analytic_flops(config, experiment, config.batch_size // ways)
         / mesh.shape["tensor"],
         "trace_seconds": time.perf_counter() - start,
@@ -166,13 +169,13 @@ def analytic_flops(config: Any, experiment: Experiment, batch_size: int) -> floa
     )
 
 
-def compile_for(program: Program, *, effort: float, chip_bytes: int) -> Result:
+def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
     """Compile a traced update and read what it needs.
 
     Args:
         program: from `trace`.
         effort: XLA's, -1 to 1.
-        chip_bytes: memory of a chip.
+        chip: that it will run on.
 
     Returns:
         The result; bytes and FLOPs are per device and update. `total` is what XLA lays out in memory, `peak`
@@ -180,7 +183,7 @@ def compile_for(program: Program, *, effort: float, chip_bytes: int) -> Result:
     """
     start = time.perf_counter()
     lowered = program.traced.lower(lowering_platforms=("tpu",))
-    report: dict[str, Any] = {"chip_bytes": chip_bytes, "effort": effort}
+    report: dict[str, Any] = {"chip_bytes": chip.memory_bytes, "effort": effort}
     try:
         compiled = lowered.compile(compiler_options={"exec_time_optimization_effort": effort})
     except jax.errors.JaxRuntimeError as error:
@@ -198,7 +201,7 @@ def compile_for(program: Program, *, effort: float, chip_bytes: int) -> Result:
         + memory.temp_size_in_bytes
     )
     report |= {
-        "fits": total <= chip_bytes,
+        "fits": total <= chip.memory_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
         "aliased_bytes": memory.alias_size_in_bytes,
@@ -208,6 +211,12 @@ def compile_for(program: Program, *, effort: float, chip_bytes: int) -> Result:
         "flops_per_device": costs.flops,
         "flops_ratio": costs.flops / program.counts["analytic_flops_per_device"],
         "collective_bytes": costs.collective_bytes,
+        "estimated_seconds": estimate_seconds(
+            chip,
+            flops=costs.flops,
+            weight_bytes=program.counts["weight_bytes_read_per_device"],
+            collective_bytes=sum(costs.collective_bytes.values()),
+        ),
         "compile_seconds": seconds,
     }
     return Result(report, text)
@@ -239,6 +248,18 @@ def advice(config: Any) -> str:
 
 def _since(start: float) -> float:
     return time.perf_counter() - start
+
+
+def _weight_bytes(config: Any, experiment: Experiment) -> float:
+    """Count the bytes of the network's weights that all evaluations read, in the compute dtype.
+
+    Those of a step are made together. The student's are read again by the backward pass, and once more where
+    it computes the forward pass anew.
+    """
+    size = sum(leaf.size for leaf in jax.tree.leaves(experiment.pipeline.network))
+    reads = config.teacher.num_steps + config.student.num_steps * (2 + (config.student.remat != "none"))
+    parts = config.optimizer.accumulation_steps
+    return size * jnp.dtype(config.compute_dtype).itemsize * reads * parts
 
 
 def _bytes(tree: Any, shardings: Any) -> int:

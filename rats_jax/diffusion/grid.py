@@ -135,16 +135,18 @@ def make_diffusion_grid(
 
 
 def make_flow_grid(num_steps: int, *, num_train_timesteps: int, shift: float) -> Grid:
-    """Lay out the noise levels of a rectified flow, as the FlowMatchEulerDiscreteScheduler of diffusers.
+    """Lay out the noise levels of a rectified flow, as the pipelines of FLUX do.
 
-    shifted(u) = shift * u / (1 + (shift - 1) * u); sigma_i = shifted(u_i) with u_i on a line from 1 to
-    shifted(1 / T), then 0. The lower end is therefore shifted twice, as pipelines of diffusers do it.
-    signal_rate = 1 - sigma, noise_rate = sigma, and the network is told sigma * T.
+    sigma_i = shifted(1 - i / S), then 0; shifted(u) = shift * u / (1 + (shift - 1) * u). The grid of S
+    steps is part of that of a multiple of S steps. signal_rate = 1 - sigma, noise_rate = sigma, and the
+    network is told sigma * T. A FlowMatchEulerDiscreteScheduler that is given a number of steps alone
+    shifts the lower end twice, so that the last of a few steps does next to nothing; given these 1 - i / S
+    as `sigmas`, it is this grid.
 
     Args:
         num_steps: S, from 1 to T.
         num_train_timesteps: T, the unit of the network's timestep.
-        shift: static shift towards noise, positive; 1 is none.
+        shift: towards noise, positive; 1 is none.
 
     Returns:
         A Grid of S steps from pure noise to data; its timesteps are float32.
@@ -152,11 +154,11 @@ def make_flow_grid(num_steps: int, *, num_train_timesteps: int, shift: float) ->
     Raises:
         ValueError: num_steps or shift out of range.
 
-    Source: Esser et al., Scaling Rectified Flow Transformers, arXiv 2403.03206, eq. 23.
+    Source: Esser et al., Scaling Rectified Flow Transformers, arXiv 2403.03206, eq. 23; FluxPipeline of
+        diffusers.
     """
     _check_num_steps(num_steps, num_train_timesteps)
-    lowest = _shifted(1.0 / num_train_timesteps, shift)
-    levels = np.append(_shifted(np.linspace(1.0, lowest, num_steps), shift), 0.0)
+    levels = _shifted(np.arange(num_steps, -1, -1) / num_steps, shift)
     return Grid(
         timesteps=(levels[:-1] * num_train_timesteps).astype(np.float32),
         signal_rates=(1.0 - levels).astype(np.float32),
@@ -248,16 +250,18 @@ def flow_shift(
     return mu
 
 
-def make_grid(scheduler_config: Mapping[str, Any], num_steps: int) -> Grid:
+def make_grid(scheduler_config: Mapping[str, Any], num_steps: int, *, num_tokens: int = 0) -> Grid:
     """Build the Grid of a model from its scheduler's configuration, at the timesteps of that scheduler.
 
     Every field is computed as its class means it, or refused: see `read_scheduler_config`. Timesteps are
     those of diffusers, save that `linspace` of Euler, LMS, Heun and KDPM2, which lies between the integers,
     is rounded as DDIM rounds it: by at most one half, to a level that the network was trained at. The steps
-    from one to the next are our own. A flow configuration gives a flow grid.
+    from one to the next are our own. A flow configuration gives a flow grid; that of a
+    FlowMatchEulerDiscreteScheduler is `make_flow_grid`.
 
     Args:
         scheduler_config: a scheduler_config.json of diffusers, as a dictionary.
+        num_tokens: of one picture, for a flow whose shift grows with it.
         num_steps: S, from 1 to num_train_timesteps; where a class places S + 1 timesteps and leaves out the
             last, one less; of a consistency model, to original_inference_steps.
 
@@ -270,7 +274,7 @@ def make_grid(scheduler_config: Mapping[str, Any], num_steps: int) -> Grid:
     """
     settings = read_scheduler_config(scheduler_config)
     if settings.prediction_type == "flow":
-        return _flow_grid(settings, num_steps)
+        return _flow_grid(settings, num_steps, num_tokens)
     alphas_cumprod = alphas_cumprod_of(settings)
     return make_diffusion_grid(
         alphas_cumprod,
@@ -279,8 +283,14 @@ def make_grid(scheduler_config: Mapping[str, Any], num_steps: int) -> Grid:
     )
 
 
-def _flow_grid(settings: SchedulerSettings, num_steps: int) -> Grid:
+def _flow_grid(settings: SchedulerSettings, num_steps: int, num_tokens: int) -> Grid:
     total, shift = settings.num_train_timesteps, settings.shift
+    if settings.dynamic_shift is not None:
+        if num_tokens < 1:
+            raise invalid_value(
+                "use_dynamic_shifting", True, "false in a pipeline whose pictures have no tokens"
+            )
+        shift = flow_shift(num_tokens, **settings.dynamic_shift)
     if settings.placement == "match":
         return make_flow_grid(num_steps, num_train_timesteps=total, shift=shift)
     first, last = {"unipc": (1.0, 1.0 / total), "dpm": (1.0 - 1.0 / total, 0.0)}[settings.placement]

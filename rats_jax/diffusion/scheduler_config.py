@@ -43,6 +43,8 @@ class SchedulerSettings(NamedTuple):
         lands_on_data: whether the last step ends at data, or at the cleanest level of training.
         original_inference_steps: of `consistency`.
         shift: of a flow, towards noise.
+        dynamic_shift: of a flow whose shift grows with the picture instead, the arguments of
+            `grid.flow_shift`; else None.
     """
 
     class_name: str
@@ -59,6 +61,7 @@ class SchedulerSettings(NamedTuple):
     lands_on_data: bool = True
     original_inference_steps: int = 0
     shift: float = 1.0
+    dynamic_shift: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ _IGNORED = frozenset(
         "noise_sampler_seed",  # of random steps
         # Read with clip_sample and thresholding only.
         *("clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio"),
-        # Read with use_dynamic_shifting only.
+        # Read with use_dynamic_shifting only, by the class of flows.
         *("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type"),
         "flow_shift",  # read with use_flow_sigmas only
         "original_inference_steps",  # of other classes than LCM and TCD
@@ -130,6 +133,13 @@ _IGNORED = frozenset(
 )
 
 _PREDICTIONS = ("v_prediction", "sample")
+_DYNAMIC_SHIFT: Mapping[str, Field] = {
+    "base_shift": number(0.5, positive=False),
+    "max_shift": number(1.15, positive=False),
+    "base_image_seq_len": integer(256),
+    "max_image_seq_len": integer(4096),
+    "time_shift_type": one_of("exponential", "linear"),
+}
 _SPACINGS = ("leading", "linspace", "trailing")
 _RESCALES = {"rescale_betas_zero_snr": flag(False)}
 _FINAL_SIGMA = {"final_sigmas_type": one_of("zero", "sigma_min")}
@@ -205,6 +215,8 @@ _CLASSES: Mapping[str, _Class] = {
             "num_train_timesteps": integer(1000),
             "shift": number(1.0),
             "prediction_type": one_of("flow", _FLOW_PREDICTION),
+            "use_dynamic_shifting": flag(False),
+            **_DYNAMIC_SHIFT,
         },
         flow_placement="match",
     ),
@@ -251,6 +263,9 @@ def read_scheduler_config(scheduler_config: Mapping[str, Any]) -> SchedulerSetti
             values["num_train_timesteps"],
             placement=scheduler.flow_placement,
             shift=values["shift" if name == FLOW_CLASS else "flow_shift"],
+            dynamic_shift={field: values[field] for field in _DYNAMIC_SHIFT}
+            if values["use_dynamic_shifting"]
+            else None,
         )
     spacing = "timestep_spacing"
     return SchedulerSettings(

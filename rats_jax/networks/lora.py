@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from rats_jax.networks.stack import ADAPTERS
 from rats_jax.types import Array, DenoiseFn, Params
 
 
@@ -24,7 +25,8 @@ def init_adapters(abstract_params: Params, *, targets: str, rank: int, seed: int
         seed: of `down`.
 
     Returns:
-        A tree of the layers that match, each {"down": [..., in, r], "up": [r, out]}, float32 NumPy arrays.
+        A tree of the layers that match, each {"down": [..., in, r], "up": [r, out]}, float32 NumPy arrays; in
+        a stack of N layers {"down": [N, in, r], "up": [N, r, out]}.
 
     Raises:
         ValueError: no layer matches.
@@ -40,8 +42,33 @@ def init_adapters(abstract_params: Params, *, targets: str, rank: int, seed: int
     adapters = {}
     for path, shape in chosen.items():
         down = rng.normal(scale=1 / rank, size=(*shape[:-1], rank)).astype(np.float32)
-        adapters |= {(*path, "down"): down, (*path, "up"): np.zeros((rank, shape[-1]), np.float32)}
+        layers = shape[:1] if _is_stack(shape) else ()
+        adapters |= {(*path, "down"): down, (*path, "up"): np.zeros((*layers, rank, shape[-1]), np.float32)}
     return unflatten_dict(adapters)
+
+
+def _is_stack(shape: tuple[int, ...]) -> bool:
+    """Tell linear layers in a stack, [N, in, out], from one and from a convolution."""
+    return len(shape) == 3
+
+
+class Adapted(NamedTuple):
+    """Weights of a network that runs with adapters, in the place of its weights alone.
+
+    Attributes:
+        base: of the network.
+        adapters: from `init_adapters`, or {} for none.
+    """
+
+    base: Params
+    adapters: Params
+
+
+def variables(params: Params) -> dict[str, Params]:
+    """Give what `flax.linen.Module.apply` takes, of weights or of `Adapted` ones."""
+    if isinstance(params, Adapted):
+        return {"params": params.base, ADAPTERS: params.adapters}
+    return {"params": params}
 
 
 def with_adapters(denoise_fn: DenoiseFn, *, scale: float) -> DenoiseFn:
@@ -50,27 +77,25 @@ def with_adapters(denoise_fn: DenoiseFn, *, scale: float) -> DenoiseFn:
     The product of the two is never formed, so the base needs neither a merged copy nor a gradient.
 
     Args:
-        denoise_fn: of a flax.linen network.
+        denoise_fn: applies a flax.linen network to the `variables` of its params.
         scale: alpha / rank.
 
     Returns:
-        A DenoiseFn whose params are {"base": weights, "adapters": from `init_adapters`, or {} for none};
-        differentiable in both.
+        A DenoiseFn whose params are `Adapted`; differentiable in both.
     """
 
-    def adapted_fn(params: Params, latents: Array, timestep: Array, embeds: Any) -> Array:
-        def add(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            outputs = next_fn(*args, **kwargs)
-            adapter = _find(params["adapters"], context.module.path)
-            if adapter is None or context.method_name != "__call__":
-                return outputs
-            rank = adapter["up"].shape[0]
-            down = context.module.clone(features=rank, use_bias=False, parent=None, name=None)
-            hidden = cast(jax.Array, down.apply({"params": {"kernel": adapter["down"]}}, *args))
-            return outputs + scale * (hidden @ adapter["up"].astype(hidden.dtype))
+    def add(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        outputs, layer = next_fn(*args, **kwargs), context.module
+        if context.method_name != "__call__" or not layer.has_variable(ADAPTERS, "up"):
+            return outputs
+        down, up = (layer.get_variable(ADAPTERS, name) for name in ("down", "up"))
+        narrow = layer.clone(features=up.shape[0], use_bias=False, parent=None, name=None)
+        hidden = cast(jax.Array, narrow.apply({"params": {"kernel": down}}, *args))
+        return outputs + scale * (hidden @ up.astype(hidden.dtype))
 
+    def adapted_fn(params: Params, latents: Array, timestep: Array, embeds: Any) -> Array:
         with nn.intercept_methods(add):
-            return denoise_fn(params["base"], latents, timestep, embeds)
+            return denoise_fn(params, latents, timestep, embeds)
 
     return adapted_fn
 
@@ -94,11 +119,3 @@ def merge_adapters(params: Params, adapters: Params, *, scale: float) -> Params:
         down, up = (np.asarray(trained[*path, name], np.float32) for name in ("down", "up"))
         flat[*path, "kernel"] = np.asarray(flat[*path, "kernel"], np.float32) + scale * (down @ up)
     return unflatten_dict(flat)
-
-
-def _find(adapters: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        if not isinstance(adapters, Mapping) or name not in adapters:
-            return None
-        adapters = adapters[name]
-    return adapters if "up" in adapters and "down" in adapters else None

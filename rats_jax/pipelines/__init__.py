@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rats_jax.pipelines import stable_diffusion, stable_diffusion_xl
+from rats_jax.pipelines import flux, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
 from rats_jax.pipelines.base import Family
 
 PIPELINES: Mapping[str, Family] = {
     "StableDiffusionPipeline": stable_diffusion.FAMILY,
     "StableDiffusionXLPipeline": stable_diffusion_xl.FAMILY,
+    "StableDiffusion3Pipeline": stable_diffusion_3.FAMILY,
+    "FluxPipeline": flux.FAMILY,
 }
 """By the class that model_index.json names."""

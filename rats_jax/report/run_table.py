@@ -8,10 +8,12 @@ from typing import Any
 
 def format_table(summary: Mapping[str, Any]) -> str:
     """Lay out a summary as the table that a run ends with."""
+    # Runs of before this was counted had classifier-free guidance alone.
+    guided_nfe = summary.get("guided_nfe") or 2 * summary["student_num_steps"]
     rows = {
         "teacher": f"teacher, {summary['teacher_nfe']} evaluations",
         "untrained": f"untrained, {summary['nfe']} evaluations",
-        "untrained_cfg": f"untrained with guidance, {2 * summary['student_num_steps']} evaluations",
+        "untrained_cfg": f"untrained with guidance, {guided_nfe} evaluations",
         "student": f"student, {summary['nfe']} evaluations",
     }
     columns = {

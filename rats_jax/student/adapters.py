@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from rats_jax.types import Params
 from rats_jax.weights.hub import find_file
-from rats_jax.weights.naming import torch_name
+from rats_jax.weights.naming import torch_name, unstack
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Where diffusers looks for adapters."""
@@ -21,9 +21,10 @@ _KOHYA_FILE = "comfyui/rats_lora.safetensors"
 
 
 def write_adapters(folder: Path, adapters: Params, *, network_name: str, scale: float, dtype: Any) -> None:
-    """Write adapters in peft's names, as diffusers reads them, and in Kohya's, as ComfyUI does.
+    """Write adapters in peft's names, as diffusers reads them, and those of a UNet in Kohya's for ComfyUI.
 
-    Both readers scale by alpha / rank with alpha = rank, so `scale` goes into the second factor.
+    Of a transformer ComfyUI reads peft's names too. Both readers scale by alpha / rank with alpha = rank,
+    so `scale` goes into the second factor.
 
     Args:
         folder: to write into.
@@ -33,7 +34,7 @@ def write_adapters(folder: Path, adapters: Params, *, network_name: str, scale: 
         dtype: of the weights on disk.
     """
     peft, kohya = {}, {}
-    for path, (down, up) in _pairs(adapters).items():
+    for path, down, up in _layers(adapters):
         layer = torch_name((*path, "kernel")).removesuffix(".weight")
         first, second = down.T, (scale * up).T
         if down.ndim == 4:  # HWIO -> OIHW
@@ -44,8 +45,11 @@ def write_adapters(folder: Path, adapters: Params, *, network_name: str, scale: 
         name = f"lora_unet_{layer.replace('.', '_')}"
         kohya |= {f"{name}.lora_down.weight": first, f"{name}.lora_up.weight": second}
         kohya[f"{name}.alpha"] = np.array(len(first), dtype)
-    (folder / _KOHYA_FILE).parent.mkdir()
-    for file, tensors in ((LORA_FILE, peft), (_KOHYA_FILE, kohya)):
+    files = {LORA_FILE: peft}
+    if network_name == "unet":  # of a transformer ComfyUI reads peft's names
+        files[_KOHYA_FILE] = kohya
+        (folder / _KOHYA_FILE).parent.mkdir()
+    for file, tensors in files.items():
         save_file(tensors, str(folder / file), metadata={"format": "pt"})
         (folder / file).chmod(0o644)
 
@@ -59,17 +63,29 @@ def read_adapters(file: Path, like: Params, *, network_name: str) -> Params:
         network_name: as of `write_adapters`.
     """
     tensors = load_file(str(file))
-    flat = {}
-    for path in _pairs(like):
+
+    def read(path: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         layer = f"{network_name}.{torch_name((*path, 'kernel')).removesuffix('.weight')}"
         first, second = (tensors.pop(f"{layer}.lora_{which}.weight").astype(np.float32) for which in "AB")
         if first.ndim == 4:
-            first, second = first.transpose(2, 3, 1, 0), second[:, :, 0, 0]
-        else:
-            first = first.T
-        flat |= {(*path, "down"): first, (*path, "up"): second.T}
+            return first.transpose(2, 3, 1, 0), second[:, :, 0, 0].T
+        return first.T, second.T
+
+    flat = {}
+    for path in _pairs(like):
+        layers = unstack(path)
+        pair = read(path) if layers is None else map(np.stack, zip(*map(read, layers), strict=True))
+        flat |= {(*path, name): value for name, value in zip(("down", "up"), pair, strict=True)}
     assert not tensors, sorted(tensors)
     return unflatten_dict(flat)
+
+
+def _layers(adapters: Params) -> Iterator[tuple[tuple[str, ...], np.ndarray, np.ndarray]]:
+    """List the adapters of each layer; those of a stack are many."""
+    for path, (down, up) in _pairs(adapters).items():
+        layers = unstack(path)
+        for layer, *pair in [(path, down, up)] if layers is None else zip(layers, down, up, strict=True):
+            yield layer, *pair
 
 
 def _pairs(adapters: Params) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from etils import epath
 from rats_jax.report import run_table, tables
 from rats_jax.student.adapters import LORA_FILE, find_licence
 from rats_jax.student.model import Origin, TextToImage
+from rats_jax.weights.folder import read_json
+from rats_jax.weights.hub import get_file
 
 _USE = {
     "diffusers": """\
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("THIS_FOLDER")
-images = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}).images
+images = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}{options}).images
 """,
     "flax": """\
 import jax
@@ -30,25 +33,24 @@ key, scale = jax.random.key(0), jnp.float32({scale:g})
 images = pipeline(ids, params, key, num_inference_steps={steps}, guidance_scale=scale).images  # [B, H, W, 3]
 """,
     "lora": """\
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import {scheduler_class}DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("{base}")
-pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config{spacing})
-pipeline.load_lora_weights("THIS_FOLDER", weight_name="{lora_file}")
-images = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}).images
+{scheduler}pipeline.load_lora_weights("THIS_FOLDER", weight_name="{lora_file}")
+images = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}{options}).images
 """,
     "jax": """\
 import numpy as np
 from jax import export
 from safetensors.numpy import load_file
-from transformers import CLIPTokenizer
+from transformers import {tokenizers}
 
 prompts = ["{prompt}"]
 
 
-def ids(folder):
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
-    words = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="np")
+def ids(tokenizer, folder, length):
+    read = tokenizer.from_pretrained(folder)
+    words = read(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="np")
     return words.input_ids.astype("int32")
 
 
@@ -65,12 +67,18 @@ for.""",
     "flax": """\
 The scheduler's timesteps are those of training for {steps} steps; where the base model spaces them from the
 last one, other numbers of steps are wrong.""",
-    "lora": """\
-For ComfyUI: `comfyui/rats_lora.safetensors`, the same adapters in its names, for a KSampler with {steps}
-steps, cfg {scale:g}, sampler `ddim`. Both files are used at strength 1.""",
+    "lora": "{comfyui}",
     "jax": """\
 The program has {steps} steps, takes any number of prompts and any guidance scale, and runs on CPU, GPU and
 TPU.""",
+}
+_COMFYUI = {
+    "diffusion": """\
+For ComfyUI: `comfyui/rats_lora.safetensors`, the same adapters in its names, for a KSampler with {steps}
+steps, cfg {scale:g}, sampler `ddim`. Both files are used at strength 1.""",
+    "flow": """\
+ComfyUI reads the same file, at strength 1, with sampler `euler` and {steps} steps at these levels of noise,
+from a node of manual sigmas: {levels}.""",
 }
 _ABOUT = """\
 Post-trained with Reward-Aware Trajectory Shaping ([arXiv 2604.14910](https://arxiv.org/abs/2604.14910)) by
@@ -115,21 +123,19 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
     head = [f"license: {licence}"] if licence else []
     head += [f"base_model: {config.pretrained}", f"library_name: {'jax' if format == 'jax' else 'diffusers'}"]
     head += ["pipeline_tag: text-to-image", "tags: [rats, few-step, text-to-image]"]
-    spacing = model.timestep_spacing
+    index = read_json(get_file(config.pretrained, "model_index.json"))
     values = {
         "prompt": "a photo of a red apple",
         "steps": model.num_steps,
         "scale": model.guidance_scale,
         "base": config.pretrained,
         "lora_file": LORA_FILE,
-        "spacing": f', timestep_spacing="{spacing}"' if spacing else "",
         "latent_shape": model.pipeline.latent_shape,
-        "ids": 'ids("tokenizer")',
-        "pipeline_class": "StableDiffusionPipeline",
+        "pipeline_class": index["_class_name"].removeprefix("Flax"),
+        **_sampling(model, config),
+        **_tokenizing(model, index),
     }
-    if isinstance(model.pipeline.tokenize([""]), dict):
-        values["pipeline_class"] = "StableDiffusionXLPipeline"
-        values["ids"] = '{"text_encoder": ids("tokenizer"), "text_encoder_2": ids("tokenizer_2")}'
+    values["comfyui"] = _COMFYUI["flow" if _is_flow(model) else "diffusion"].format(**values)
     sections = [
         "---\n" + "\n".join(head) + "\n---\n",
         f"# A {model.num_steps}-step student of {config.pretrained}\n",
@@ -147,6 +153,53 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
     return "\n".join(sections)
 
 
+def _is_flow(model: TextToImage) -> bool:
+    return model.pipeline.prediction_type == "flow"
+
+
+def _sampling(model: TextToImage, config: Any) -> dict[str, str]:
+    """Say how diffusers samples as the student does, where that is not the default."""
+    fields = ("height", "width", "max_sequence_length")
+    options = {field: config[field] for field in fields if config.get(field)}
+    if not _is_flow(model):
+        spacing = model.timestep_spacing
+        chosen = f', timestep_spacing="{spacing}"' if spacing else ""
+        config_text = f"pipeline.scheduler.config{chosen}"
+        return {
+            "options": "".join(f", {field}={value}" for field, value in options.items()),
+            "scheduler_class": "DDIMScheduler, ",
+            "scheduler": f"pipeline.scheduler = DDIMScheduler.from_config({config_text})\n",
+            "levels": "",
+        }
+    height, width, _ = model.pipeline.image_shape()
+    steps, options = model.num_steps, {"height": height, "width": width} | options
+    # Before the shift, which is the scheduler's.
+    options["sigmas"] = [round((steps - i) / steps, 6) for i in range(steps)]
+    levels = model.pipeline.grid_fn(steps, "").noise_rates
+    return {
+        "options": "".join(f", {field}={value}" for field, value in options.items()),
+        "scheduler_class": "",
+        "scheduler": "",
+        "levels": ", ".join(f"{level:.4g}" for level in levels),
+    }
+
+
+def _tokenizing(model: TextToImage, index: Mapping[str, Any]) -> dict[str, str]:
+    """Say how the inputs of the program are made of prompts."""
+    ids = model.pipeline.tokenize([""])
+    by_encoder = ids if isinstance(ids, dict) else {"text_encoder": ids}
+    classes, calls = {}, {}
+    for encoder, rows in by_encoder.items():
+        folder = encoder.replace("text_encoder", "tokenizer")
+        classes[encoder] = index[folder][1].removeprefix("Flax")
+        calls[encoder] = f'ids({classes[encoder]}, "{folder}", {rows.shape[1]})'
+    several = ", ".join(f'"{encoder}": {call}' for encoder, call in calls.items())
+    return {
+        "tokenizers": ", ".join(sorted(set(classes.values()))),
+        "ids": f"{{{several}}}" if isinstance(ids, dict) else calls["text_encoder"],
+    }
+
+
 def _facts(config: Any, origin: Origin, scores: dict[str, Any]) -> dict[str, Any]:
     def rewards(section: str) -> str:
         found = {name: reward for name, reward in sorted(config[section].items())}
@@ -156,7 +209,7 @@ def _facts(config: Any, origin: Origin, scores: dict[str, Any]) -> dict[str, Any
         ]
         return ", ".join(texts) or "none"
 
-    trained = f"adapters of rank {config.lora.rank}" if config.lora.rank else "all weights of the UNet"
+    trained = f"adapters of rank {config.lora.rank}" if config.lora.rank else "all weights of the network"
     return {
         "base model": config.pretrained,
         "prompts": config.prompts,

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from rats_jax.errors import ConfigError, ExportError
 from rats_jax.networks.lora import merge_adapters
-from rats_jax.pipelines.open import open_pipeline
+from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.pipelines.write import copy_tokenizers
 from rats_jax.student.adapters import LORA_FILE, read_adapters, write_adapters
 from rats_jax.student.card import write_card
@@ -128,7 +128,8 @@ def _read_lora(model: TextToImage, folder: Path) -> np.ndarray:
     origin = origin_of(model)
     name = model.pipeline.network_name
     adapters = read_adapters(folder / LORA_FILE, origin.adapters, network_name=name)
-    network = merge_adapters(open_pipeline(origin.config.pretrained).network, adapters, scale=1.0)
+    pretrained = open_pipeline(origin.config.pretrained, options=options_of(origin.config))
+    network = merge_adapters(pretrained.network, adapters, scale=1.0)
     merged = dataclasses.replace(model.pipeline, network=jax.tree.map(np.asarray, network))
     return dataclasses.replace(model, pipeline=merged, _weights=[], _programs={})([_PROMPT], seed=_SEED)
 

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from rats_jax.errors import ConfigError
 from rats_jax.networks.lora import init_adapters, merge_adapters
-from rats_jax.pipelines.base import Pipeline
-from rats_jax.pipelines.open import open_pipeline
+from rats_jax.pipelines.base import Options, Pipeline
+from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student.model import Origin, TextToImage
 from rats_jax.weights.hub import find_file
 from rats_jax.workdir import checkpoint, saved_config
@@ -24,16 +24,26 @@ SETTINGS_FILE = "rats_jax.json"
 """What an exported folder says of its student, beside the files of the pipeline."""
 
 
-def load(path: str, *, step: int | None = None, dtype: str = "float32") -> TextToImage:
-    """Load the student of a run, an exported student, or any Stable Diffusion pipeline.
+def load(
+    path: str,
+    *,
+    step: int | None = None,
+    dtype: str = "float32",
+    height: int = 0,
+    width: int = 0,
+    max_sequence_length: int = 0,
+) -> TextToImage:
+    """Load the student of a run, an exported student, or any pipeline of a known family.
 
     Args:
         path: work directory of a run, or folder or hub id of a diffusers pipeline.
         step: of a run, the checkpoint; None is the newest.
         dtype: what the networks compute in, and what their weights are kept in: 'float32' or 'bfloat16'.
+        height, width: of the pictures, pixels; 0 is what the student was trained at, or the pipeline's own.
+        max_sequence_length: tokens of a prompt that a T5 encoder reads; 0 as for the size.
 
     Returns:
-        The model. Of a pipeline that says nothing of its student: 50 steps at guidance 7.5.
+        The model. Of a pipeline that says nothing of its student: its family's steps and guidance.
 
     Raises:
         ConfigError: it is neither, or has no such checkpoint.
@@ -41,29 +51,31 @@ def load(path: str, *, step: int | None = None, dtype: str = "float32") -> TextT
     path = str(path)
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"dtype={dtype!r}: expected 'float32' or 'bfloat16'")
+    chosen = Options(height, width, max_sequence_length)
     if (epath.Path(path).expanduser() / saved_config.FILE).exists():
-        return _load_run(path, step=step, dtype=dtype)
+        return _load_run(path, step=step, dtype=dtype, chosen=chosen)
     if step is not None:
         raise ConfigError(f"step={step}: expected none, as {path!r} is no work directory of a run")
-    pipeline = _read(open_pipeline(path, dtype=jnp.dtype(dtype)), dtype)
-    settings: dict[str, Any] = {"num_steps": 50, "guidance_scale": 7.5, "sampler": "ddim"}
+    settings: dict[str, Any] = {"sampler": "ddim"}
     found = find_file(path, SETTINGS_FILE)
     if found is not None:
         settings |= json.loads(found.read_text())
+        chosen = _prefer(chosen, ConfigDict(saved_config.with_added(settings["config"])))
+    pipeline = open_pipeline(path, dtype=jnp.dtype(dtype), options=chosen)
     return TextToImage(
         path,
-        pipeline,
+        _read(pipeline, dtype),
         timestep_spacing="",
         sampler=settings["sampler"],
-        num_steps=settings["num_steps"],
-        guidance_scale=settings["guidance_scale"],
+        num_steps=settings.get("num_steps", pipeline.num_steps),
+        guidance_scale=settings.get("guidance_scale", pipeline.guidance_scale),
     )
 
 
-def _load_run(workdir: str, *, step: int | None, dtype: str) -> TextToImage:
+def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) -> TextToImage:
     folder = epath.Path(workdir).expanduser()
     config: Any = ConfigDict(saved_config.from_json((folder / saved_config.FILE).read_text()))
-    pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype))
+    pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=_prefer(chosen, config))
     lora = config.lora.rank > 0
     like = pipeline.network
     if lora:
@@ -74,6 +86,12 @@ def _load_run(workdir: str, *, step: int | None, dtype: str) -> TextToImage:
         network = merge_adapters(pipeline.network, student, scale=config.lora.alpha / config.lora.rank)
     model = _sampled(workdir, dataclasses.replace(pipeline, network=network), config, config.student, dtype)
     return dataclasses.replace(model, origin=Origin(config, step, student if lora else None))
+
+
+def _prefer(chosen: Options, config: Any) -> Options:
+    """Take what was chosen, and of a run's config what was not."""
+    own, given = dataclasses.asdict(options_of(config)), dataclasses.asdict(chosen)
+    return Options(**{field: given[field] or own[field] for field in own})
 
 
 def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextToImage:
@@ -87,7 +105,7 @@ def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextTo
     Raises:
         ConfigError: the config's `pretrained` is no pipeline.
     """
-    pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype))
+    pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=options_of(config))
     return _sampled(config.pretrained, pipeline, config, config[role], dtype)
 
 

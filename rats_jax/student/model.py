@@ -85,6 +85,10 @@ class TextToImage:
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         if not scale >= 1:
             raise ConfigError(f"guidance_scale={scale}: expected a number >= 1")
+        try:
+            self.pipeline.evaluations(scale)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         noise = self.make_noise(range(seed, seed + len(texts))) if latents is None else latents
         noise = np.asarray(noise, np.float32)
         expected = (len(texts), *self.pipeline.latent_shape)
@@ -120,8 +124,11 @@ class TextToImage:
             noise = np.zeros((rows, *self.pipeline.latent_shape), np.float32)
             inputs = placement.place((self.pipeline.tokenize([""] * rows), noise), layout)
             jitted = jax.jit(draw, out_shardings=layout)
-            lowered = jitted.lower(self._placed(), *inputs, jnp.float32(1.0))
-            self._programs[key] = Program(lowered.compile(), rows, layout)
+            weights, scale = self._placed(), jnp.float32(1.0)
+            with jax.set_mesh(mesh):
+                lowered = jitted.lower(weights, *inputs, scale)
+            options = self.pipeline.compiler_options(mesh.devices.flat[0])
+            self._programs[key] = Program(lowered.compile(options), rows, layout)
         return self._programs[key]
 
     def with_network(self, network: Params, *, guidance_scale: float) -> TextToImage:

@@ -38,7 +38,8 @@ class Experiment:
         teach_fn: the teacher's part of the update alone.
         update_from_targets_fn: one update from what the teacher left.
         update_fn: one update that runs its teacher.
-        nfe, teacher_nfe: network evaluations per picture.
+        nfe, teacher_nfe, guided_nfe: network evaluations per picture, of the student, of the teacher, and of
+            `untrained_guided`.
     """
 
     pipeline: Pipeline
@@ -60,6 +61,7 @@ class Experiment:
     update_fn: UpdateFn
     nfe: int
     teacher_nfe: int
+    guided_nfe: int
 
     def init_state(self, student: Params) -> TrainState:
         """Start from `student`, with a moving teacher of its own buffers; traceable."""

@@ -24,7 +24,7 @@ from rats_jax.training.models import open_models
 from rats_jax.training.setup import make_experiment
 from rats_jax.training.table import Pictures, RenderFn
 from rats_jax.training.teacher import keeps_targets
-from rats_jax.types import Batch, FrozenParams, Key, Params, TrainState
+from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
 
 
 class Layout(NamedTuple):
@@ -162,10 +162,16 @@ class Program:
         def bind(contestant: Contestant) -> RenderFn:
             # Every process gets all pictures: they are few, and all draw the same conclusions from them.
             whole = placement.replicated(mesh)
-            render = jax.jit(table.make_render_fn(experiment, contestant), out_shardings=whole)
+            render = jax.jit(
+                table.make_render_fn(experiment, contestant),
+                out_shardings=whole,
+                compiler_options=self._compiler_options,
+            )
 
             def bound(params: Params, *inputs: Any) -> Pictures:
-                return render(params, frozen, monitors, *placement.place(inputs, self.layout.batch))
+                placed = placement.place(inputs, self.layout.batch)
+                with jax.set_mesh(mesh):
+                    return render(params, frozen, monitors, *placed)
 
             return bound
 
@@ -206,9 +212,22 @@ class Program:
     def teach(self) -> Any:
         """The teacher's part of the update, jitted: (TrainState.teacher, frozen, batch, key) -> Targets."""
         state, frozen, batch = self.layout
-        return jax.jit(
-            self.experiment.teach_fn, in_shardings=(state.teacher, frozen, batch, None), out_shardings=batch
+        teach = jax.jit(
+            self.experiment.teach_fn,
+            in_shardings=(state.teacher, frozen, batch, None),
+            out_shardings=batch,
+            compiler_options=self._compiler_options,
         )
+
+        def taught(*inputs: Any) -> Targets:
+            with jax.set_mesh(self.mesh):
+                return teach(*inputs)
+
+        return taught
+
+    @property
+    def _compiler_options(self) -> dict[str, Any]:
+        return self.experiment.pipeline.compiler_options(self.mesh.devices.flat[0])
 
     @functools.cached_property
     def update(self) -> Any:
@@ -218,7 +237,7 @@ class Program:
         raises instead.
         """
         start = time.perf_counter()
-        compiled = self.lower_update().compile()
+        compiled = self.lower_update().compile(self._compiler_options)
         self.compile_seconds = time.perf_counter() - start
         return compiled
 
@@ -231,5 +250,5 @@ class Program:
         if keeps_targets(self.config):
             update = jit_update(experiment.update_from_targets_fn, self.layout, self.layout.batch)
             inputs += (jax.eval_shape(experiment.teach_fn, state.teacher, *inputs[1:]),)
-        with without_collections():
+        with without_collections(), jax.set_mesh(self.mesh):
             return update.lower(*inputs)

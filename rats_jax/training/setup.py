@@ -21,7 +21,7 @@ from rats_jax.method.horizon import interpolation_matrix, normalise_weights
 from rats_jax.method.loss import hinge_reward, negative_reward
 from rats_jax.method.parts import in_parts
 from rats_jax.method.update import make_loss_fn, make_teach_fn, make_update_fn, with_teacher
-from rats_jax.networks.lora import init_adapters, with_adapters
+from rats_jax.networks.lora import Adapted, init_adapters, with_adapters
 from rats_jax.parallel.mesh import Mesh
 from rats_jax.parallel.placement import batch_sharding, param_sharding
 from rats_jax.pipelines.base import Pipeline
@@ -47,6 +47,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         ConfigError: what only the models tell: an impossible schedule, a target that no layer matches.
     """
     pipeline, rewards, monitors = models.pipeline, models.rewards, models.monitors
+    evaluations = {role: _count_evaluations(config, pipeline, role) for role in ("teacher", "student")}
     grids = {role: _make_grid(config, pipeline, role) for role in ("teacher", "student")}
     matrix = _make_horizon_matrix(config, grids["teacher"], grids["student"])
     horizons = np.flatnonzero(np.any(matrix, axis=0))  # no other estimate of the teacher is read
@@ -116,8 +117,9 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         teach_fn=teach_fn,
         update_from_targets_fn=update_from_targets_fn,
         update_fn=with_teacher(update_from_targets_fn, teach_fn),
-        nfe=config.student.num_steps * pipeline.evaluations(config.student.guidance_scale),
-        teacher_nfe=config.teacher.num_steps * pipeline.evaluations(config.teacher.guidance_scale),
+        nfe=config.student.num_steps * evaluations["student"],
+        teacher_nfe=config.teacher.num_steps * evaluations["teacher"],
+        guided_nfe=config.student.num_steps * evaluations["teacher"],
     )
 
 
@@ -163,6 +165,14 @@ def _make_gate_fn(settings: Any) -> GateFn:
         "constant": functools.partial(constant_gate, value=settings.value),
     }[settings.kind]
     return make_gate_fn(gate, temperature=settings.temperature, relative=settings.relative)
+
+
+def _count_evaluations(config: Any, pipeline: Pipeline, role: str) -> int:
+    """Count the network evaluations of a step of the teacher or the student."""
+    try:
+        return pipeline.evaluations(config[role].guidance_scale)
+    except ValueError as error:
+        raise ConfigError(f"{role}.{error}") from None
 
 
 def _make_grid(config: Any, pipeline: Pipeline, role: str) -> Grid:
@@ -218,11 +228,7 @@ def _make_initial(config: Any, pipeline: Pipeline) -> Params:
 def _make_params_fns(config: Any, pipeline: Pipeline, mesh: Mesh) -> tuple[ParamsFn, ParamsFn]:
     """Say what student and teacher roll out with, of the frozen base and of what is trained."""
     if config.lora.rank:
-
-        def adapted(base: Params, adapters: Params) -> Params:
-            return {"base": base, "adapters": adapters}
-
-        return adapted, adapted  # a teacher that does not move has an empty tree of adapters
+        return Adapted, Adapted  # a teacher that does not move has an empty tree of adapters
 
     split, layout = (
         param_sharding(mesh, {name: pipeline.network}, config.sharding)[name] for name in ("student", "base")

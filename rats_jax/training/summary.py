@@ -41,6 +41,7 @@ def finish(
     summary |= {
         "nfe": program.experiment.nfe,
         "teacher_nfe": program.experiment.teacher_nfe,
+        "guided_nfe": program.experiment.guided_nfe,
         "updates": int(state.step),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "seconds": book.seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from safetensors.numpy import save_file
 
 from rats_jax.errors import WeightsError
 from rats_jax.types import Params
-from rats_jax.weights.naming import to_torch_names
+from rats_jax.weights.naming import iter_torch_names, to_torch_names, torch_sizes
 
 UNET_WEIGHTS = VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 CLIP_WEIGHTS = "model.safetensors"
+MAX_SHARD_BYTES = 10_000_000_000
+"""Of a file of weights, as diffusers writes them."""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -83,6 +86,45 @@ def write_model_index(folder: Path, scheduler_config: dict[str, Any]) -> None:
             "vae": ["diffusers", "AutoencoderKL"],
         },
     )
+
+
+def write_sharded(
+    folder: Path, name: str, params: Params, *, dtype: Any, max_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Write weights in PyTorch names as the hub's big models are: files of limited size, and their index.
+
+    What fits one file is one, without an index. Leaves are read one at a time, so that a host holds one file
+    and one leaf.
+
+    Args:
+        folder: of the network; it is made.
+        name: of the file, `*.safetensors`; of several, `*-0000I-of-0000N.safetensors`.
+        params: nested dict of arrays, or of leaves that lie in files.
+        dtype: on disk.
+        max_bytes: of a file, unless a single tensor is larger.
+    """
+    shards: list[list[str]] = [[]]
+    room, total = max_bytes, 0
+    for tensor, size in torch_sizes(params):
+        size *= np.dtype(dtype).itemsize
+        if size > room and shards[-1]:
+            shards.append([])
+            room = max_bytes
+        shards[-1].append(tensor)
+        room, total = room - size, total + size
+    tensors = iter_torch_names(params, dtype=dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    weight_map = {}
+    for i, names in enumerate(shards, start=1):
+        stem, suffix = name.rsplit(".", 1)
+        file = name if len(shards) == 1 else f"{stem}-{i:05d}-of-{len(shards):05d}.{suffix}"
+        content = dict(itertools.islice(tensors, len(names)))
+        save_file(content, str(folder / file), metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # safetensors leaves it readable by its owner alone
+        weight_map |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(folder / f"{name}.index.json", index)
 
 
 def abstract_params(init_fn: Any, module: Any) -> Params:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
 from rats_jax.errors import WeightsError
 from rats_jax.paths import is_hub_id, resolve_path
@@ -23,7 +23,8 @@ def find_file(path: str, *names: str) -> Path | None:
         The file, or None if the model has none of them.
 
     Raises:
-        WeightsError: `path` is neither, or the hub cannot be reached or does not give the file.
+        WeightsError: `path` is neither, or the hub cannot be reached or does not give the file; of a gated
+            repository it says where its licence is accepted.
     """
     local = resolve_path(path)
     if local.is_file():
@@ -44,6 +45,12 @@ def find_file(path: str, *names: str) -> Path | None:
             known = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision or None)
             if known is not huggingface_hub.file_download._CACHED_NO_EXIST:
                 raise _unreadable(path, name, error) from None
+        except GatedRepoError:
+            raise WeightsError(
+                f"model {path!r} is gated: expected its licence to be accepted at "
+                f"https://huggingface.co/{repository}, and a token that may read gated repositories, from "
+                "`hf auth login` or in HF_TOKEN"
+            ) from None
         except EntryNotFoundError:
             continue
         except Exception as error:  # no such repository, gated, no disk space: whatever the hub has to say

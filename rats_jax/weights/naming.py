@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from rats_jax.networks.stack import STACK_NAME
 from rats_jax.types import Params
 
-_LIST_ITEM = re.compile(r"(blocks|attentions|resnets|downsamplers|upsamplers|net|to_out)_(\d+)")
+_LIST_ITEM = re.compile(r"(blocks?|layer|attentions|resnets|downsamplers|upsamplers|net|to_out)_(\d+)")
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 # AutoencoderKL's attention was renamed in diffusers 0.15; its Flax class and older files keep the old names.
 _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def unstack(path: tuple[str, ...]) -> list[tuple[str, ...]] | None:
+    """List the layers whose weights are one parameter of a stack, see `networks/stack.py`.
+
+    Args:
+        path: keys from the root of the tree to the leaf.
+
+    Returns:
+        A path for each layer: ("blocks_0_to_1", "bias") -> [("blocks_0", "bias"), ("blocks_1", "bias")];
+        None where the parameter is that of one layer.
+    """
+    for place, module in enumerate(path):
+        if found := STACK_NAME.fullmatch(module):
+            name, first, last = found[1], int(found[2]), int(found[3])
+            return [(*path[:place], f"{name}_{i}", *path[place + 1 :]) for i in range(first, last + 1)]
+    return None
 
 
 def torch_name(path: tuple[str, ...]) -> str:
     """Give the PyTorch name of the Flax parameter at `path`, in today's diffusers and transformers naming.
 
     Args:
-        path: keys from the root of the tree to the leaf, e.g. ("mid_block", "resnets_0", "conv1", "kernel").
+        path: keys from the root of the tree to the leaf, e.g. ("mid_block", "resnets_0", "conv1", "kernel");
+            of one layer, see `unstack`.
 
     Returns:
         The dotted name, e.g. "mid_block.resnets.0.conv1.weight".
@@ -71,18 +91,34 @@ def _to_torch_layout(value: np.ndarray, path: tuple[str, ...]) -> np.ndarray:
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
 
 
-def to_torch_names(params: Params, *, dtype: Any = np.float32) -> dict[str, np.ndarray]:
-    """Turn a Flax parameter tree into the state dict that PyTorch's module of the same architecture loads.
+def torch_sizes(params: Params) -> Iterator[tuple[str, int]]:
+    """List names and numbers of elements of what `iter_torch_names` yields, in its order, reading nothing."""
+    flat = cast(Mapping[tuple[str, ...], Any], flatten_dict(params))
+    for path, leaf in flat.items():
+        layers = unstack(path) or [path]
+        for layer in layers:
+            yield torch_name(layer), math.prod(leaf.shape) // len(layers)
+
+
+def iter_torch_names(params: Params, *, dtype: Any = np.float32) -> Iterator[tuple[str, np.ndarray]]:
+    """Turn a Flax parameter tree into tensors of PyTorch's module of the same architecture, one at a time.
 
     Args:
-        params: nested dict of arrays.
+        params: nested dict of arrays, or of leaves that lie in files and are read here.
         dtype: dtype of the result.
 
-    Returns:
-        Mapping from PyTorch name to contiguous array in PyTorch's layout.
+    Yields:
+        PyTorch name, and contiguous array in PyTorch's layout.
     """
-    flat: Mapping[tuple[str, ...], Any] = flatten_dict(params)
-    return {
-        torch_name(path): _to_torch_layout(np.asarray(value, dtype), path).copy(order="C")
-        for path, value in flat.items()
-    }
+    flat = cast(Mapping[tuple[str, ...], Any], flatten_dict(params))
+    for path, value in flat.items():
+        layers = unstack(path)
+        # What lies in a file is read in the dtype that is wanted.
+        whole = np.asarray(value.astype(dtype))
+        for layer, part in [(path, whole)] if layers is None else zip(layers, whole, strict=True):
+            yield torch_name(layer), _to_torch_layout(part, layer).copy(order="C")
+
+
+def to_torch_names(params: Params, *, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+    """Turn a Flax parameter tree into the state dict of PyTorch's module, see `iter_torch_names`."""
+    return dict(iter_torch_names(params, dtype=dtype))

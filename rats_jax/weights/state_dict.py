@@ -12,8 +12,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import safe_open
 
 from rats_jax.errors import WeightsError
-from rats_jax.weights.naming import flax_axes, new_torch_name, old_torch_name, torch_name
-from rats_jax.weights.stored import Sliceable, StoredArray, read_all
+from rats_jax.weights.folder import read_json
+from rats_jax.weights.naming import flax_axes, new_torch_name, old_torch_name, torch_name, unstack
+from rats_jax.weights.stored import Sliceable, StoredArray, read_all, stored_stack
 from rats_jax.weights.torch_file import read_torch_file, state_dict_of
 
 StateDict = Mapping[str, np.ndarray]
@@ -55,7 +56,53 @@ class _Safetensors(Mapping[str, np.ndarray]):
         return len(self._names)
 
 
-def read_safetensors(file: Path) -> StateDict:
+class _Shards(Mapping[str, np.ndarray]):
+    """The tensors of several open safetensors files."""
+
+    def __init__(self, shards: Mapping[str, _Safetensors]):
+        self._shards = shards  # by name of the tensor
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._shards[name][name]
+
+    def locate(self, name: str) -> _Tensor:
+        """Give a tensor without reading it."""
+        return self._shards[name].locate(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shards)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+
+def read_shards(index: Path, find: Callable[[str], Path | None]) -> StateDict:
+    """Open the safetensors files that an index names.
+
+    Args:
+        index: *.safetensors.index.json.
+        find: name of a file -> where it is, or None.
+
+    Raises:
+        WeightsError: the index is damaged, or names a file that is not there or is damaged, or a tensor that
+            its file does not have.
+    """
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()) or not files:
+        raise WeightsError(f"{str(index)!r}: expected a 'weight_map' of names of tensors to names of files")
+    shards = {}
+    for file in sorted(set(files.values())):
+        found = find(file)
+        if found is None:
+            raise WeightsError(f"{str(index)!r} names {file!r}: expected that file beside it")
+        shards[file] = read_safetensors(found)
+    for name, file in files.items():
+        if name not in shards[file]:
+            raise WeightsError(f"{str(index)!r} says that {name!r} is in {file!r}: expected it there")
+    return _Shards({name: shards[file] for name, file in files.items()})
+
+
+def read_safetensors(file: Path) -> _Safetensors:
     """Open a safetensors file.
 
     Raises:
@@ -115,23 +162,33 @@ def fit_state_dict(
     """
     wanted = cast(Mapping[tuple[str, ...], Any], flatten_dict(abstract_params))
     locate: Callable[[str], Sliceable] = (
-        state.locate if isinstance(state, _Safetensors) else state.__getitem__
+        state.locate if isinstance(state, _Safetensors | _Shards) else state.__getitem__
     )
     params: dict[tuple[str, ...], StoredArray] = {}
     problems, used = [], set()
     for path, leaf in wanted.items():
-        names = [prefix + name_of(path), prefix + old_torch_name(path), prefix + new_torch_name(path)]
-        name = next((n for n in names if n in state), None)
-        if name is None:
-            problems.append(f"missing {names[0]}")
-            continue
-        used.add(name)
-        tensor = locate(name)
-        value = StoredArray(tensor, flax_axes(path, tensor.shape, len(leaf.shape)))
-        if value.shape == tuple(leaf.shape):
-            params[path] = value
-        else:
-            problems.append(f"{name} has shape {value.shape} (Flax layout), expected {tuple(leaf.shape)}")
+        layers, shape = unstack(path), tuple(leaf.shape)
+        tensors = []
+        for layer, expected in (
+            [(path, shape)] if layers is None else [(layer, shape[1:]) for layer in layers]
+        ):
+            names = [prefix + name(layer) for name in (name_of, old_torch_name, new_torch_name)]
+            name = next((n for n in names if n in state), None)
+            if name is None:
+                problems.append(f"missing {names[0]}")
+                continue
+            used.add(name)
+            tensor = locate(name)
+            axes = flax_axes(layer, tensor.shape, len(expected))
+            found = StoredArray(tensor, axes).shape
+            if found == expected:
+                tensors.append((tensor, axes))
+            else:
+                problems.append(f"{name} has shape {found} (Flax layout), expected {expected}")
+        if layers is None and tensors:
+            params[path] = StoredArray(*tensors[0])
+        elif layers is not None and len(tensors) == len(layers):
+            params[path] = stored_stack(tensors)
     # Buffers that old exports carry and no network learns.
     extra = {n for n in state if not n.endswith("position_ids") and not n.startswith(unused)} - used
     problems += [f"unexpected {name}" for name in sorted(extra)]
@@ -139,12 +196,16 @@ def fit_state_dict(
     return unflatten_dict(params)
 
 
-def open_weights(file: Path, abstract_params: Any) -> dict[str, Any]:
-    """Find the weights of a network in its file: safetensors in PyTorch's names, or Flax's own msgpack.
+def open_weights(
+    file: Path, abstract_params: Any, *, find: Callable[[str], Path | None] = lambda name: None
+) -> dict[str, Any]:
+    """Find the weights of a network in its files: safetensors in PyTorch's names, or Flax's own msgpack.
 
     Args:
-        file: *.safetensors, whose tensors are not read yet, or *.msgpack, which is read whole.
+        file: *.safetensors or the index of several such, whose tensors are not read yet, or *.msgpack, which
+            is read whole.
         abstract_params: as for `fit_state_dict`.
+        find: of the files that an index names, see `read_shards`.
 
     Returns:
         A nested dict like `abstract_params`; its leaves are StoredArray.
@@ -152,6 +213,8 @@ def open_weights(file: Path, abstract_params: Any) -> dict[str, Any]:
     Raises:
         WeightsError: damaged, or weights are missing, extra or of another shape; names them.
     """
+    if file.suffix == ".json":
+        return fit_state_dict(read_shards(file, find), abstract_params, source=str(file))
     if file.suffix != ".msgpack":
         return fit_state_dict(read_safetensors(file), abstract_params, source=str(file))
     try:

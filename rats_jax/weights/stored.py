@@ -18,6 +18,18 @@ class Sliceable(Protocol):
     def __getitem__(self, index: Any, /) -> np.ndarray: ...
 
 
+class StackedTensors:
+    """Tensors of one shape as one with a leading axis, of which parts can be read."""
+
+    def __init__(self, tensors: Sequence[Sliceable]):
+        self._tensors = tuple(tensors)
+        self.shape = (len(self._tensors), *self._tensors[0].shape)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        first, *rest = index
+        return np.stack([np.asarray(tensor[tuple(rest)]) for tensor in self._tensors[first]])
+
+
 class StoredArray:
     """An array in Flax's layout over a tensor in another layout that is not read yet; float32 by default.
 
@@ -59,6 +71,17 @@ class StoredArray:
         """Read all of it."""
         del copy  # it is always a new array
         return np.asarray(self[(slice(None),) * self.ndim], dtype)
+
+
+def stored_stack(tensors: Sequence[tuple[Sliceable, Sequence[int | None]]]) -> StoredArray:
+    """Take a view of the tensors of several layers as one array with a leading axis of layers.
+
+    Args:
+        tensors: of each layer the tensor and its axes, as `StoredArray` takes them; alike in all layers.
+    """
+    axes = tensors[0][1]
+    stacked = StackedTensors([tensor for tensor, _ in tensors])
+    return StoredArray(stacked, (0, *(axis if axis is None else axis + 1 for axis in axes)))
 
 
 def read_all(tree: Any) -> Any:

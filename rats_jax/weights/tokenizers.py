@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ import ftfy
 import jax
 import numpy as np
 from absl import logging
+from tokenizers import Tokenizer
 from transformers import BertTokenizer, CLIPTokenizer, CLIPTokenizerFast
 
 from rats_jax.errors import WeightsError
 from rats_jax.types import PromptInputs
+from rats_jax.weights.folder import read_json
 
 WHOLE_TOKENIZER = "tokenizer.json"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", WHOLE_TOKENIZER, "tokenizer_config.json") + (
     "special_tokens_map.json",
 )
 """Files of a CLIP tokenizer: the first two, or the third, which transformers 5 writes; then options."""
+T5_TOKENIZER_FILES = (WHOLE_TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "spiece.model")
+"""Files of a T5 tokenizer: the first is read, and the second for its limit."""
 CLIP_VOCABULARY = Path(__file__).parent.parent / "assets" / "clip_tokenizer"
 """The vocabulary of OpenAI's CLIP, which every published CLIP and Stable Diffusion shares."""
 
@@ -30,7 +35,7 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
     """Turn prompts into padded ids; one warning counts those that are cut.
 
     Args:
-        tokenizer: from `load_tokenizer` or `load_bert_tokenizer`.
+        tokenizer: from `load_tokenizer`, `load_t5_tokenizer` or `load_bert_tokenizer`.
         prompts: B texts.
         max_length: L; None is the tokenizer's own.
 
@@ -38,8 +43,11 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
         [B, L] int32. A prompt that is too long loses its end, but not the mark that ends it.
     """
     length = max_length or tokenizer.model_max_length
-    clean = _clean_for_bert if isinstance(tokenizer, BertTokenizer) else _clean_for_clip
-    ids = tokenizer([clean(prompt) for prompt in prompts], verbose=False).input_ids
+    if isinstance(tokenizer, T5Tokenizer):
+        ids = tokenizer.encode(prompts)
+    else:
+        clean = _clean_for_bert if isinstance(tokenizer, BertTokenizer) else _clean_for_clip
+        ids = tokenizer([clean(prompt) for prompt in prompts], verbose=False).input_ids
     cut = sum(len(row) > length for row in ids)
     if cut:
         logging.warning(
@@ -125,6 +133,72 @@ def load_tokenizer(folder: Path, text_config: Any = None) -> Any:
                 f"{limit}={getattr(text_config, limit)} of the text encoder"
             )
     return tokenizer
+
+
+@dataclass(frozen=True)
+class T5Tokenizer:
+    """T5's tokenizer: pieces of words as the text has them, then the token that ends it.
+
+    Attributes:
+        name_or_path: its folder.
+        model_max_length: the most tokens that its encoder was made for.
+        pad_token_id: what fills a prompt up.
+        pieces: the tokenizer of the package tokenizers.
+    """
+
+    name_or_path: str
+    model_max_length: int
+    pad_token_id: int
+    pieces: Tokenizer
+
+    def encode(self, prompts: list[str]) -> list[list[int]]:
+        """Give the ids of each prompt, neither cut nor filled up."""
+        return [encoding.ids for encoding in self.pieces.encode_batch(prompts)]
+
+
+# Where a folder names no limit.
+_NO_LIMIT = 10**9
+
+
+def load_t5_tokenizer(folder: Path, t5_config: Any = None) -> T5Tokenizer:
+    """Load the T5 tokenizer whose tokenizer.json lies in `folder`.
+
+    Args:
+        folder: of the tokenizer; model_max_length is that of its tokenizer_config.json.
+        t5_config: of the encoder that will read its tokens, to check that they fit; None checks nothing.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        WeightsError: files are missing or damaged, or it gives more tokens than the encoder has.
+    """
+    file, options = folder / WHOLE_TOKENIZER, folder / "tokenizer_config.json"
+    if not file.is_file():
+        raise WeightsError(
+            f"model folder lacks {str(file)!r}: expected a T5 tokenizer; of a spiece.model transformers "
+            "makes it with sentencepiece: T5TokenizerFast.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    try:
+        pieces = Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises its own error for damaged files
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{str(file)!r} is no T5 tokenizer: {reason}") from None
+    pieces.no_truncation()
+    pieces.no_padding()
+    named = read_json(options) if options.is_file() else {}
+    pad = named.get("pad_token", "<pad>")
+    pad_token_id = pieces.token_to_id(pad["content"] if isinstance(pad, dict) else pad)
+    if pad_token_id is None:
+        raise WeightsError(f"{str(file)!r} has no token {pad!r}: expected the one that fills prompts up")
+    size, limit = pieces.get_vocab_size(), getattr(t5_config, "vocab_size", _NO_LIMIT)
+    if size > limit:
+        raise WeightsError(
+            f"{str(folder)!r} has a vocabulary of {size}, expected at most vocab_size={limit} of the text "
+            "encoder"
+        )
+    length = int(min(named.get("model_max_length", _NO_LIMIT), _NO_LIMIT))
+    return T5Tokenizer(str(folder), length, pad_token_id, pieces)
 
 
 def load_bert_tokenizer(vocabulary: Path, *, marks: tuple[str, str]) -> BertTokenizer:

@@ -16,6 +16,8 @@ _MAY_CHANGE = (
     *("mesh.", "sharding", "teacher.targets"),
 )
 _SHOWN = 5
+_ADDED = {"height": 0, "width": 0, "max_sequence_length": 0}
+"""Fields that came later, with what the runs before them did."""
 
 
 def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,8 +31,13 @@ def to_json(config: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """Read back what `to_json` wrote; lists become tuples again."""
-    return _tuples(json.loads(text))
+    """Read back what `to_json` wrote; lists become tuples again, fields that came later are there."""
+    return with_added(_tuples(json.loads(text)))
+
+
+def with_added(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete a saved config with the fields that came later."""
+    return _ADDED | dict(saved)
 
 
 def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -43,7 +50,7 @@ def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     Returns:
         Sorted texts 'field: old -> new', where '(none)' stands for a field that one side lacks.
     """
-    before, after = flatten(to_dict(old)), flatten(to_dict(new))
+    before, after = (with_added(flatten(to_dict(config))) for config in (old, new))
     fields = [field for field in sorted(before.keys() | after.keys()) if not field.startswith(_MAY_CHANGE)]
     shown = [(field, _shown(before, field), _shown(after, field)) for field in fields]
     return [f"{field}: {was} -> {becomes}" for field, was, becomes in shown if was != becomes]

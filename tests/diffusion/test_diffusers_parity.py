@@ -57,9 +57,9 @@ def our_rollout(grid, prediction_type, step_fn, noise=NOISE, correction=None):
     )
 
 
-def rollout_of_diffusers(scheduler, num_steps, *, noise=NOISE, next_timesteps=None):
+def rollout_of_diffusers(scheduler, num_steps, *, noise=NOISE, next_timesteps=None, **levels):
     """The latents after every step; `next_timesteps` make DDIM land where the next step is."""
-    scheduler.set_timesteps(num_steps)
+    scheduler.set_timesteps(num_steps, **levels)
     latents, visited = torch.from_numpy(noise) * float(getattr(scheduler, "init_noise_sigma", 1.0)), []
     for i, timestep in enumerate(scheduler.timesteps):
         read = latents
@@ -272,7 +272,8 @@ def test_dpm_solver_that_lands_on_the_cleanest_level(prediction_type):
 def test_flow_matching(shift, num_steps, shape):
     noise = np.random.default_rng(3).normal(size=shape).astype(np.float32)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-    expected = rollout_of_diffusers(scheduler, num_steps, noise=noise)
+    levels = np.linspace(1.0, 1.0 / num_steps, num_steps)
+    expected = rollout_of_diffusers(scheduler, num_steps, noise=noise, sigmas=levels)
     grid = make_grid({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift}, num_steps)
     np.testing.assert_allclose(grid.timesteps, scheduler.timesteps, rtol=1e-6)
     np.testing.assert_allclose(grid.noise_rates, scheduler.sigmas, rtol=1e-6)

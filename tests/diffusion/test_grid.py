@@ -81,25 +81,48 @@ def test_set_alpha_to_one_decides_where_the_last_step_lands(set_alpha_to_one):
     np.testing.assert_allclose(grids.make_grid(config, 5).signal_rates[-1] ** 2, expected, rtol=1e-6)
 
 
-def slow_flow_sigmas(num_steps, num_train_timesteps, shift):
-    def shifted(level):
-        return shift * level / (1 + (shift - 1) * level)
-
-    lowest = shifted(1 / num_train_timesteps)
-    levels = [1 + i * (lowest - 1) / max(num_steps - 1, 1) for i in range(num_steps)]
-    return [shifted(level) for level in levels] + [0.0]
+def slow_flow_sigmas(num_steps, shift):
+    levels = [1 - i / num_steps for i in range(num_steps)]
+    return [shift * level / (1 + (shift - 1) * level) for level in levels] + [0.0]
 
 
 @pytest.mark.parametrize("num_steps", [1, 4, 50])
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_grid_matches_a_slow_loop(num_steps, shift):
     grid = grids.make_flow_grid(num_steps, num_train_timesteps=1000, shift=shift)
-    expected = np.array(slow_flow_sigmas(num_steps, 1000, shift))
+    expected = np.array(slow_flow_sigmas(num_steps, shift))
     np.testing.assert_allclose(grid.noise_rates, expected, rtol=1e-6)
     np.testing.assert_allclose(grid.signal_rates, 1 - expected, rtol=1e-6)
     np.testing.assert_allclose(grid.timesteps, 1000 * expected[:-1], rtol=1e-6)
     assert grid.timesteps.dtype == np.float32
     assert (grid.signal_rates[0], grid.noise_rates[0]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "num_steps", "expected"),
+    [
+        (1024, 3, [1, 0.7897, 0.4842]),
+        (1024, 4, [1, 0.8492, 0.6525, 0.3849]),
+        (1024, 8, [1, 0.9293, 0.8492, 0.7578, 0.6525, 0.5298, 0.3849, 0.2115]),
+        (4096, 5, [1, 0.9266, 0.8257, 0.678, 0.4412]),
+    ],
+)
+def test_the_published_levels_of_flux(tokens, num_steps, expected):
+    config = FLOW | {"use_dynamic_shifting": True}
+    grid = grids.make_grid(config, num_steps, num_tokens=tokens)
+    np.testing.assert_allclose(grid.noise_rates, [*expected, 0], atol=6e-5)
+    with pytest.raises(ValueError, match="use_dynamic_shifting is True, expected false in a pipeline"):
+        grids.make_grid(config, num_steps)
+
+
+@pytest.mark.parametrize("shift", [1.0, 1.878, 3.0])
+def test_few_steps_of_a_flow_lie_on_the_many_where_they_divide_them(shift):
+    teacher = grids.make_flow_grid(50, num_train_timesteps=1000, shift=shift)
+    for num_steps in (1, 2, 5, 10, 25):
+        student = grids.make_flow_grid(num_steps, num_train_timesteps=1000, shift=shift)
+        for name in grids.Grid._fields:
+            many = getattr(teacher, name)
+            np.testing.assert_array_equal(getattr(student, name), many[:: 50 // num_steps])
 
 
 def test_sigmas_are_infinite_at_pure_noise_and_zero_at_data():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from rats_jax.networks.lora import init_adapters, merge_adapters, with_adapters
+from rats_jax.networks.lora import Adapted, init_adapters, merge_adapters, with_adapters
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.types import PromptEmbeds
 
@@ -51,15 +51,15 @@ def test_new_adapters_change_nothing_and_lie_where_they_were_asked_for(network):
     assert layers == expected and any("conv1" in n for n in layers) and any("to_q" in n for n in layers)
     adapted = jax.jit(with_adapters(pipeline.guided_fn(1.0), scale=SCALE))
     plain = jax.jit(pipeline.guided_fn(1.0))(pipeline.network, *inputs)
-    np.testing.assert_array_equal(adapted({"base": pipeline.network, "adapters": adapters}, *inputs), plain)
-    np.testing.assert_array_equal(adapted({"base": pipeline.network, "adapters": {}}, *inputs), plain)
+    np.testing.assert_array_equal(adapted(Adapted(pipeline.network, adapters), *inputs), plain)
+    np.testing.assert_array_equal(adapted(Adapted(pipeline.network, {}), *inputs), plain)
 
 
 def test_adapters_do_what_merged_weights_do(network):
     pipeline, inputs = network
     adapters = draw(init_adapters(pipeline.network, targets=TARGETS, rank=3, seed=0))
     adapted_fn = with_adapters(pipeline.guided_fn(1.0), scale=SCALE)
-    actual = jax.jit(adapted_fn)({"base": pipeline.network, "adapters": adapters}, *inputs)
+    actual = jax.jit(adapted_fn)(Adapted(pipeline.network, adapters), *inputs)
     expected = jax.jit(pipeline.guided_fn(1.0))(merge(pipeline.network, adapters), *inputs)
     np.testing.assert_allclose(actual, expected, atol=1e-4)
     plain = jax.jit(pipeline.guided_fn(1.0))(pipeline.network, *inputs)
@@ -82,9 +82,7 @@ def test_gradients_are_those_of_merged_weights(network):
         return jnp.sum(jnp.sin(fn))
 
     adapted_fn = with_adapters(pipeline.guided_fn(1.0), scale=SCALE)
-    actual = jax.jit(
-        jax.grad(lambda a: loss(adapted_fn({"base": pipeline.network, "adapters": a}, *inputs)))
-    )(adapters)
+    actual = jax.jit(jax.grad(lambda a: loss(adapted_fn(Adapted(pipeline.network, a), *inputs))))(adapters)
 
     def merged_loss(adapters):
         flat, params = flatten_dict(adapters), dict(flatten_dict(pipeline.network))

@@ -13,7 +13,7 @@ import torch
 from flax.traverse_util import flatten_dict
 
 from rats_jax.networks.kernels import PLAIN, Kernels
-from rats_jax.networks.lora import init_adapters, with_adapters
+from rats_jax.networks.lora import Adapted, init_adapters, variables, with_adapters
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.networks.unet_2d_config import FIELDS
 from rats_jax.pipelines.published import PUBLISHED
@@ -369,12 +369,12 @@ def test_every_layer_with_a_kernel_can_be_adapted():
     inputs = draw_inputs(config)
 
     def denoise_fn(params, latents, timestep, tokens):
-        return network.apply({"params": params}, latents, timestep, tokens)
+        return network.apply(variables(params), latents, timestep, tokens)
 
     adapted_fn = with_adapters(denoise_fn, scale=0.5)
 
     def total(adapters):
-        output = adapted_fn({"base": params, "adapters": adapters}, *inputs)
+        output = adapted_fn(Adapted(params, adapters), *inputs)
         return jnp.sum(output), output
 
     take = compile_quickly(jax.grad(total, has_aux=True), adapters)

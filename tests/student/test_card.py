@@ -12,7 +12,7 @@ from tests.report.test_tables import made_up_report
 from tests.tiny import tiny_config
 
 CONTESTANTS = ("teacher", "untrained", "untrained_cfg", "student")
-NUMBERS = {"updates": 250, "teacher_nfe": 100, "nfe": 4, "student_num_steps": 4, "command": "python -m x"}
+NUMBERS = {"updates": 250, "teacher_nfe": 100, "nfe": 4, "guided_nfe": 8, "command": "python -m x"}
 
 
 def summary():

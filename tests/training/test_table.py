@@ -168,12 +168,12 @@ def test_what_cannot_be_measured_is_none_and_leaves_the_table():
     summary = summary_of(contestants(heldout=False), None)
     for score in ("heldout_reward", "heldout_win_rate", "reference_distance", "nearest_reference_distance"):
         assert set(summary[score].values()) == {None}
-    table = format_table(summary | {"nfe": 4, "teacher_nfe": 100, "student_num_steps": 4})
+    table = format_table(summary | {"nfe": 4, "teacher_nfe": 100, "guided_nfe": 8})
     assert table.splitlines()[0].split() == ["reward"]
 
 
 def test_the_table_by_hand(reference):
-    numbers = {"nfe": 4, "teacher_nfe": 100, "student_num_steps": 4}
+    numbers = {"nfe": 4, "teacher_nfe": 100, "guided_nfe": 8}
     lines = format_table(summary_of(contestants(), reference) | numbers).splitlines()
     assert lines[0].split("  ")[-1] == "to nearest" and len({len(line) for line in lines}) == 1
     rows = {line.rsplit(maxsplit=5)[0].strip(): line.split()[-5:] for line in lines[1:]}

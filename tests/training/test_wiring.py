@@ -29,6 +29,9 @@ VALUES = {
     "batch_size": 120,
     "log_every": 13,
     "pretrained": "the pipeline",
+    "height": 48,
+    "width": 112,
+    "max_sequence_length": 77,
     "prompts": "the prompts",
     "prompt_embeds": "the embeddings",
     "sampler": "euler",
@@ -216,7 +219,7 @@ def arrivals_in_setup(config, monkeypatch):
         "student.unroll": student.keywords["unroll"],
         "student.remat": student.keywords["remat"],
         "teacher.num_steps": (asked["linspace"], len(taught.keywords["grid"].timesteps)),
-        "teacher.guidance_scale": (scale_of(taught), made.teacher_nfe / 17000),
+        "teacher.guidance_scale": (scale_of(taught), made.teacher_nfe / 17000, made.guided_nfe / 3000),
         "teacher.timestep_spacing": "linspace" if asked["linspace"] == 17 else None,
         "teacher.sampler": "dpmpp_2m" if np.any(taught.keywords["correction"]) else None,
         "teacher.ema_decay": (seen.make_update_fn.ema_decay, 0.875 if made.teacher_moves else None),
@@ -260,6 +263,8 @@ def arrivals_in_models(config, monkeypatch):
     sections = [call.args[0][call.args[1]] for call in seen.calls["open_rewards"]]
     return {
         "pretrained": (seen.open_pipeline.args[0], seen.with_stored_embeds.source),
+        **{name: getattr(seen.open_pipeline.options, name) for name in ("height", "width")},
+        "max_sequence_length": seen.open_pipeline.options.max_sequence_length,
         "prompt_embeds": seen.with_stored_embeds.args[1],
         "compute_dtype": (seen.open_pipeline.dtype.name, seen.calls["open_rewards"][0].dtype.name),
         "rewards.first.kind": sections[0].first.kind,

@@ -1,5 +1,10 @@
 """Files in a folder, beside a file, and in the local cache of the hub; nothing here needs a network."""
 
+import functools
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import huggingface_hub
 import pytest
 
 from rats_jax.errors import WeightsError
@@ -63,6 +68,42 @@ def test_without_a_connection_what_was_seen_to_be_absent_is_absent(cached):
     absent.touch()
     assert find_file("someone/model", "vocab.json") is None
     assert find_file("someone/model", "vocab.json", "config.json") == cached / "config.json"
+
+
+class Gate(BaseHTTPRequestHandler):
+    """A hub that asks for a licence to be accepted, as the real one does of who is not logged in."""
+
+    def do_HEAD(self):
+        self.send_response(401)
+        self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("X-Error-Message", "Access to model someone/flux is restricted.")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD  # noqa: N815
+
+    def log_message(self, format, *args):
+        pass
+
+
+def test_a_gated_repository_says_where_its_licence_is_accepted(tmp_path, monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{hub.server_port}"
+        download = functools.partial(huggingface_hub.hf_hub_download, endpoint=url, cache_dir=tmp_path)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        # Of other tests there may be a session that is offline; versions differ in how to end it.
+        end = "close_session" if hasattr(huggingface_hub, "close_session") else "configure_http_backend"
+        getattr(huggingface_hub, end)()
+        with pytest.raises(WeightsError) as error:
+            find_file("someone/flux@main", "model_index.json")
+        hub.shutdown()
+    assert str(error.value) == (
+        "model 'someone/flux@main' is gated: expected its licence to be accepted at "
+        "https://huggingface.co/someone/flux, and a token that may read gated repositories, from "
+        "`hf auth login` or in HF_TOKEN"
+    )
 
 
 @pytest.mark.parametrize("path", ["nowhere", "a/b/c", "assets/nothing", "/nowhere/model", "owner/na me"])

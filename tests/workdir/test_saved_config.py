@@ -69,3 +69,11 @@ def test_the_message_names_the_workdir_and_at_most_five_fields(config):
     ) as caught:
         validate_resume(old, config, workdir="runs/a")
     assert str(caught.value).count("->") == 5 and "\n" not in str(caught.value)
+
+
+def test_a_run_of_before_lacks_fields_that_came_later_and_goes_on():
+    saved = {"num_updates": 4, "student": {"num_steps": 4}}
+    config = saved | {"height": 0, "width": 0, "max_sequence_length": 0}
+    assert config_difference(saved, config) == []
+    assert config_difference(saved, config | {"height": 512}) == ["height: 0 -> 512"]
+    assert from_json(to_json(saved))["max_sequence_length"] == 0
