@@ -38,7 +38,8 @@ def get_config() -> ConfigDict:
     # need no device memory. '' computes embeddings in each update.
     config.prompt_embeds = ""
 
-    # The deterministic sampler of both rollouts: 'ddim' | 'euler'.
+    # The deterministic sampler of both rollouts: 'ddim' | 'euler'. A flow (FLUX, SD3) has 'ddim' alone, which
+    # of a flow is Euler's step.
     config.sampler = "ddim"
 
     config.student = ConfigDict()

@@ -35,6 +35,7 @@ _CONTESTANTS = flags.DEFINE_multi_string(
 )
 _SEED = flags.DEFINE_integer("seed", 1234, "Of the choice of prompts and of the noise.", lower_bound=0)
 _BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "Pictures at once.", lower_bound=1)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the networks compute in.")
 _OUT = flags.DEFINE_string("out", "", "Folder to write, not there yet; without it evaluation/ in --workdir.")
 
 
@@ -114,6 +115,7 @@ def main(_: list[str]) -> None:
                 others=others,
                 seed=seed,
                 batch_size=batch_size,
+                dtype=str(_DTYPE.value),
                 command=shlex.join(["python", *sys.orig_argv[1:]]),
             )
         print(f"{overview}\n{out / 'report.html'}")

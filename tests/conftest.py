@@ -4,9 +4,15 @@ import collections
 import os
 import tempfile
 
-_DEVICES = "--xla_force_host_platform_device_count=8"
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+# Programs of tiny networks run for less time than it takes to optimise them.
+_FLAGS = {
+    "xla_force_host_platform_device_count": "8",
+    "xla_backend_optimization_level": "0",
+    "xla_llvm_disable_expensive_passes": "true",
+}
+_GIVEN = os.environ.get("XLA_FLAGS", "")
+_MORE = " ".join(f"--{name}={value}" for name, value in _FLAGS.items() if name not in _GIVEN)
+os.environ["XLA_FLAGS"] = f"{_GIVEN} {_MORE}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Where the workers of the tests share the cores, the threads of a small decomposition wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

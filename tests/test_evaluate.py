@@ -134,8 +134,8 @@ def reuse(patch, known, pretrained=None):
     """Let models that are open already, by their path and step, stand for themselves opened again."""
     load = rats_jax.load
 
-    def found(path, *, step=None):
-        return known[path, step] if (path, step) in known else load(path, step=step)
+    def found(path, *, step=None, **options):
+        return known[path, step] if (path, step) in known else load(path, step=step, **options)
 
     for module in (evaluating, lines):
         patch.setattr(module, "load", found)
@@ -363,7 +363,8 @@ def evaluate_with(monkeypatch, folder, student, original, config, **options):
     known = {("there", None): dataclasses.replace(student, origin=Origin(config, 4, None))}
     reuse(monkeypatch, known, original)
     folder.mkdir()
-    settings = SIZE | {"num_steps": [2], "step": None, "prompts": "", "others": {}, "command": ""} | options
+    given = {"num_steps": [2], "step": None, "prompts": "", "others": {}, "command": "", "dtype": "float32"}
+    settings = SIZE | given | options
     evaluating.evaluate("there", folder, **settings)
     return json.loads((folder / "report.json").read_text())
 
@@ -447,7 +448,9 @@ def test_scores_that_are_not_finite_are_named(monkeypatch, student, contest):
 def test_contestants_are_sampled_as_their_run_says(models, student, tmp_path):
     def entries_of(**overrides):
         config = tiny_config(models, **overrides)
-        return evaluating.open_entries(student, Origin(config, 4, None), num_steps=[2], others={})
+        return evaluating.open_entries(
+            student, Origin(config, 4, None), num_steps=[2], others={}, dtype="float32"
+        )
 
     alone = entries_of(teacher__guidance_scale=1.0)
     assert [(e.contestant, e.num_steps, e.nfe) for e in alone] == [

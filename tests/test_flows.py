@@ -234,6 +234,7 @@ def test_what_a_flow_cannot_do_is_one_line(models, folders):
         ("flux_dev", {"lora__targets": "to_nowhere"}, "^lora.targets='to_nowhere': expected an expression"),
         ("flux_dev", {"student__timestep_spacing": "trailing"}, "timestep_spacing is 'trailing', expected"),
         ("flux_schnell", {"teacher__guidance_scale": 2.0}, "^teacher.guidance_scale=2.0: expected 1"),
+        ("sd3", {"sampler": "euler"}, "^sampler='euler': expected 'ddim': the levels of pretrained=.* begin"),
         ("sd3", {"student__num_steps": 4, "teacher__num_steps": 3}, "^student.num_steps=4: expected at most"),
         ("sd3", {"max_sequence_length": 600}, "^max_sequence_length=600: expected from 1 to 512"),
     ):

@@ -15,9 +15,7 @@ import jax
 import numpy as np
 
 # What multiplies and adds out of sight; a count without them would be too low and not say so.
-_OPAQUE = frozenset(
-    {"pallas_call", "ffi_call", "ragged_dot_general", "scaled_matmul_wrapper", "custom_linear_solve"}
-)
+_OPAQUE = frozenset({"ffi_call", "ragged_dot_general", "scaled_matmul_wrapper", "custom_linear_solve"})
 
 
 @functools.cache
@@ -115,7 +113,8 @@ def conv_flops(
 def count_flops(fn: Callable[..., Any], *args: Any) -> float:
     """Count the flops of one call, on all devices together, from its trace.
 
-    Of a `cond` the most expensive branch counts, of `remat` all that is computed again.
+    Of a `cond` the most expensive branch counts, of `remat` all that is computed again, of a Pallas kernel
+    its body at each point of its grid.
 
     Args:
         fn: a function of pytrees of arrays that jax can trace.
@@ -126,7 +125,7 @@ def count_flops(fn: Callable[..., Any], *args: Any) -> float:
 
     Raises:
         ValueError: if a while loop, whose trip count a trace does not say, holds a dot or a convolution, or
-            if a primitive (a Pallas kernel, a foreign call) multiplies out of sight.
+            if a primitive (a foreign call, a ragged dot) multiplies out of sight.
     """
     return _jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
@@ -165,6 +164,8 @@ def _equation_flops(equation: Any) -> float:
 def _repeats(name: str, params: Mapping[str, Any]) -> int:
     if name == "scan":
         return params["length"]
+    if name == "pallas_call":
+        return math.prod(params["grid_mapping"].static_grid)
     if name == "shard_map":  # the body is what one device does along the axes that become manual here
         return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return 1

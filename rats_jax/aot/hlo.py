@@ -35,6 +35,8 @@ _OP_NAME = re.compile(r'\bop_name="([^"]*)"')
 _TARGET = re.compile(r'\bcustom_call_target="([^"]*)"')
 _KERNEL = re.compile(r'"body":"([^"]*)"')
 _OPAQUE = re.compile(r"matmul|gemm|dot|conv(?!ert)|attention|dnn", re.IGNORECASE)
+_FLASH = re.compile(r"splash_mha_(fwd|dkv|dq)_")
+_FLASH_DOTS = {"fwd": 2, "dkv": 4, "dq": 3}  # each as large as queries @ keys
 _CONTRACTING = re.compile(r"\blhs_contracting_dims=\{([\d,]*)\}")
 _LABELS = re.compile(r"\bdim_labels=([\w>-]+)")
 _WINDOW = re.compile(r"\bwindow=\{([^}]*)\}")
@@ -100,8 +102,9 @@ def count_costs(text: str) -> Costs:
 
     Returns:
         Flops: 2 * the multiply-adds of every dot and convolution, of the latter those of `flops.useful_taps`,
-        and of the attention that XLA:TPU fuses. Collective bytes: by kind, each times its trip counts; kinds
-        that do not occur are not there. Collectives: one for each instruction and each place that calls it.
+        of the attention that XLA:TPU fuses, and of `networks/attention_flash.py`. Collective bytes: by kind,
+        each times its trip counts; kinds that do not occur are not there. Collectives: one for each
+        instruction and each place that calls it.
 
     Raises:
         ValueError: if the text has no entry computation, if the trip count of a loop that costs anything
@@ -219,6 +222,9 @@ def _custom_call(label: str, kind: str, types: list[str], tail: str) -> float:
     if label.startswith("online-softmax"):  # XLA:TPU's own kernel: softmax(scores) @ values
         scores = _dims(types[0])
         return dot_flops(scores, _dims(kind), [len(scores) - 1])
+    if found := _FLASH.match(label):
+        query, key = [dims for dims in map(_dims, types) if len(dims) == 4][:2]
+        return _FLASH_DOTS[found[1]] * 2.0 * math.prod(query) * key[2]
     kernel = base64.b64decode(_first(_KERNEL, tail))
     hidden = b"matmul" in kernel or b"contract" in kernel if kernel else target == "tpu_custom_call"
     if hidden or _OPAQUE.search(target):

@@ -32,6 +32,7 @@ def open_entries(
     *,
     num_steps: Sequence[int],
     others: Mapping[str, tuple[str, float | None]],
+    dtype: str,
 ) -> list[Entry]:
     """Line up the contestants, and check that each can be sampled so.
 
@@ -39,7 +40,9 @@ def open_entries(
         student: of a run.
         origin: of the student.
         num_steps: those with which all but the teacher are judged.
-        others: by name, folder or hub id of a pipeline, and its guidance scale or None for its own.
+        others: by name, folder or hub id of a pipeline, and its guidance scale or None for its own; they draw
+            pictures of the run's size.
+        dtype: what their networks compute in, 'float32' or 'bfloat16'.
 
     Returns:
         The teacher, the untrained model as the student and as the teacher is guided, the student, the others.
@@ -49,13 +52,13 @@ def open_entries(
             or steps that it has not.
     """
     config = origin.config
-    untrained = load_pretrained(config, role="student")
+    untrained = load_pretrained(config, role="student", dtype=dtype)
     # Weights differ, networks do not: what is compiled for one draws with the other.
     untrained = student.with_network(untrained.pipeline.network, guidance_scale=student.guidance_scale)
     teacher = untrained
     sampler = config.teacher.get("sampler") or config.sampler
     if (config.teacher.timestep_spacing, sampler) != (config.student.timestep_spacing, config.sampler):
-        teacher = load_pretrained(config, role="teacher")
+        teacher = load_pretrained(config, role="teacher", dtype=dtype)
     scale = config.teacher.guidance_scale
     lines: list[tuple[str, TextToImage, float, Sequence[int]]] = [
         (TEACHER, teacher, scale, [config.teacher.num_steps])
@@ -65,7 +68,7 @@ def open_entries(
         lines.append(("untrained, guided", untrained, scale, num_steps))
     lines.append(("student", student, student.guidance_scale, num_steps))
     for name, (folder, guidance) in others.items():
-        model = load(folder)
+        model = load(folder, dtype=dtype, height=config.height, width=config.width)
         shapes = model.pipeline.latent_shape, student.pipeline.latent_shape
         expected = f"a model with latents {shapes[1]}, it has {shapes[0]}"
         expect(shapes[0] == shapes[1], f"contestant {name}", folder, expected)

@@ -49,6 +49,7 @@ def evaluate(
     others: Mapping[str, tuple[str, float | None]],
     seed: int,
     batch_size: int,
+    dtype: str,
     command: str,
 ) -> str:
     """Judge all contestants and write the report.
@@ -63,6 +64,7 @@ def evaluate(
         others: as of `open_entries`.
         seed: of the choice of prompts and of the noise.
         batch_size: pictures at once.
+        dtype: what the networks of all contestants compute in, 'float32' or 'bfloat16'.
         command: that is being run, for the report.
 
     Returns:
@@ -73,11 +75,11 @@ def evaluate(
             drawn; as `measure`.
     """
     start = time.perf_counter()
-    student = load(workdir, step=step)
+    student = load(workdir, step=step, dtype=dtype)
     if student.origin is None:
         raise ConfigError(f"workdir={workdir!r}: expected the work directory of a run")
     config = student.origin.config
-    entries = open_entries(student, student.origin, num_steps=num_steps, others=others)
+    entries = open_entries(student, student.origin, num_steps=num_steps, others=others, dtype=dtype)
     judges, alexnet = open_judges(config), jax.device_put(load_alexnet())
     for name in judges.rewards:
         reserved = SUM, DIVERSITY, DISTANCE

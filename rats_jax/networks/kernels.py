@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rats_jax.networks.attention import AttendFn, attend, attend_cudnn
+from rats_jax.networks.attention_flash import attend_flash
 from rats_jax.networks.convolution import ConvolveFn, convolve, convolve_in_loops
 
 
@@ -33,12 +34,14 @@ def find_kernels(device: Any) -> Kernels:
         device: of jax, real or of a topology that is only compiled for.
 
     Returns:
-        cuDNN's flash attention on NVIDIA's GPUs from Ampere on; convolutions whose gradients are fast inside
-        loops on processors; else PLAIN.
+        cuDNN's flash attention on NVIDIA's GPUs from Ampere on; flash attention of TPUs there; convolutions
+        whose gradients are fast inside loops on processors; else PLAIN.
     """
     if device.platform == "cpu":
         return Kernels(convolve=convolve_in_loops)
     if device.platform == "gpu" and "cuda" in device.client.platform_version:
         if float(device.compute_capability) >= 8.0:
             return Kernels(attend=attend_cudnn)
+    if device.platform == "tpu":
+        return Kernels(attend=attend_flash)
     return PLAIN

@@ -100,7 +100,7 @@ def with_adapters(denoise_fn: DenoiseFn, *, scale: float) -> DenoiseFn:
     return adapted_fn
 
 
-def merge_adapters(params: Params, adapters: Params, *, scale: float) -> Params:
+def merge_adapters(params: Params, adapters: Params, *, scale: float, dtype: Any = np.float32) -> Params:
     """Give the weights of a network without adapters that computes what one with them does.
 
     W + scale * down @ up, in float32; of a convolution, at each position of its kernel.
@@ -109,6 +109,7 @@ def merge_adapters(params: Params, adapters: Params, *, scale: float) -> Params:
         params: of the network, nested dict of NumPy arrays or of what is still in its files.
         adapters: from `init_adapters`, trained.
         scale: alpha / rank.
+        dtype: of the new kernels; one at a time is float32.
 
     Returns:
         A tree like `params`, whose adapted kernels are new NumPy arrays and whose other leaves are the same.
@@ -117,5 +118,6 @@ def merge_adapters(params: Params, adapters: Params, *, scale: float) -> Params:
     trained = cast(Mapping[tuple[str, ...], Any], flatten_dict(adapters))
     for path in {path[:-1] for path in trained}:
         down, up = (np.asarray(trained[*path, name], np.float32) for name in ("down", "up"))
-        flat[*path, "kernel"] = np.asarray(flat[*path, "kernel"], np.float32) + scale * (down @ up)
+        kernel = np.asarray(flat[*path, "kernel"], np.float32) + scale * (down @ up)
+        flat[*path, "kernel"] = kernel.astype(dtype)
     return unflatten_dict(flat)

@@ -84,8 +84,10 @@ def _layers(adapters: Params) -> Iterator[tuple[tuple[str, ...], np.ndarray, np.
     """List the adapters of each layer; those of a stack are many."""
     for path, (down, up) in _pairs(adapters).items():
         layers = unstack(path)
-        for layer, *pair in [(path, down, up)] if layers is None else zip(layers, down, up, strict=True):
-            yield layer, *pair
+        if layers is None:
+            yield path, down, up
+        else:
+            yield from zip(layers, down, up, strict=True)
 
 
 def _pairs(adapters: Params) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:

@@ -50,7 +50,7 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
         model: of a run, from `rats_jax.load`.
         folder: an empty one to write into.
         format: a key of FORMATS.
-        dtype: of the weights on disk, 'float32' or 'float16'.
+        dtype: of the weights on disk, 'float32', 'float16' or 'bfloat16'.
 
     Returns:
         The mean difference between the picture that the model draws and the one that the folder gives.
@@ -90,11 +90,12 @@ def origin_of(model: TextToImage) -> Origin:
 def _write_diffusers(model: TextToImage, folder: Path, dtype: str) -> None:
     pipeline = model.pipeline
     spacing = model.timestep_spacing
-    pipeline.write(folder, pipeline.network, timestep_spacing=spacing, dtype=np.dtype(dtype))
+    pipeline.write(folder, pipeline.network, timestep_spacing=spacing, dtype=jnp.dtype(dtype))
 
 
-def _read_diffusers(_: TextToImage, folder: Path) -> np.ndarray:
-    return load(str(folder))([_PROMPT], seed=_SEED)
+def _read_diffusers(model: TextToImage, folder: Path) -> np.ndarray:
+    kept = jax.tree.leaves(model.pipeline.network)[0].dtype
+    return load(str(folder), dtype=kept.name)([_PROMPT], seed=_SEED)
 
 
 def _write_flax(model: TextToImage, folder: Path, dtype: str) -> None:
@@ -106,7 +107,7 @@ def _write_flax(model: TextToImage, folder: Path, dtype: str) -> None:
         pipeline.network,
         num_steps=model.num_steps,
         timestep_spacing=model.timestep_spacing,
-        dtype=np.dtype(dtype),
+        dtype=jnp.dtype(dtype),
     )
 
 
@@ -120,7 +121,7 @@ def _write_lora(model: TextToImage, folder: Path, dtype: str) -> None:
         origin.adapters,
         network_name=model.pipeline.network_name,
         scale=lora.alpha / lora.rank,
-        dtype=np.dtype(dtype),
+        dtype=jnp.dtype(dtype),
     )
 
 
@@ -129,8 +130,11 @@ def _read_lora(model: TextToImage, folder: Path) -> np.ndarray:
     name = model.pipeline.network_name
     adapters = read_adapters(folder / LORA_FILE, origin.adapters, network_name=name)
     pretrained = open_pipeline(origin.config.pretrained, options=options_of(origin.config))
-    network = merge_adapters(pretrained.network, adapters, scale=1.0)
-    merged = dataclasses.replace(model.pipeline, network=jax.tree.map(np.asarray, network))
+    kept = jax.tree.leaves(model.pipeline.network)[0].dtype
+    network = merge_adapters(pretrained.network, adapters, scale=1.0, dtype=kept)
+    merged = dataclasses.replace(
+        model.pipeline, network=jax.tree.map(lambda leaf: np.asarray(leaf.astype(kept)), network)
+    )
     return dataclasses.replace(model, pipeline=merged, _weights=[], _programs={})([_PROMPT], seed=_SEED)
 
 
@@ -138,7 +142,7 @@ def _write_jax(model: TextToImage, folder: Path, dtype: str) -> None:
     spacing, steps = model.timestep_spacing, model.num_steps
     draw = make_sampler(model.pipeline, model.sampler, num_steps=steps, timestep_spacing=spacing)
     weights = (model.pipeline.network, model.pipeline.text_encoder, model.pipeline.decoder)
-    named, structure = _named(weights, model.pipeline.network_name, np.dtype(dtype))
+    named, structure = _named(weights, model.pipeline.network_name, jnp.dtype(dtype))
 
     def sample(named: dict[str, Any], prompt: Any, noise: Any, guidance_scale: Any) -> Any:
         leaves = [named[name].astype(jnp.float32) for name in names]

@@ -83,7 +83,8 @@ def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) ->
     step, student = checkpoint.restore_student(folder / "checkpoints", like, step=step)
     network = student
     if lora:
-        network = merge_adapters(pipeline.network, student, scale=config.lora.alpha / config.lora.rank)
+        scale = config.lora.alpha / config.lora.rank
+        network = merge_adapters(pipeline.network, student, scale=scale, dtype=jnp.dtype(dtype))
     model = _sampled(workdir, dataclasses.replace(pipeline, network=network), config, config.student, dtype)
     return dataclasses.replace(model, origin=Origin(config, step, student if lora else None))
 

@@ -12,7 +12,7 @@ import numpy as np
 from rats_jax.diffusion.draw import RolloutFn
 from rats_jax.diffusion.grid import sigmas
 from rats_jax.diffusion.rollout import rollout
-from rats_jax.diffusion.sampler import SAMPLERS
+from rats_jax.diffusion.sampler import SAMPLERS, euler_step
 from rats_jax.errors import ConfigError
 from rats_jax.method.combine import normalised_sum, weighted_sum
 from rats_jax.method.contracts import Contestant, FrozenFns, NoiseFn, Objective, ParamsFn
@@ -201,6 +201,11 @@ def _make_rollout_fn(
     sampler: str,
     **differences: Any,
 ) -> RolloutFn:
+    if SAMPLERS[sampler].step is euler_step and np.any(grid.signal_rates == 0.0):
+        raise ConfigError(
+            f"sampler={sampler!r}: expected 'ddim': the levels of pretrained={config.pretrained!r} begin at "
+            "pure noise, whose sigma is infinite; of a flow a step of DDIM is Euler's"
+        )
     options = {"gradient_steps": len(grid.timesteps), "remat": "none", "unroll": False} | differences
     return functools.partial(
         rollout,

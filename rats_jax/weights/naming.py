@@ -62,6 +62,15 @@ def new_torch_name(path: tuple[str, ...]) -> str:
     return torch_name(path).removeprefix("text_model.")
 
 
+def tied_torch_name(path: tuple[str, ...]) -> str:
+    """Give the other name of T5's table of tokens, of which files carry one or both."""
+    return "encoder.embed_tokens.weight" if path == ("shared", "embedding") else torch_name(path)
+
+
+OTHER_NAMES = (old_torch_name, new_torch_name, tied_torch_name)
+"""Names that older and newer files, and those with one weight under two names, have in place of today's."""
+
+
 def flax_axes(path: tuple[str, ...], torch_shape: tuple[int, ...], ndim: int) -> tuple[int | None, ...]:
     """Say which axis of a PyTorch tensor each axis of the Flax parameter at `path` is.
 

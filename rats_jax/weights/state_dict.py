@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from rats_jax.errors import WeightsError
 from rats_jax.weights.folder import read_json
-from rats_jax.weights.naming import flax_axes, new_torch_name, old_torch_name, torch_name, unstack
+from rats_jax.weights.naming import OTHER_NAMES, flax_axes, torch_name, unstack
 from rats_jax.weights.stored import Sliceable, StoredArray, read_all, stored_stack
 from rats_jax.weights.torch_file import read_torch_file, state_dict_of
 
@@ -172,12 +172,13 @@ def fit_state_dict(
         for layer, expected in (
             [(path, shape)] if layers is None else [(layer, shape[1:]) for layer in layers]
         ):
-            names = [prefix + name(layer) for name in (name_of, old_torch_name, new_torch_name)]
-            name = next((n for n in names if n in state), None)
-            if name is None:
+            names = [prefix + give(layer) for give in (name_of, *OTHER_NAMES)]
+            present = [name for name in names if name in state]
+            if not present:
                 problems.append(f"missing {names[0]}")
                 continue
-            used.add(name)
+            used.update(present)
+            name = present[0]
             tensor = locate(name)
             axes = flax_axes(layer, tensor.shape, len(expected))
             found = StoredArray(tensor, axes).shape

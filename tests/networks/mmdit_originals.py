@@ -50,15 +50,16 @@ TOGETHER = (
     {"attention_head_dim", "num_attention_heads", "axes_dims_rope", "caption_projection_dim"},
     {"in_channels", "out_channels"},
 )
+# Outputs are about 2, and 3e-6 apart; with the exact GELU they are 5e-5 apart.
+TOLERANCE = 2e-5
 
 
 class Pair(NamedTuple):
-    """The original, our network of the config file beside its weights, and those weights."""
+    """The original, our network of the config file that it writes, and the weights in its file."""
 
     original: Any
     network: Any
     params: Any
-    file: Any
 
 
 class Inputs(NamedTuple):
@@ -97,7 +98,7 @@ def make_pair(kind, folder):
     original.save_pretrained(folder)
     network = family.from_config(json.loads((folder / "config.json").read_text()))
     file = folder / "diffusion_pytorch_model.safetensors"
-    return Pair(original, network, read_all(open_weights(file, network.abstract_params())), file)
+    return Pair(original, network, read_all(open_weights(file, network.abstract_params())))
 
 
 def draw_inputs(config, *, size=(4, 6), tokens=5):
@@ -185,7 +186,7 @@ def assert_as_original(cls, family, config, inputs):
     original, network = make_original(cls, config), family.from_config(config)
     variables = {"params": weights_of(original, network)}
     actual = compile_quickly(lambda v: run(network, v, inputs), variables)(variables)
-    np.testing.assert_allclose(actual, output_of(original, inputs), atol=1e-4)
+    np.testing.assert_allclose(actual, output_of(original, inputs), atol=TOLERANCE)
 
 
 def assert_matters(cls, name, base, change):
@@ -200,14 +201,14 @@ def assert_matters(cls, name, base, change):
 
 def assert_gradients_as_original(pair, inputs, *, constants=()):
     """Compare gradients in all weights and in the tokens or latents; those of `constants` are zero."""
-    original, network, params, _ = pair
+    original, network, params = pair
     weights = np.random.default_rng(1).normal(size=inputs.hidden.shape).astype(np.float32)
     theirs, of_hidden = gradients_of(original, inputs, weights)
     args = {"params": params}, inputs.hidden
     take = compile_quickly(jax.grad(total(network, inputs, weights), argnums=(0, 1), has_aux=True), *args)
     (of_variables, found), output = take(*args)
     assert output.dtype == jnp.float32
-    np.testing.assert_allclose(output, output_of(original, inputs), atol=1e-4)
+    np.testing.assert_allclose(output, output_of(original, inputs), atol=TOLERANCE)
     assert_close({"": np.asarray(found)}, {"": of_hidden}, rtol=1e-3)
     mine = to_torch_names(of_variables["params"])
     assert not any(mine.pop(name).any() for name in constants)

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from rats_jax.networks.attention import attend, attend_cudnn
+from rats_jax.networks.attention_flash import attend_flash
 from rats_jax.networks.convolution import convolve, convolve_in_loops
 from rats_jax.networks.kernels import PLAIN, Kernels, find_kernels
 
@@ -18,7 +19,7 @@ from rats_jax.networks.kernels import PLAIN, Kernels, find_kernels
         ("gpu", "cuda 12090", "8.0", Kernels(attend=attend_cudnn)),
         ("gpu", "cuda 12090", "7.5", PLAIN),
         ("gpu", "rocm 60000", "gfx942", PLAIN),
-        ("tpu", "PJRT", None, PLAIN),
+        ("tpu", "PJRT", None, Kernels(attend=attend_flash)),
         ("cpu", "cpu", None, Kernels(convolve=convolve_in_loops)),
     ],
 )

@@ -13,7 +13,8 @@ from rats_jax.weights.naming import to_torch_names, torch_name
 from rats_jax.weights.state_dict import load_safetensors
 from tests.tiny import write_tiny_pipeline, write_tiny_reward
 
-# Flax path: name in the files of stable-diffusion-v1-5, clip-vit-large-patch14 and PickScore_v1.
+# Flax path: name in the files of stable-diffusion-v1-5, clip-vit-large-patch14, PickScore_v1, FLUX.1-dev and
+# stable-diffusion-3.5-medium.
 NAMES = {
     "conv_in.kernel": "conv_in.weight",
     "conv_norm_out.scale": "conv_norm_out.weight",
@@ -60,6 +61,17 @@ NAMES = {
     "visual_projection.kernel": "visual_projection.weight",
     "text_projection.kernel": "text_projection.weight",
     "logit_scale": "logit_scale",
+    "x_embedder.kernel": "x_embedder.weight",
+    "time_text_embed.guidance_embedder.linear_1.kernel": "time_text_embed.guidance_embedder.linear_1.weight",
+    "transformer_blocks_18.norm1_context.linear.kernel": "transformer_blocks.18.norm1_context.linear.weight",
+    "transformer_blocks_0.attn.norm_added_q.scale": "transformer_blocks.0.attn.norm_added_q.weight",
+    "transformer_blocks_0.attn.to_out_0.bias": "transformer_blocks.0.attn.to_out.0.bias",
+    "transformer_blocks_3.attn.to_add_out.kernel": "transformer_blocks.3.attn.to_add_out.weight",
+    "transformer_blocks_3.ff_context.net_0.proj.kernel": "transformer_blocks.3.ff_context.net.0.proj.weight",
+    "transformer_blocks_12.attn2.to_out_0.kernel": "transformer_blocks.12.attn2.to_out.0.weight",
+    "single_transformer_blocks_37.proj_mlp.bias": "single_transformer_blocks.37.proj_mlp.bias",
+    "single_transformer_blocks_37.attn.to_q.kernel": "single_transformer_blocks.37.attn.to_q.weight",
+    "pos_embed.pos_embed": "pos_embed.pos_embed",
 }
 
 
