@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import re
 
 import flax.linen as nn
@@ -78,6 +79,14 @@ def tower():
 
 
 @pytest.fixture(scope="module")
+def trace(pairs):
+    """Trace the gradient of a kind once."""
+    return functools.cache(
+        lambda kind, of: trace_gradient(pairs[kind].network, draw_inputs(CONFIGS[kind]), of)
+    )
+
+
+@pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     return {kind: make_pair(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
 
@@ -133,12 +142,11 @@ def adapt(network, inputs):
 
 @pytest.mark.parametrize("of", ["params", "adapters"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_program_has_one_loop_for_each_stack_and_does_not_grow_with_layers(pairs, kind, of):
-    inputs, network = draw_inputs(CONFIGS[kind]), pairs[kind].network
+def test_a_program_has_one_loop_for_each_stack_and_does_not_grow_with_layers(pairs, trace, kind, of):
     assert {name for name in pairs[kind].params if "_to_" in name} == set(STACKS[kind])
     (fields, deeper), there = DEEPER[kind], list(STACKS[kind].values())
-    networks = network, dataclasses.replace(network, **fields)
-    programs = [trace_gradient(network, inputs, of) for network in networks]
+    network = dataclasses.replace(pairs[kind].network, **fields)
+    programs = trace(kind, of), trace_gradient(network, draw_inputs(CONFIGS[kind]), of)
     for program, counts in zip(programs, (there, deeper), strict=True):
         assert [scan.params["length"] for scan in scans(program)] == [*counts, *reversed(counts)]  # and back
     one, other = (re.sub(r"\d+", "#", str(program)) for program in programs)
@@ -147,8 +155,8 @@ def test_a_program_has_one_loop_for_each_stack_and_does_not_grow_with_layers(pai
 
 @pytest.mark.parametrize("of", ["params", "adapters"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_gradient_keeps_what_enters_a_layer_and_computes_the_rest_again(pairs, kind, of):
-    loops = scans(trace_gradient(pairs[kind].network, draw_inputs(CONFIGS[kind]), of))
+def test_a_gradient_keeps_what_enters_a_layer_and_computes_the_rest_again(trace, kind, of):
+    loops = scans(trace(kind, of))
     forth, back = loops[: len(loops) // 2], loops[len(loops) // 2 :]
     for loop in forth:
         carried = [variable.aval.shape for variable in loop.outvars[: loop.params["num_carry"]]]
@@ -189,17 +197,16 @@ def test_new_adapters_change_nothing_in_some_stacks_or_none(tower):
     def denoise_fn(params, x, timestep, shift):
         return network.apply(variables(params), x, shift)
 
-    plain = denoise_fn(params, x, 0, shift)
-    for targets in ("", "blocks_0", "blocks_3", "proj_out"):
+    plain, adapted_fn = denoise_fn(params, x, 0, shift), with_adapters(denoise_fn, scale=SCALE)
+    np.testing.assert_array_equal(adapted_fn(Adapted(params, {}), x, 0, shift), plain)
+    for targets in ("blocks_0|proj_out", "blocks_3"):
         adapters = init_adapters(params, targets=targets, rank=2, seed=0)
-        adapted_fn = with_adapters(denoise_fn, scale=SCALE)
         np.testing.assert_array_equal(adapted_fn(Adapted(params, adapters), x, 0, shift), plain)
         moved = adapted_fn(Adapted(params, draw(adapters)), x, 0, shift)
         merged = merge_adapters(params, draw(adapters), scale=SCALE)
         np.testing.assert_allclose(moved, denoise_fn(merged, x, 0, shift), atol=1e-5)
         assert np.abs(moved - plain).max() > 0.1
-        np.testing.assert_array_equal(adapted_fn(Adapted(params, {}), x, 0, shift), plain)
-        np.testing.assert_array_equal(denoise_fn(params, x, 0, shift), plain)
+    np.testing.assert_array_equal(denoise_fn(params, x, 0, shift), plain)
 
 
 def chain(gradients, adapters):
