@@ -1,12 +1,13 @@
 """The whole job on FLUX.1 and Stable Diffusion 3: adapters and all weights, resumed, on a mesh, exported."""
 
-import json
+import dataclasses
 import re
 import subprocess
 import sys
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -15,8 +16,11 @@ from flax.traverse_util import flatten_dict
 
 import rats_jax
 from rats_jax.errors import ConfigError
-from rats_jax.pipelines.open import open_pipeline
-from rats_jax.pipelines.stored_embeds import count_bytes, write_prompt_embeds
+from rats_jax.pipelines import PIPELINES
+from rats_jax.pipelines.base import Options
+from rats_jax.pipelines.open import describe_pipeline, open_pipeline, options_of
+from rats_jax.pipelines.published import PUBLISHED
+from rats_jax.pipelines.stored_embeds import count_bytes, with_stored_embeds, write_prompt_embeds
 from rats_jax.student import formats as exporting
 from rats_jax.training.loop import train_and_evaluate
 from rats_jax.training.program import Program
@@ -207,25 +211,23 @@ def test_a_mesh_makes_the_update_of_one_device(models, folders, kind, rank, monk
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flux_schnell", "sd3"])
 def test_stored_embeddings_take_the_place_of_the_encoders(models, folders, kind, tmp_path):
-    config = flow_config(models, folders, kind, compute_dtype="bfloat16")
-    from rats_jax.pipelines.open import options_of
-
-    pipeline = open_pipeline(config.pretrained, dtype="bfloat16", options=options_of(config))
+    config = flow_config(models, folders, kind)
+    options, source = options_of(config), config.pretrained
+    pipeline = open_pipeline(source, dtype=jnp.bfloat16, options=options)
     embeds = tmp_path / "embeds"
-    write_prompt_embeds(embeds, pipeline, PROMPTS, source=config.pretrained)
-    stored = sum(np.load(file).nbytes for file in embeds.glob("cond_*.npy"))
-    assert stored == count_bytes(pipeline, PROMPTS)
-    metrics = []
-    for folder in ("", str(embeds)):
-        config.prompt_embeds = folder
-        program = Program(config)
-        batch = program.place_batch(np.arange(8))
-        _, measured = program.update(program.init_state(), program.frozen, batch, jax.random.key(1))
-        metrics.append({name: float(value) for name, value in measured.items()})
-    np.testing.assert_allclose(metrics[0]["loss/total"], metrics[1]["loss/total"], rtol=2e-2)
-    config.max_sequence_length = 8
+    write_prompt_embeds(embeds, pipeline, PROMPTS, source=source, dtype=jnp.bfloat16)
+    assert sum(np.load(file).nbytes for file in embeds.glob("cond_*.npy")) == count_bytes(pipeline, PROMPTS)
+    stored = with_stored_embeds(pipeline, embeds, source=source)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf.astype(jnp.bfloat16)), pipeline.text_encoder)
+    expected = jax.jit(pipeline.encode_fn)(params, pipeline.tokenize(PROMPTS[2:5]))
+    actual = stored.encode_fn(stored.text_encoder, stored.tokenize(PROMPTS[2:5]))
+    assert {leaf.dtype for leaf in jax.tree.leaves(actual)} == {jnp.dtype(jnp.bfloat16)}
+    chex.assert_trees_all_close(
+        *(jax.tree.map(lambda x: np.asarray(x, np.float32), tree) for tree in (actual, expected)), atol=0.05
+    )
+    shorter = open_pipeline(source, options=dataclasses.replace(options, max_sequence_length=8))
     with pytest.raises(ConfigError, match="expected cond of shapes .*another max_sequence_length"):
-        Program(config)
+        with_stored_embeds(shorter, embeds, source=source)
 
 
 def test_what_a_flow_cannot_do_is_one_line(models, folders):
@@ -234,6 +236,11 @@ def test_what_a_flow_cannot_do_is_one_line(models, folders):
         ("flux_dev", {"lora__targets": "to_nowhere"}, "^lora.targets='to_nowhere': expected an expression"),
         ("flux_dev", {"student__timestep_spacing": "trailing"}, "timestep_spacing is 'trailing', expected"),
         ("flux_schnell", {"teacher__guidance_scale": 2.0}, "^teacher.guidance_scale=2.0: expected 1"),
+        (
+            "sd3",
+            {"lora__rank": 0, "optimizer__weight_decay": 0.1},
+            "^optimizer.weight_decay=0.1: expected 0 w",
+        ),
         ("sd3", {"sampler": "euler"}, "^sampler='euler': expected 'ddim': the levels of pretrained=.* begin"),
         ("sd3", {"student__num_steps": 4, "teacher__num_steps": 3}, "^student.num_steps=4: expected at most"),
         ("sd3", {"max_sequence_length": 600}, "^max_sequence_length=600: expected from 1 to 512"),
@@ -243,22 +250,26 @@ def test_what_a_flow_cannot_do_is_one_line(models, folders):
             Program(config)
 
 
-def test_commands_know_the_published_sizes():
-    from rats_jax.pipelines.open import describe_pipeline
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("black-forest-labs/FLUX.1-dev", 11.901e9),
+        ("black-forest-labs/FLUX.1-schnell", 11.891e9),
+        ("stabilityai/stable-diffusion-3-medium-diffusers", 2.028e9 + 56.6e6),
+        ("stabilityai/stable-diffusion-3.5-medium", 2.243e9 + 226.5e6),
+        ("stabilityai/stable-diffusion-3.5-large", 8.057e9 + 89.7e6),
+    ],
+)
+def test_the_published_models_have_the_published_number_of_weights(name, expected):
+    files = PUBLISHED[name]
+    network = PIPELINES[files["model_index.json"]["_class_name"]].networks["transformer"]
+    params = network.from_config(files["transformer/config.json"]).abstract_params()
+    np.testing.assert_allclose(sum(leaf.size for leaf in jax.tree.leaves(params)), expected, rtol=1e-3)
 
-    sizes = {
-        "black-forest-labs/FLUX.1-dev": 11.901e9,
-        "black-forest-labs/FLUX.1-schnell": 11.891e9,
-        "stabilityai/stable-diffusion-3-medium-diffusers": 2.028e9 + 56.6e6,
-        "stabilityai/stable-diffusion-3.5-medium": 2.243e9 + 226.5e6,
-        "stabilityai/stable-diffusion-3.5-large": 8.057e9 + 89.7e6,
-    }
-    for name, expected in sizes.items():
-        pipeline = describe_pipeline(name)
-        count = sum(leaf.size for leaf in jax.tree.leaves(pipeline.network))
-        np.testing.assert_allclose(count, expected, rtol=1e-3)
-        assert pipeline.image_shape() == ((512, 512, 3) if "FLUX" in name else (1024, 1024, 3))
-        encoder = sum(leaf.size for leaf in jax.tree.leaves(pipeline.text_encoder["text_encoder_2"]))
-        if "FLUX" in name:
-            np.testing.assert_allclose(encoder, 4.762e9, rtol=1e-3)
-        assert json.dumps(pipeline.latent_shape)
+
+def test_flux_is_opened_by_its_name_alone():
+    pipeline = describe_pipeline("black-forest-labs/FLUX.1-dev", options=Options(width=768))
+    assert pipeline.latent_shape == (64, 96, 16)
+    assert pipeline.tokenize(["a"])["text_encoder_2"].shape == (1, 512)
+    encoder = sum(leaf.size for leaf in jax.tree.leaves(pipeline.text_encoder["text_encoder_2"]))
+    np.testing.assert_allclose(encoder, 4.762e9, rtol=1e-3)

@@ -136,6 +136,7 @@ def compose(parts: Parts) -> Pipeline:
         network_name="transformer",
         num_steps=28,
         guidance_scale=7.0,
+        has_constants=True,  # the table of positions
         gpu_options=TRANSFORMER_OPTIONS,
     )
 

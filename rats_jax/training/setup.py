@@ -48,6 +48,12 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
     """
     pipeline, rewards, monitors = models.pipeline, models.rewards, models.monitors
     evaluations = {role: _count_evaluations(config, pipeline, role) for role in ("teacher", "student")}
+    decay = config.optimizer.weight_decay
+    if pipeline.has_constants and not config.lora.rank and decay > 0:
+        raise ConfigError(
+            f"optimizer.weight_decay={decay}: expected 0 where all of pretrained={config.pretrained!r} "
+            "is trained: some weights are constants, which it would shrink"
+        )
     grids = {role: _make_grid(config, pipeline, role) for role in ("teacher", "student")}
     matrix = _make_horizon_matrix(config, grids["teacher"], grids["student"])
     horizons = np.flatnonzero(np.any(matrix, axis=0))  # no other estimate of the teacher is read

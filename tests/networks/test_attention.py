@@ -1,11 +1,14 @@
 """Attention against PyTorch's, and which layers the kernel of a GPU takes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
+from rats_jax.networks import attention
 from rats_jax.networks.attention import attend, attend_cudnn, join_heads, split_heads
 
 
@@ -62,6 +65,9 @@ def test_heads_are_split_and_joined():
         ({"dtype": jnp.float16}, True),
         ({"dtype": jnp.float32}, False),
         ({"context": 77}, False),
+        ({"length": 100, "context": 103}, True),
+        ({"length": 101, "context": 128}, True),
+        ({"length": 101, "context": 99}, False),
         ({"length": 36}, False),
         ({"features": 4}, False),
         ({"features": 160}, False),
@@ -73,10 +79,25 @@ def test_the_kernel_takes_what_it_can(changes, takes, monkeypatch):
     mask = jnp.ones((64, 64), bool) if changes.pop("mask", False) else None
     inputs, taken = draw(**changes), []
 
-    def kernel(*arrays, implementation):  # the real one is only traced where its library is
+    compute = jax.nn.dot_product_attention
+
+    def kernel(*arrays, implementation, **counts):  # the real one is only traced where its library is
         taken.append(implementation)
-        return attend(*arrays)
+        assert all(x.shape[1] % 64 == 0 for x in arrays)
+        return compute(*arrays, implementation="xla", **counts)
+
+    def total(*arrays, fn=attend_cudnn):
+        return jnp.sum(jnp.sin(fn(*arrays, mask).astype(jnp.float32)))
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
-    np.testing.assert_array_equal(attend_cudnn(*inputs, mask), attend(*inputs, mask))
-    assert taken == ["cudnn"] * takes
+    assert attention._LEAST_FILLED == 1024  # of which a test would take long
+    monkeypatch.setattr(attention, "_LEAST_FILLED", 100)
+    wanted = attend(*inputs, mask).astype(jnp.float32)
+    np.testing.assert_allclose(attend_cudnn(*inputs, mask).astype(jnp.float32), wanted, atol=0.02)
+    gradients = [
+        jax.grad(functools.partial(total, fn=fn), argnums=(0, 1, 2))(*inputs) for fn in (attend_cudnn, attend)
+    ]
+    for mine, theirs in zip(*gradients, strict=True):
+        theirs = theirs.astype(jnp.float32)
+        np.testing.assert_allclose(mine.astype(jnp.float32), theirs, atol=0.03 * float(jnp.abs(theirs).max()))
+    assert taken == ["cudnn"] * (2 * takes)

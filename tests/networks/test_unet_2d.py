@@ -259,7 +259,7 @@ def test_one_timestep_counts_for_all():
     np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if "unet/config.json" in PUBLISHED[name]])
 def test_the_tree_is_that_of_the_flax_class(name):
     config = PUBLISHED[name]["unet/config.json"]
     network = UNet2DConditionModel.from_config(config, dtype=jnp.bfloat16)

@@ -186,8 +186,8 @@ DAMAGE = {
         f"'.*vae/{WEIGHTS}' does not fit its architecture: missing .*resnets",
     ),
     "another pipeline": (
-        lambda f: rewrite(f / "model_index.json", _class_name="FluxPipeline"),
-        "is a 'FluxPipeline' folder, expected 'StableDiffusionPipeline' or",
+        lambda f: rewrite(f / "model_index.json", _class_name="PixArtSigmaPipeline"),
+        "is a 'PixArtSigmaPipeline' folder, expected 'StableDiffusionPipeline' or",
     ),
     "an unknown activation": (
         lambda f: rewrite(f / "text_encoder" / "config.json", hidden_act="cube"),

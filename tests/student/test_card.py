@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from rats_jax.report.tables import format_overview
@@ -30,7 +31,11 @@ def summary():
 @pytest.fixture
 def card(models, tmp_path):
     """Writes the card of a checkpoint of the run in tmp_path."""
-    pipeline = SimpleNamespace(latent_shape=(8, 8, 4), tokenize=lambda prompts: None)
+    pipeline = SimpleNamespace(
+        latent_shape=(8, 8, 4),
+        prediction_type="v_prediction",
+        tokenize=lambda prompts: np.zeros((len(prompts), 8), np.int32),
+    )
     config = tiny_config(models)
 
     def card(step):
