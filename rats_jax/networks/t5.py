@@ -38,7 +38,13 @@ _PROJECTIONS = tuple(prefix + name for prefix in ("", "gated-") for name in _ACT
 
 # Of the decoder, of training, and of the code that the weights come from; the classes do not read the last.
 IGNORED = PRETRAINED_IGNORED | {
-    *("num_decoder_layers", "dropout_rate", "classifier_dropout", "initializer_factor"),
+    *(
+        "num_decoder_layers",
+        "scale_decoder_outputs",
+        "dropout_rate",
+        "classifier_dropout",
+        "initializer_factor",
+    ),
     *("n_positions", "output_past", "scalable_attention"),
 }
 """Fields that choose nothing of what the encoder computes."""
