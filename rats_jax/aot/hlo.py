@@ -223,8 +223,9 @@ def _custom_call(label: str, kind: str, types: list[str], tail: str) -> float:
         scores = _dims(types[0])
         return dot_flops(scores, _dims(kind), [len(scores) - 1])
     if found := _FLASH.match(label):
-        query, key = [dims for dims in map(_dims, types) if len(dims) == 4][:2]
-        return _FLASH_DOTS[found[1]] * 2.0 * math.prod(query) * key[2]
+        # Two masks, then queries and keys [..., L, D]; a single head of a single picture has no axis before.
+        query, key = [_dims(operand) for operand in types if operand.startswith(("bf16", "f32"))][:2]
+        return _FLASH_DOTS[found[1]] * 2.0 * math.prod(query) * key[-2]
     kernel = base64.b64decode(_first(_KERNEL, tail))
     hidden = b"matmul" in kernel or b"contract" in kernel if kernel else target == "tpu_custom_call"
     if hidden or _OPAQUE.search(target):
