@@ -56,9 +56,9 @@ def write_prompt_embeds(
     return len(texts)
 
 
-def count_bytes(pipeline: Pipeline, prompts: Sequence[str]) -> int:
-    """Say how many bytes `write_prompt_embeds` will store, computing nothing."""
-    rows = _leaves(_abstract_embeds(pipeline).cond)
+def count_bytes(pipeline: Pipeline, prompts: Sequence[str], *, dtype: Any) -> int:
+    """Say how many bytes `write_prompt_embeds` will store with weights of a dtype, computing nothing."""
+    rows = _leaves(_abstract_embeds(pipeline, dtype).cond)
     return len(dict.fromkeys(prompts)) * sum(x.size * _as_stored(np.zeros(0, x.dtype)).itemsize for x in rows)
 
 
@@ -144,8 +144,10 @@ def _replace_encoder(
     return dataclasses.replace(pipeline, encode_fn=encode_fn, tokenize=find, text_encoder=empty)
 
 
-def _abstract_embeds(pipeline: Pipeline) -> PromptEmbeds:
-    text_encoder = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), pipeline.text_encoder)
+def _abstract_embeds(pipeline: Pipeline, dtype: Any = None) -> PromptEmbeds:
+    text_encoder = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), pipeline.text_encoder
+    )
     return jax.eval_shape(pipeline.encode_fn, text_encoder, pipeline.tokenize([""]))
 
 
