@@ -36,10 +36,8 @@ def main(_: list[str]) -> None:
 
         pipeline = open_pipeline(config.pretrained, dtype=config.compute_dtype, options=options_of(config))
         prompts = find_prompts(config.prompts)
-        print(
-            f"{count_bytes(pipeline, list(prompts), dtype=config.frozen_dtype) / 1e9:.2f} GB of embeddings will be written",
-            flush=True,
-        )
+        size = count_bytes(pipeline, list(prompts), dtype=config.frozen_dtype)
+        print(f"{size / 1e9:.2f} GB of embeddings will be written", flush=True)
         with new_folder(out, field="out") as folder:
             count = write_prompt_embeds(
                 folder, pipeline, list(prompts), source=config.pretrained, dtype=config.frozen_dtype

@@ -70,7 +70,7 @@ def flow_config(models, folders, kind, **settings):
     return tiny_config(models, **(flow | settings))
 
 
-@pytest.fixture(scope="module", params=["flux_dev", "sd35"])
+@pytest.fixture(scope="module", params=["flux_dev", "sd3"])
 def run(request, models, folders, tmp_path_factory):
     """A run of two updates of adapters, on eight devices."""
     workdir = tmp_path_factory.mktemp("runs") / request.param
@@ -92,7 +92,7 @@ def test_adapters_are_trained_in_every_layer_of_every_stack(run):
     state = load_state(workdir, 2)
     ups = {path: leaf for path, leaf in flatten_dict(state["student"]).items() if path[-1] == "up"}
     assert len(ups) >= 12
-    last = [f"transformer_blocks_{n}_to_{n}" for n in (2, 3)]
+    last = ["transformer_blocks_2_to_2"]  # of SD3, whose prompt nothing reads
     for path, up in ups.items():
         moved = np.abs(np.asarray(up)).max(axis=(1, 2)) > 0
         assert moved.all() or path[0] in last, path
@@ -164,7 +164,7 @@ def test_the_card_says_how_to_draw_with_pytorch(exported):
 def test_the_card_says_how_to_draw_with_the_program(exported):
     kind, student, folder, _, _ = exported
     if kind != "flux_dev":
-        return  # written for one family alone, as it takes long
+        pytest.skip("the program of one family: it takes long")
     program = "import sys\nsys.modules['rats_jax'] = None\n" + example_of(folder / "jax")
     program += "np.savez('out.npz', images=images, noise=noise, prompts=prompts)\n"
     subprocess.run(
@@ -180,7 +180,7 @@ def test_the_card_says_how_to_draw_with_the_program(exported):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "rank"), [("flux_dev", 2), ("sd35", 0)])
+@pytest.mark.parametrize(("kind", "rank"), [("flux_dev", 2), ("sd3", 0)])
 def test_a_mesh_makes_the_update_of_one_device(models, folders, kind, rank, monkeypatch):
     """Tensor and fsdp split the stacked weights: the same gradient and the same new weights."""
     monkeypatch.setattr("rats_jax.parallel.placement._SMALLEST_SPLIT", 8)
