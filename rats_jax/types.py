@@ -44,8 +44,8 @@ class Trajectory(NamedTuple):
     """The result of a rollout.
 
     Attributes:
-        latents: [B, H, W, C] float32, the final latents (position S of the grid).
-        denoised: [S, B, H, W, C] float32, the clean estimate x_0 at each visited noise level, or at those of
+        latents: [B, ...] float32, the final latents (position S of the grid).
+        denoised: [S, B, ...] float32, the clean estimate x_0 at each visited noise level, or at those of
             them that were to be kept.
     """
 
@@ -57,7 +57,7 @@ class Targets(NamedTuple):
     """What a teacher's rollout leaves for the student.
 
     Attributes:
-        denoised: [B, K, H, W, C] float32, its clean estimates at the student's noise levels.
+        denoised: [B, K, ...] float32, its clean estimates at the student's noise levels.
         scores: each reward of its result, [B] float32, by name.
     """
 
@@ -66,7 +66,10 @@ class Targets(NamedTuple):
 
 
 class PromptEmbeds(NamedTuple):
-    """What the network is conditioned on: pytrees of arrays [B, ...], with and without the prompt."""
+    """What the network is conditioned on: pytrees of arrays [B, ...], with and without the prompt.
+
+    A model without classifier-free guidance has None in place of the latter.
+    """
 
     cond: Any
     uncond: Any
@@ -120,7 +123,7 @@ class TrainState:
 
 
 class DenoiseFn(Protocol):
-    """(params, latents [B, H, W, C], timestep [], embeds) -> model_output, the same shape, float32."""
+    """(params, latents [B, ...], timestep [], embeds) -> model_output, the same shape, float32."""
 
     def __call__(self, params: Params, latents: Array, timestep: Array, embeds: Any, /) -> Array: ...
 
