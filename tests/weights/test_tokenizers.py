@@ -1,14 +1,17 @@
 """Tokenizers against open_clip's and against ids of transformers 4, prompts that are cut, and the cache."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from absl import logging
 
+from rats_jax.errors import WeightsError
 from rats_jax.weights.tokenizers import (
     CLIP_VOCABULARY,
     load_bert_tokenizer,
+    load_t5_tokenizer,
     load_tokenizer,
     once_per_prompt,
     tokenize,
@@ -115,3 +118,33 @@ def test_a_prompt_is_prepared_once_and_all_new_ones_together():
     assert first["length"].tolist() == [1, 3, 1] and first["twice"].shape == (3, 2)
     assert cached(["cc", "bbb", "dddd"])["length"].tolist() == [2, 3, 4]
     assert calls == [["a", "bbb"], ["cc", "dddd"]]
+
+
+def test_t5_reads_prompts_as_they_are(tmp_path):
+    from tests.torch_flows import make_t5_tokenizer
+
+    original = make_t5_tokenizer(24)
+    original.save_pretrained(tmp_path)
+    tokenizer = load_t5_tokenizer(tmp_path)
+    prompts = [
+        "",
+        " a cat ",
+        "A Cat, twice",
+        "é ünusual 猫",
+        "many words " * 9,
+        "tab\tand\nline",
+        "<pad> </s>",
+    ]
+    for length in (5, 24):
+        options = {"padding": "max_length", "truncation": True, "max_length": length}
+        expected = original(prompts, **options).input_ids
+        np.testing.assert_array_equal(tokenize(tokenizer, prompts, max_length=length), expected)
+    assert (tokenizer.model_max_length, tokenizer.pad_token_id) == (24, 0)
+    with pytest.raises(WeightsError, match="has a vocabulary of 46, expected at most vocab_size=40"):
+        load_t5_tokenizer(tmp_path, SimpleNamespace(vocab_size=40))
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(WeightsError, match="tokenizer.json' is no T5 tokenizer"):
+        load_t5_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(WeightsError, match="lacks .*tokenizer.json': expected a T5 tokenizer; of a spiece"):
+        load_t5_tokenizer(tmp_path)
