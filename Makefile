@@ -12,7 +12,8 @@ TEST_STAMP := .venv/.installed-test
 # What depends on the versions of other packages: their networks, schedules, tokenizers and files, and one run.
 NEWEST_TESTS := tests/test_newest.py tests/pipelines/test_pytorch.py tests/diffusion/test_diffusers_parity.py \
 	tests/networks/test_unet_2d.py tests/networks/test_autoencoder_kl.py tests/networks/test_flux.py \
-	tests/networks/test_sd3.py tests/weights/test_hub.py tests/weights/test_tokenizers.py \
+	tests/networks/test_sd3.py tests/networks/test_t5.py tests/networks/test_clip.py \
+	tests/networks/test_clip_text.py tests/weights/test_hub.py tests/weights/test_tokenizers.py \
 	tests/pipelines/test_flows.py::test_pictures_are_those_of_pytorch
 
 .PHONY: venv test-venv newest-venv run test test-newest lint types clean

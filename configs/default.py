@@ -49,7 +49,8 @@ def get_config() -> ConfigDict:
     # [dev], the scale that the network is told; [schnell] is told none and takes 1 alone.
     config.student.guidance_scale = 1.0
     # Where its timesteps lie: 'leading' | 'linspace' | 'trailing', or '' for the choice of the pipeline; a
-    # flow (FLUX, SD3) has '' alone.
+    # flow (FLUX, SD3) has '' alone, and where the pipeline's scheduler is DPM-Solver, DEIS, UniPC, LCM or
+    # TCD, '' is refused unless DDIM, which students are exported with, has the same timesteps.
     config.student.timestep_spacing = ""
     # The reward's gradient flows through the last so many student steps, 1 .. student.num_steps.
     config.student.reward_gradient_steps = 4

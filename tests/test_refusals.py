@@ -1,14 +1,19 @@
 """Bad input that only loading tells: one line, before anything is compiled or written."""
 
 import json
+import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from rats_jax.errors import ConfigError
+from rats_jax.parallel.mesh import make_mesh
 from rats_jax.training.loop import train_and_evaluate
-from tests.tiny import PROMPTS, tiny_config
+from rats_jax.training.models import open_models
+from rats_jax.training.setup import make_experiment
+from tests.tiny import PROMPTS, mesh_sizes, tiny_config
 
 
 def test_a_workdir_with_another_config_is_refused_and_left_alone(models, tmp_path):
@@ -55,6 +60,14 @@ def test_empty_prompts_are_refused(models, tmp_path):
         train_and_evaluate(tiny_config(models, prompts=str(tmp_path / "empty.txt")), tmp_path / "run")
 
 
+def change_scheduler(models, folder, **fields):
+    """Copy the tiny pipeline with other fields of its scheduler."""
+    shutil.copytree(models / "pipeline", folder)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    return str(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -64,11 +77,30 @@ def test_empty_prompts_are_refused(models, tmp_path):
     ],
 )
 def test_a_scheduler_that_does_not_fit_is_refused(models, tmp_path, change, message):
-    shutil.copytree(models / "pipeline", tmp_path / "pipeline")
-    file = tmp_path / "pipeline" / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    pretrained = change_scheduler(models, tmp_path / "pipeline", **change)
     with pytest.raises(ConfigError, match=message):
-        train_and_evaluate(tiny_config(models, pretrained=str(tmp_path / "pipeline")), tmp_path / "run")
+        train_and_evaluate(tiny_config(models, pretrained=pretrained), tmp_path / "run")
+
+
+@pytest.mark.parametrize("solver", ["DPMSolverMultistep", "DEISMultistep", "UniPCMultistep", "LCM", "TCD"])
+def test_timesteps_that_no_export_has_are_refused_before_the_training(models, tmp_path, solver):
+    fields = {"_class_name": f"{solver}Scheduler", "timestep_spacing": "linspace"}
+    pretrained = change_scheduler(models, tmp_path / "pipeline", **fields)
+    with pytest.raises(ConfigError) as error:
+        train_and_evaluate(tiny_config(models, pretrained=pretrained), tmp_path / "run")
+    expected = r"student\.timestep_spacing='': expected 'leading', 'linspace' or 'trailing': [^\n]+"
+    assert re.fullmatch(expected, str(error.value)) and str(error.value).endswith(repr(pretrained))
+    assert not (tmp_path / "run").exists()
+    chosen = {"student__timestep_spacing": "trailing", "teacher__timestep_spacing": "trailing"}
+    config = tiny_config(models, pretrained=pretrained, **chosen)
+    make_experiment(config, open_models(config), make_mesh(mesh_sizes(), jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("solver", ["EulerDiscrete", "PNDM", "DPMSolverMultistep"])
+def test_timesteps_that_ddim_has_need_no_choice(models, tmp_path, solver):
+    pretrained = change_scheduler(models, tmp_path / "pipeline", _class_name=f"{solver}Scheduler")
+    config = tiny_config(models, pretrained=pretrained)
+    make_experiment(config, open_models(config), make_mesh(mesh_sizes(), jax.devices()[:1]))
 
 
 def test_a_reference_without_a_prompts_picture_is_refused(models, tmp_path):

@@ -311,6 +311,12 @@ def _lands_on_data(scheduler: _Class, scheduler_config: Mapping[str, Any]) -> bo
     return scheduler_config.get("set_alpha_to_one", scheduler.lands_on_data)
 
 
+def ddim_shares_timesteps(settings: SchedulerSettings) -> bool:
+    """Say whether a DDIMScheduler can place its timesteps where the scheduler of a diffusion does."""
+    placed = settings.placement, settings.timestep_spacing
+    return settings.placement == "ddim" or placed == ("without_last", "trailing")
+
+
 def as_ddim(scheduler_config: Mapping[str, Any], *, timestep_spacing: str = "") -> dict[str, Any]:
     """Write the configuration of a DDIMScheduler that makes the same grids, with every default filled in.
 
@@ -329,8 +335,7 @@ def as_ddim(scheduler_config: Mapping[str, Any], *, timestep_spacing: str = "") 
     if settings.prediction_type == "flow":
         raise invalid_value("prediction_type", "flow", "a diffusion: DDIM has no levels of a flow")
     spacing = timestep_spacing or settings.timestep_spacing
-    shared = settings.placement == "ddim" or (settings.placement, spacing) == ("without_last", "trailing")
-    if not timestep_spacing and not shared:
+    if not timestep_spacing and not ddim_shares_timesteps(settings):
         named = ", ".join(_SPACINGS)
         expected = f"one of {named} chosen in its place: DDIM has no timesteps of a {settings.class_name}"
         raise invalid_value("timestep_spacing", spacing, expected)

@@ -30,6 +30,7 @@ TOWER_IGNORED: Collection[str] = PRETRAINED_IGNORED | {
     "dropout",
     "initializer_factor",
     "initializer_range",
+    "is_decoder",
 }
 """Fields of a tower that compute nothing once it is trained."""
 

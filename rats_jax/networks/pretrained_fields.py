@@ -21,9 +21,7 @@ _ABOUT_TOKENS = (
 _ABOUT_EXECUTION = (
     "attn_implementation chunk_size_feed_forward gradient_checkpointing tf_legacy_loss use_bfloat16"
 )
-_ABOUT_DECODERS = (
-    "add_cross_attention cross_attention_hidden_size is_decoder is_encoder_decoder tie_word_embeddings"
-)
+_ABOUT_DECODERS = "add_cross_attention cross_attention_hidden_size is_encoder_decoder tie_word_embeddings"
 _ABOUT_GENERATION = (
     "bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping "
     "encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id "
@@ -45,4 +43,7 @@ PRETRAINED_IGNORED: frozenset[str] = frozenset(
         )
     ).split()
 )
-"""Those that change nothing in an encoder that is run as it is; the precision is for the caller to choose."""
+"""Those that change nothing in any encoder that is run as it is; the precision is for the caller to choose.
+
+`is_decoder` is for each network to read: T5 as a decoder sees no later token, CLIP does not look at it.
+"""

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn.initializers import normal
 
-from rats_jax.fields import Field, expect, flag, integer, number, one_of, optional, read_fields
+from rats_jax.fields import Field, expect, flag, integer, number, one_of, only, optional, read_fields
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import ACTIVATIONS
@@ -64,6 +64,7 @@ def _make_fields(name: str, **defaults: Any) -> Mapping[str, Field]:
         "relative_attention_num_buckets": integer(32, least=4),
         "relative_attention_max_distance": integer(128, least=2),
         "layer_norm_epsilon": number(1e-6),
+        "is_decoder": only(False),  # true hides later tokens, and has buckets for those behind alone
         "feed_forward_proj": one_of(projection, *(other for other in _PROJECTIONS if other != projection)),
         # What follows from feed_forward_proj, written out.
         "dense_act_fn": optional(one_of("relu", *(other for other in _ACTIVATIONS if other != "relu"))),
@@ -109,7 +110,7 @@ class T5Config:
     ) -> T5Config:
         """Read a transformers config.json; ValueError 'name=value: expected ...'."""
         values = read_fields(config, fields, ignored=IGNORED)
-        for name in ("model_type", *PRETRAINED_FIELDS):
+        for name in ("model_type", "is_decoder", *PRETRAINED_FIELDS):
             del values[name]
         projection = values.pop("feed_forward_proj")
         gated, activation = projection.startswith("gated-"), projection.removeprefix("gated-")

@@ -64,6 +64,7 @@ class Pipeline:
         write_flax: of the export in the last Flax release of diffusers; None where it had no such pipeline.
         network_name: the folder of the network, and what its adapters are called after.
         num_steps, guidance_scale: that it is sampled with where nobody says anything else.
+        exports_own_spacing: whether the timesteps of `grid_fn` without a spacing can be those of an export.
         has_constants: whether its network's weights hold constants, which no gradient moves.
         gpu_options: of XLA, for programs of its network on GPUs.
     """
@@ -84,6 +85,7 @@ class Pipeline:
     network_name: str
     num_steps: int = 50
     guidance_scale: float = 7.5
+    exports_own_spacing: bool = True
     has_constants: bool = False
     gpu_options: tuple[tuple[str, Any], ...] = ()
 

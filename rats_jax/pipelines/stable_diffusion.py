@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.schedule import get_prediction_type
+from rats_jax.diffusion.scheduler_config import ddim_shares_timesteps, read_scheduler_config
 from rats_jax.errors import WeightsError
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.clip_text import CLIPTextModel
@@ -95,6 +96,7 @@ def compose_unet_pipeline(
     }
     check_fit(parts, "unet", expected)
     prediction_type = read_field(parts, SCHEDULER_FILE, get_prediction_type, parts.scheduler_config)
+    shared = ddim_shares_timesteps(read_scheduler_config(parts.scheduler_config))
     return Pipeline(
         tokenize=once_per_prompt(tokenize),
         encode_fn=encode_fn,
@@ -110,6 +112,7 @@ def compose_unet_pipeline(
         write=functools.partial(write_pipeline, parts, "unet"),
         write_flax=functools.partial(write_flax_pipeline, parts, "unet"),
         network_name="unet",
+        exports_own_spacing=shared or prediction_type == "flow",  # which has no other spacing to choose
     )
 
 

@@ -13,7 +13,7 @@ from rats_jax.diffusion.draw import RolloutFn
 from rats_jax.diffusion.grid import sigmas
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import SAMPLERS, euler_step
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, expect
 from rats_jax.method.combine import normalised_sum, weighted_sum
 from rats_jax.method.contracts import Contestant, FrozenFns, NoiseFn, Objective, ParamsFn
 from rats_jax.method.gate import GateFn, constant_gate, hard_gate, make_gate_fn, sigmoid_gate
@@ -54,6 +54,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
             f"optimizer.weight_decay={decay}: expected 0 where all of pretrained={config.pretrained!r} "
             "is trained: some weights are constants, which it would shrink"
         )
+    _check_spacing(config, pipeline)
     grids = {role: _make_grid(config, pipeline, role) for role in ("teacher", "student")}
     matrix = _make_horizon_matrix(config, grids["teacher"], grids["student"])
     horizons = np.flatnonzero(np.any(matrix, axis=0))  # no other estimate of the teacher is read
@@ -179,6 +180,16 @@ def _count_evaluations(config: Any, pipeline: Pipeline, role: str) -> int:
         return pipeline.evaluations(config[role].guidance_scale)
     except ValueError as error:
         raise ConfigError(f"{role}.{error}") from None
+
+
+def _check_spacing(config: Any, pipeline: Pipeline) -> None:
+    """Refuse timesteps that the student could be trained for, but not exported with."""
+    field, spacing = "student.timestep_spacing", config.student.timestep_spacing
+    expected = (
+        "'leading', 'linspace' or 'trailing': a student is exported with a DDIMScheduler, which has no "
+        f"timesteps of the scheduler of pretrained={config.pretrained!r}"
+    )
+    expect(spacing != "" or pipeline.exports_own_spacing, field, spacing, expected)
 
 
 def _make_grid(config: Any, pipeline: Pipeline, role: str) -> Grid:

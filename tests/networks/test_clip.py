@@ -26,13 +26,12 @@ from rats_jax.networks.clip_vision import VISION_FIELDS, CLIPVisionConfig
 from rats_jax.networks.kernels import Kernels
 from rats_jax.networks.pretrained_fields import PRETRAINED_FIELDS
 from tests.clip_originals import (
+    ABOUT_TOWERS,
     CLIP,
     IDS,
     PIXELS,
     TEXT,
     VISION,
-    WITHOUT_EFFECT,
-    arguments,
     assert_trees_close,
     attend_as_flax,
     describe_weights,
@@ -43,6 +42,7 @@ from tests.clip_originals import (
     shapes_of,
     to_tree,
 )
+from tests.pretrained_originals import WITHOUT_EFFECT, arguments
 
 # A value of each argument of the PyTorch classes that is neither the default nor that of CLIP.
 OTHER_VISION = {
@@ -65,6 +65,7 @@ OTHER = {
     "vision_config": VISION | {"num_attention_heads": 3, "projection_dim": 9},
     "projection_dim": 9,
     "logit_scale_init_value": -1.0,
+    "initializer_factor": 3.0,
 }
 REFUSED = [
     ("", "projection_dim", None),
@@ -93,13 +94,17 @@ OPENAI = {
     "logit_scale_init_value": 2.6592,
     "model_type": "clip",
     "projection_dim": 768,
-    "text_config": WITHOUT_EFFECT
+    "text_config": ABOUT_TOWERS
+    | WITHOUT_EFFECT
     | _OPENAI_TEXT
     | {"eos_token_id": 2, "model_type": "clip_text_model", "pruned_heads": {}, "torch_dtype": None},
     "text_config_dict": _OPENAI_TEXT,
     "torch_dtype": "float32",
     "transformers_version": None,
-    "vision_config": WITHOUT_EFFECT | _OPENAI_VISION | {"model_type": "clip_vision_model", "image_size": 224},
+    "vision_config": ABOUT_TOWERS
+    | WITHOUT_EFFECT
+    | _OPENAI_VISION
+    | {"model_type": "clip_vision_model", "image_size": 224},
     "vision_config_dict": _OPENAI_VISION,
 }
 FILES = {
@@ -119,11 +124,18 @@ def make_original(config):
     return randomise(transformers.CLIPModel(transformers.CLIPConfig(**copy.deepcopy(config))))
 
 
+def project_images(original, pixels):
+    """Features of pixels [B, S, S, 3]; from transformers 5 on they come with others."""
+    features = original.get_image_features(torch.as_tensor(pixels).permute(0, 3, 1, 2))
+    return getattr(features, "pooler_output", features)
+
+
 def run_original(original, pixels=PIXELS):
     """Everything that ours gives, in its order."""
-    ids, pixels = torch.from_numpy(IDS).long(), torch.as_tensor(pixels).permute(0, 3, 1, 2)
-    outputs = original(ids, pixels)
-    return outputs.logits_per_image, original.get_image_features(pixels), original.get_text_features(ids)
+    ids = torch.from_numpy(IDS).long()
+    outputs = original(ids, torch.as_tensor(pixels).permute(0, 3, 1, 2))
+    texts = original.get_text_features(ids)
+    return outputs.logits_per_image, project_images(original, pixels), getattr(texts, "pooler_output", texts)
 
 
 def make_pair(config):
@@ -152,8 +164,7 @@ def test_every_argument_of_the_vision_tower_computes_what_it_does_in_pytorch(nam
     pixels = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     original, ours, params = make_pair(CLIP | {"vision_config": vision})
     with torch.no_grad():
-        expected = original.get_image_features(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-        before = make_original(CLIP).get_image_features(torch.from_numpy(PIXELS).permute(0, 3, 1, 2))
+        expected, before = project_images(original, pixels), project_images(make_original(CLIP), PIXELS)
     actual = jax.jit(lambda p, x: ours.apply({"params": p}, x, method=ours.project_images))(params, pixels)
     np.testing.assert_allclose(actual, expected, atol=1e-4)
     assert torch.equal(expected, before) == (name in TOWER_IGNORED or name == "projection_dim")
@@ -168,7 +179,8 @@ def test_every_argument_of_the_dual_encoder_computes_what_it_does_in_pytorch(nam
     for actual, wanted in zip(run_ours(ours, params), expected, strict=True):
         np.testing.assert_allclose(actual, wanted, atol=1e-4)
     same = all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(expected, before, strict=True))
-    assert same == (name == "logit_scale_init_value")  # it is in the weights, which are drawn anew
+    # The scale is in the weights, which are drawn anew.
+    assert same == (name in ("logit_scale_init_value", "initializer_factor"))
 
 
 def test_the_first_logit_scale_is_the_configs():
@@ -182,9 +194,10 @@ def init_logit_scale(module):
 
 
 def test_fields_that_every_config_of_transformers_has_change_nothing():
-    text = {name: value for name, value in WITHOUT_EFFECT.items() if name != "eos_token_id"}
-    config = CLIP | WITHOUT_EFFECT
-    config |= {"text_config": TEXT | text, "vision_config": VISION | WITHOUT_EFFECT}
+    without_effect = ABOUT_TOWERS | WITHOUT_EFFECT
+    text = {name: value for name, value in without_effect.items() if name != "eos_token_id"}
+    config = CLIP | without_effect
+    config |= {"text_config": TEXT | text, "vision_config": VISION | without_effect}
     with torch.no_grad():
         for changed, plain in zip(
             run_original(make_original(config)), run_original(make_original(CLIP)), strict=True

@@ -1,7 +1,5 @@
 """T5's and UMT5's encoders: every field, value and gradient against PyTorch."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +13,8 @@ from rats_jax.networks import t5
 from rats_jax.weights.state_dict import open_weights
 from rats_jax.weights.stored import read_all
 from tests.networks.parity import assert_refused, compile_quickly
+from tests.pretrained_originals import PRECISION, arguments
+from tests.pretrained_originals import WITHOUT_EFFECT as EVERY_CONFIGS
 
 SIZES = {"vocab_size": 40, "d_model": 24, "d_kv": 6, "d_ff": 32, "num_layers": 3, "num_heads": 4} | {
     "relative_attention_num_buckets": 8,
@@ -37,18 +37,12 @@ OTHER = {
     "relative_attention_max_distance": [9],
     "layer_norm_epsilon": [0.1],
     "feed_forward_proj": ["relu", "gelu", "gated-silu", "gated-relu", "gelu_new", "gated-gelu_new"],
-    # Of the decoder and of training.
-    "num_decoder_layers": [1],
-    "dropout_rate": [0.5],
-    "classifier_dropout": [0.5],
-    "initializer_factor": [1.2],
-    "is_encoder_decoder": [False],
-    "use_cache": [False],
-    "pad_token_id": [3],
-    "eos_token_id": [4],
-    "decoder_start_token_id": [5],
-    "tokenizer_class": ["Other"],
-    "tie_word_embeddings": [False, True],
+}
+# What changes nothing: of the decoder, of training, of other code than transformers'; of every config.
+WITHOUT_EFFECT = EVERY_CONFIGS | {
+    **{"num_decoder_layers": 1, "scale_decoder_outputs": False, "is_encoder_decoder": False},
+    **{"dropout_rate": 0.5, "classifier_dropout": 0.5, "initializer_factor": 1.2},
+    **{"n_positions": 5, "output_past": False, "scalable_attention": False},
 }
 REFUSED = {
     "relative_attention_num_buckets": 6,
@@ -59,6 +53,8 @@ REFUSED = {
     "layer_norm_epsilon": 0.0,
     "model_type": "bert",
     "num_layers": 0,
+    "is_decoder": True,
+    "pruned_heads": {"0": [1]},
     "tie_encoder_decoder": True,
     "new_field": 1,
 }
@@ -115,11 +111,10 @@ def test_outputs_and_gradients_are_those_of_pytorch(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_argument_is_computed_or_refused(kind, tmp_path):
-    arguments = set(inspect.signature(KINDS[kind][0].__init__).parameters) - {"self", "kwargs"}
-    known = {name for name in OTHER if name in arguments}
-    assert arguments == known | ({"model_type"} & arguments)
-    for name in sorted(known):
-        for i, value in enumerate(OTHER[name]):
+    assert set(arguments(KINDS[kind][0])) - {*WITHOUT_EFFECT, "is_decoder"} == set(OTHER)
+    in_files = {"tie_word_embeddings": [False, True]}  # chooses under which names the table of tokens is
+    for name, values in (OTHER | in_files).items():
+        for i, value in enumerate(values):
             folder = tmp_path / f"{name}{i}"
             original, network, params = make_pair(kind, folder, **{name: value})
             with torch.no_grad():
@@ -128,6 +123,27 @@ def test_every_argument_is_computed_or_refused(kind, tmp_path):
             np.testing.assert_allclose(output, wanted, atol=1e-4, err_msg=f"{name}={value}")
     for name, value in REFUSED.items():
         assert_refused(KINDS[kind][2].from_config, SIZES | {name: value}, name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_ignored_changes_nothing(kind):
+    config, cls, ours = KINDS[kind]
+
+    def run(**changes):
+        torch.manual_seed(0)
+        original = cls(config(**(SIZES | changes))).eval()
+        for parameter in original.parameters():
+            parameter.data.copy_(0.3 * torch.randn(parameter.shape))
+        ids, mask = torch.from_numpy(IDS).long(), torch.from_numpy(MASK).long()
+        with torch.no_grad():
+            return original(ids, attention_mask=mask)[0]
+
+    plain = run()
+    assert set(t5.IGNORED) == {*WITHOUT_EFFECT, *PRECISION}
+    for name, value in WITHOUT_EFFECT.items():
+        np.testing.assert_allclose(run(**{name: value}), plain, atol=2e-6, err_msg=name)
+        assert ours.from_config(SIZES | {name: value}) == ours.from_config(SIZES)
+    assert np.abs(run(is_decoder=True) - plain).max() > 0.1  # which is refused
 
 
 def test_the_published_configs_are_read():
