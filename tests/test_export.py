@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -229,20 +230,30 @@ def test_timesteps_are_those_of_flax_or_refused(change, steps, expected):
 
 @pytest.fixture(scope="module")
 def with_adapters(models, tmp_path_factory):
-    config = tiny_config(models, lora__rank=3, lora__alpha=6.0, lora__targets="to_q|to_out_0|conv1|proj_in")
-    pipeline = load_pipeline(models / "pipeline")
+    """Make a run on a base whose scheduler says nothing but its class: its defaults are not those of DDIM."""
+    base = tmp_path_factory.mktemp("base") / "pipeline"
+    shutil.copytree(models / "pipeline", base)
+    (base / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "PNDMScheduler"}')
+    lora = {"rank": 3, "alpha": 6.0, "targets": "to_q|to_out_0|conv1|proj_in"}
+    config = tiny_config(models, pretrained=str(base), **{f"lora__{name}": v for name, v in lora.items()})
+    pipeline = load_pipeline(base)
     adapters = init_adapters(pipeline.network, targets=config.lora.targets, rank=3, seed=0)
     adapters = random_params(jax.tree.map(lambda x: np.zeros(x.shape), adapters), seed=1)
     return write_run(tmp_path_factory.mktemp("lora") / "run", config, adapters)
 
 
 @pytest.mark.slow
-def test_adapters_give_the_same_pictures_in_both_namings(models, with_adapters, tmp_path):
+def test_adapters_give_the_same_pictures_in_both_namings(with_adapters, tmp_path):
     student = rats_jax.load(str(with_adapters))
     exporting.export_student(student, tmp_path, format="lora", dtype="float32")
     noise = student.make_noise([0, 1])
     ours = student(PROMPTS[:2], latents=noise)
-    pipeline = DiffusionPipeline.from_pretrained(models / "pipeline")
+    pipeline = DiffusionPipeline.from_pretrained(student.origin.config.pretrained)
+    # As the card says.
+    assert 'DDIMScheduler.from_pretrained("THIS_FOLDER", subfolder="scheduler")' in (
+        tmp_path / "README.md"
+    ).read_text("utf-8")
+    pipeline.scheduler = DDIMScheduler.from_pretrained(tmp_path, subfolder="scheduler")
     untrained = draw_with_torch(pipeline, noise, prompts=PROMPTS[:2], steps=2)
     assert difference(untrained, ours) > 5
     for folder, file in ((tmp_path, None), (tmp_path / "comfyui", "rats_lora.safetensors")):

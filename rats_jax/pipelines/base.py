@@ -64,6 +64,8 @@ class Pipeline:
         write_flax: of the export in the last Flax release of diffusers; None where it had no such pipeline.
         network_name: the folder of the network, and what its adapters are called after.
         num_steps, guidance_scale: that it is sampled with where nobody says anything else.
+        write_scheduler: (folder, *, timestep_spacing) writes the scheduler that a student is sampled with;
+            None where it is that of the pipeline.
         exports_own_spacing: whether the timesteps of `grid_fn` without a spacing can be those of an export.
         has_constants: whether its network's weights hold constants, which no gradient moves.
         gpu_options: of XLA, for programs of its network on GPUs.
@@ -85,6 +87,7 @@ class Pipeline:
     network_name: str
     num_steps: int = 50
     guidance_scale: float = 7.5
+    write_scheduler: Callable[..., None] | None = None
     exports_own_spacing: bool = True
     has_constants: bool = False
     gpu_options: tuple[tuple[str, Any], ...] = ()

@@ -27,7 +27,7 @@ from rats_jax.pipelines.base import (
     make_diffusion_grid_fn,
     read_field,
 )
-from rats_jax.pipelines.write import write_pipeline
+from rats_jax.pipelines.write import write_ddim, write_pipeline
 from rats_jax.pipelines.write_flax import write_flax_pipeline
 from rats_jax.types import Array, DenoiseFn, EncodeFn, Params, PromptEmbeds, PromptInputs
 from rats_jax.weights.tokenizers import once_per_prompt
@@ -111,6 +111,7 @@ def compose_unet_pipeline(
         latent_shape=(*latent_size(parts), unet.in_channels),
         write=functools.partial(write_pipeline, parts, "unet"),
         write_flax=functools.partial(write_flax_pipeline, parts, "unet"),
+        write_scheduler=None if prediction_type == "flow" else functools.partial(write_ddim, parts),
         network_name="unet",
         exports_own_spacing=shared or prediction_type == "flow",  # which has no other spacing to choose
     )

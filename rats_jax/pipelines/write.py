@@ -40,19 +40,33 @@ def write_pipeline(
     Raises:
         WeightsError: a schedule that DDIM cannot have.
     """
-    options = {"timestep_spacing": timestep_spacing}
-    scheduler = read_field(parts, SCHEDULER_FILE, lambda: as_ddim(parts.scheduler_config, **options))
+    write_ddim(parts, folder, timestep_spacing=timestep_spacing)
     index = kept_index(parts)
     if index["_class_name"] == "StableDiffusionPipeline":  # of the XL one neither is a part
         index |= {"safety_checker": [None, None], "requires_safety_checker": False}
     index |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
     write_json(folder / "model_index.json", index | {"scheduler": ["diffusers", "DDIMScheduler"]})
-    write_json(folder / SCHEDULER_FILE, scheduler)
     for name, weights in (dict(parts.weights) | {network_name: network}).items():
         write_json(folder / name / "config.json", read_json(get_file(parts.source, f"{name}/config.json")))
         file = CLIP_WEIGHTS if name.startswith("text_encoder") else UNET_WEIGHTS
         save_safetensors(folder / name / file, read_all(weights), dtype=dtype)
     copy_tokenizers(parts.source, folder)
+
+
+def write_ddim(parts: Parts, folder: Path, *, timestep_spacing: str) -> None:
+    """Write the DDIM scheduler that samples as the student of a pipeline does.
+
+    Args:
+        parts: of the source.
+        folder: to write `SCHEDULER_FILE` into.
+        timestep_spacing: empty is that of the source.
+
+    Raises:
+        WeightsError: a schedule that DDIM cannot have.
+    """
+    options = {"timestep_spacing": timestep_spacing}
+    scheduler = read_field(parts, SCHEDULER_FILE, lambda: as_ddim(parts.scheduler_config, **options))
+    write_json(folder / SCHEDULER_FILE, scheduler)
 
 
 def write_flow_pipeline(

@@ -162,13 +162,11 @@ def _sampling(model: TextToImage, config: Any) -> dict[str, str]:
     fields = ("height", "width", "max_sequence_length")
     options = {field: config[field] for field in fields if config.get(field)}
     if not _is_flow(model):
-        spacing = model.timestep_spacing
-        chosen = f', timestep_spacing="{spacing}"' if spacing else ""
-        config_text = f"pipeline.scheduler.config{chosen}"
+        scheduler = 'DDIMScheduler.from_pretrained("THIS_FOLDER", subfolder="scheduler")'
         return {
             "options": "".join(f", {field}={value}" for field, value in options.items()),
             "scheduler_class": "DDIMScheduler, ",
-            "scheduler": f"pipeline.scheduler = DDIMScheduler.from_config({config_text})\n",
+            "scheduler": f"pipeline.scheduler = {scheduler}\n",
             "levels": "",
         }
     height, width, _ = model.pipeline.image_shape()

@@ -123,6 +123,8 @@ def _write_lora(model: TextToImage, folder: Path, dtype: str) -> None:
         scale=lora.alpha / lora.rank,
         dtype=jnp.dtype(dtype),
     )
+    if model.pipeline.write_scheduler is not None:
+        model.pipeline.write_scheduler(folder, timestep_spacing=model.timestep_spacing)
 
 
 def _read_lora(model: TextToImage, folder: Path) -> np.ndarray:
