@@ -17,6 +17,8 @@ noise; what it costs is what the published model costs.
 from __future__ import annotations
 
 import ast
+import functools
+import itertools
 import json
 import shutil
 import statistics
@@ -94,19 +96,27 @@ def write(out: Path) -> None:
 
 def fill(tree: Any, shardings: Any) -> Any:
     """Draw each leaf on its devices: integers are 0, numbers normal with the spread of a sane weight."""
-
-    def one(leaf: Any, sharding: Any) -> jax.Array:
-        def draw(key: jax.Array) -> jax.Array:
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                return jnp.zeros(leaf.shape, leaf.dtype)
-            spread = 0.5 / np.sqrt(leaf.shape[-2]) if len(leaf.shape) > 1 else 0.02
-            return spread * jax.random.normal(key, leaf.shape, leaf.dtype)
-
-        return jax.jit(draw, out_shardings=sharding)(jax.random.key(0))
-
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
-    return jax.tree.map(one, tree, shardings)
+    keys = itertools.count()
+    return jax.tree.map(
+        lambda leaf, sharding: _drawer(leaf.shape, leaf.dtype, sharding)(np.uint32(next(keys))),
+        tree,
+        shardings,
+    )
+
+
+@functools.cache
+def _drawer(shape: tuple[int, ...], dtype: Any, sharding: Any) -> Any:
+    """Compile what draws a leaf, once for all leaves that are alike."""
+
+    def draw(seed: Any) -> jax.Array:
+        if not jnp.issubdtype(dtype, jnp.floating):
+            return jnp.zeros(shape, dtype)
+        spread = 0.5 / np.sqrt(shape[-2]) if len(shape) > 1 else 0.02
+        return spread * jax.random.normal(jax.random.key(seed), shape, dtype)
+
+    return jax.jit(draw, out_shardings=sharding)
 
 
 def time_update() -> None:

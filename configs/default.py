@@ -126,6 +126,9 @@ def get_config() -> ConfigDict:
     config.monitor = ConfigDict()
     # The name of the monitored reward that judges the table, '' for none.
     config.heldout_reward = ""
+    # File of prompts that training does not see, as `prompts`: the run ends with a second table, of theirs;
+    # '' makes none.
+    config.heldout_prompts = ""
     # Sheets of samples in a row in which the training reward rises while a monitored reward falls or a guard
     # leaves the teacher's: after so many a warning is printed, >= 1.
     config.hacking_patience = 3

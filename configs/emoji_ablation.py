@@ -50,8 +50,12 @@ def get_config() -> ConfigDict:
     )
 
     config.evaluation = ConfigDict()
-    # Prompts on which every student, the untrained model and the teacher are compared, one noise of each.
+    # Sets of prompts on which every student, the untrained model and the teacher are compared: (title, file),
+    # '' for the prompts of the run.
+    config.evaluation.prompts = (("training", ""),)
+    # Prompts of each set, and pictures of each prompt; of two and more their diversity is measured.
     config.evaluation.num_prompts = 256
+    config.evaluation.num_seeds = 1
     config.evaluation.seed = 4321
     # Pictures at once.
     config.evaluation.batch_size = 32

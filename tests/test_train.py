@@ -33,8 +33,10 @@ from tests.tiny import PROMPTS, tiny_config
 def finished(models, tmp_path_factory):
     """Make one unbroken run of four updates."""
     workdir = tmp_path_factory.mktemp("run") / "straight"
+    (workdir.parent / "other.txt").write_text("three prompts\nthat training\ndoes not see\n")
     with count_compilations() as compilations:
-        summary = train_and_evaluate(tiny_config(models), workdir)
+        config = tiny_config(models, heldout_prompts=str(workdir.parent / "other.txt"))
+        summary = train_and_evaluate(config, workdir)
     return workdir, summary, compilations
 
 
@@ -79,6 +81,9 @@ def test_a_run_leaves_what_the_readme_says(finished):
     assert set(summary["rewards"]) == {"pickscore_emoji", "compressibility", "heldout"}
     assert summary["rewards"]["heldout"] == summary["heldout_reward"]
     assert "first_update_student_leads" in summary
+    unseen = summary["heldout_prompts"]
+    assert set(unseen["reward"]) == set(summary["reward"]) and unseen["reward"] != summary["reward"]
+    assert set(unseen["reference_distance"].values()) == {None}  # of them there are no pictures
 
     records = read_metrics(workdir)
     assert [r["step"] for r in records] == [1, 2, 3, 4]

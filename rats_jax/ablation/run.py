@@ -18,12 +18,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rats_jax.ablation import table as ablation
+from rats_jax.ablation.curves import draw_curves, format_training, read_curves, summarise
 from rats_jax.ablation.plan import Job
 from rats_jax.ablation.table import TEACHER
 from rats_jax.config.fields import flatten
 from rats_jax.data.prompts import find_prompts
 from rats_jax.errors import expect
-from rats_jax.evaluation.fixed_set import Judges, draw, judge, make_contest, open_judges
+from rats_jax.evaluation.contestants import Entry
+from rats_jax.evaluation.fixed_set import Judges, make_contest, open_judges
+from rats_jax.evaluation.measures import measure, open_alexnet
 from rats_jax.files import whole_file, write_whole
 from rats_jax.parallel.cache import keep_compiled
 from rats_jax.student.load import load, load_pretrained
@@ -88,7 +91,9 @@ def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the scores of a job depend on, as JSON gives it back."""
     run = json.loads(job.config)
     run["teacher"].pop("targets")  # a place
-    return {"base": run, "evaluation": {name: settings[name] for name in ("num_prompts", "seed")}}
+    fields = "num_prompts", "num_seeds", "prompts", "seed"
+    evaluation = {name: settings[name] for name in fields}
+    return {"base": run, "evaluation": json.loads(json.dumps(evaluation))}
 
 
 def _line(group: Sequence[Job], seconds: float) -> str:
@@ -126,25 +131,26 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
     spacing = model.timestep_spacing
     drawer = _DRAWERS.setdefault((run.pretrained, model.sampler, spacing), model)
     model = drawer.with_network(model.pipeline.network, guidance_scale=model.guidance_scale)
-    contest = make_contest(
-        find_prompts(run.prompts),
-        model.pipeline.latent_shape,
-        num_prompts=settings["num_prompts"],
-        num_seeds=1,
-        seed=settings["seed"],
-    )
-    size = settings["batch_size"]
-    images = draw(
-        model, contest, num_steps=job.num_steps, guidance_scale=model.guidance_scale, batch_size=size
-    )
-    scores = judge(_judges(run), contest, images, batch_size=size)
+    entry = Entry(job.variant, model, job.num_steps, model.guidance_scale)
+    scores: dict[str, Any] = {}
+    for title, file in settings["prompts"]:
+        contest = make_contest(
+            find_prompts(file or run.prompts),
+            model.pipeline.latent_shape,
+            num_prompts=settings["num_prompts"],
+            num_seeds=settings["num_seeds"],
+            seed=settings["seed"],
+        )
+        alexnet = _alexnet() if settings["num_seeds"] > 1 else {}
+        options = {"batch_size": settings["batch_size"], "progress": False}
+        (measured,) = measure([entry], contest, _judges(run), alexnet, None, **options)
+        scores |= {f"{title}/{name}": values for name, values in measured.scores.items()}
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     cost = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
     write_whole(job.folder / _COST, json.dumps(cost) + "\n")
     write_whole(job.folder / _JOB, json.dumps(_identity(job, settings), indent=2) + "\n")
-    arrays: Any = scores
     with whole_file(job.folder / _SCORES) as partial:
-        np.savez(partial, **arrays)
+        np.savez(partial, **scores)
     return seconds
 
 
@@ -174,8 +180,11 @@ def _judges(run: Any) -> Judges:
     return _JUDGES[key]
 
 
+_alexnet = functools.cache(open_alexnet)
+
+
 def write(jobs: Sequence[Job], config: Any, workdir: Path) -> str:
-    """Compare all variants and write ablation.json, ablation.md and ablation.png.
+    """Compare all variants and write ablation.json, ablation.md, ablation.png and ablation_curves.png.
 
     Args:
         jobs: all of them done.
@@ -185,33 +194,39 @@ def write(jobs: Sequence[Job], config: Any, workdir: Path) -> str:
     Returns:
         The table and where it stands.
     """
-    outcome = ablation.compare(
-        _read_scores(jobs),
-        judge=config.base.heldout_reward,
-        against=config.variants[0][0],
-        num_resamples=config.evaluation.num_resamples,
-        seed=config.evaluation.seed,
-    )
-    outcome["cost"] = _read_cost(jobs)
+    outcomes = {}
+    for title, _ in config.evaluation.prompts:
+        scores = _read_scores(jobs, title)
+        outcomes[title] = ablation.compare(
+            scores,
+            judge=config.base.heldout_reward,
+            measures=ablation.shown_measures(config.base, list(next(iter(scores.values())))),
+            against=config.variants[0][0],
+            num_resamples=config.evaluation.num_resamples,
+            seed=config.evaluation.seed,
+        )
+    curves = read_curves(jobs)
+    outcome: dict[str, Any] = {"prompts": outcomes, "training": summarise(curves), "cost": _read_cost(jobs)}
     outcome["num_updates"], outcome["num_seeds"] = config.base.num_updates, len(config.seeds)
     write_whole(workdir / "ablation.json", json.dumps(outcome, indent=2) + "\n")
-    table = ablation.format_table(outcome)
+    parts = [f"{title} prompts:\n\n{ablation.format_tables(found)}" for title, found in outcomes.items()]
+    table = "\n\n".join([*parts, f"Training:\n\n{format_training(outcome['training'])}"])
     write_whole(workdir / "ablation.md", table + "\n")
-    ablation.draw(outcome, workdir / "ablation.png")
+    ablation.draw(outcomes, workdir / "ablation.png")
+    draw_curves(curves, workdir / "ablation_curves.png")
     hours = outcome["cost"]["cpu_seconds"] / 3600
     return f"{table}\n\n{len(jobs)} jobs, {hours:.2f} hours of a core\n{workdir / 'ablation.md'}"
 
 
-def _read_scores(jobs: Sequence[Job]) -> dict[tuple[str, int], dict[str, np.ndarray]]:
-    """Read the scores of all jobs.
-
-    Returns:
-        By (variant, steps): [R, P] float32 by reward, of R seeds and P prompts.
-    """
+def _read_scores(jobs: Sequence[Job], title: str) -> ablation.Scores:
+    """Read the scores of all jobs on one set of prompts."""
     found: dict[tuple[str, int], list[dict[str, np.ndarray]]] = {}
     for job in jobs:
         with np.load(job.folder / _SCORES) as archive:
-            scores = {name: archive[name][:, 0] for name in archive.files}
+            prefix = f"{title}/"
+            scores = {
+                name.removeprefix(prefix): archive[name] for name in archive.files if name.startswith(prefix)
+            }
         found.setdefault((job.variant, job.num_steps), []).append(scores)
     return {
         key: {name: np.stack([run[name] for run in runs]) for name in runs[0]} for key, runs in found.items()

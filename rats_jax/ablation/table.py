@@ -1,4 +1,4 @@
-"""Table and figure of a comparison of variants, with intervals."""
+"""Tables and figure of a comparison of variants, with intervals and verdicts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ import numpy as np
 from matplotlib.figure import Figure  # as in plots.py
 
 from rats_jax.evaluation.fixed_set import SUM
-from rats_jax.evaluation.statistics import Interval, nested_bootstrap
+from rats_jax.evaluation.measures import DIVERSITY
+from rats_jax.evaluation.statistics import nested_bootstrap
 from rats_jax.files import whole_file
 
 TEACHER, UNTRAINED = "teacher", "untrained"
 """The variants that are not trained."""
 
+Scores = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
+"""By (variant, student steps): [R, P, S] by measure, of R training seeds (1 of what is not trained), P
+prompts and S pictures of each; of what is measured once for all pictures of a prompt, S is 1."""
+
 
 def compare(
-    scores: Mapping[tuple[str, int], Mapping[str, np.ndarray]],
+    scores: Scores,
     *,
     judge: str,
+    measures: Sequence[str],
     against: str,
     num_resamples: int,
     seed: int,
@@ -28,22 +34,23 @@ def compare(
     """Measure every variant against the teacher and against one of them.
 
     Args:
-        scores: by (variant, student steps), TEACHER and UNTRAINED among them: [R, P] by reward, of R training
-            seeds (1 of what is not trained) and P prompts.
-        judge: the held-out reward.
+        scores: of all, TEACHER and UNTRAINED among them.
+        judge: the measure whose wins against the teacher are counted.
+        measures: those that are shown; higher is better.
         against: the variant that the others are compared with.
         num_resamples, seed: of the bootstrap.
 
     Returns:
-        "judge", "against", "teacher": means of the teacher; "rows": a dict for each variant and number of
-        steps with "variant", "num_steps", "reward" (the trained sum, or None), "heldout", "win_rate" (share
-        of pictures that the judge holds for better than the teacher's, ties a half) and the intervals
-        "to_teacher" and "to_variant" (None for `against` itself and for what is not trained): differences of
-        the held-out reward, both seeds and prompts drawn again.
+        "judge", "against", "teacher": its number of steps and mean of each measure; "rows": a dict for each
+        variant and number of steps with "variant", "num_steps", "win_rate" (share of pictures that the judge
+        holds for better than the teacher's, ties a half) and "measures": by name "mean" and the intervals
+        "to_teacher" and "to_variant" (None for `against` itself and for what is not trained) of differences,
+        both seeds and prompts drawn again.
     """
 
     def interval(differences: np.ndarray) -> dict[str, float]:
-        return nested_bootstrap(differences, num_resamples=num_resamples, seed=seed)._asdict()
+        pictures = differences.mean(axis=-1)
+        return nested_bootstrap(pictures, num_resamples=num_resamples, seed=seed)._asdict()
 
     ((teacher_steps, teacher),) = (
         (steps, values) for (variant, steps), values in scores.items() if variant == TEACHER
@@ -52,95 +59,135 @@ def compare(
     for (variant, steps), values in scores.items():
         if variant == TEACHER:
             continue
-        heldout = values[judge]
-        gap = heldout - teacher[judge]
-        row = {
-            "variant": variant,
-            "num_steps": steps,
-            "reward": float(values[SUM].mean()) if SUM in values else None,
-            "heldout": float(heldout.mean()),
-            "win_rate": float(((gap > 0) + 0.5 * (gap == 0)).mean()),
-            "to_teacher": interval(gap),
-            "to_variant": None,
-        }
-        if variant not in (against, UNTRAINED):
+        gap = values[judge] - teacher[judge]
+        found = {}
+        for name in measures:
             # The same seed gives the same noise and prompts in training: runs are compared in pairs.
-            row["to_variant"] = interval(heldout - scores[against, steps][judge])
-        rows.append(row)
-    means = {name: float(values.mean()) for name, values in teacher.items()}
+            paired = variant not in (against, UNTRAINED)
+            found[name] = {
+                "mean": float(values[name].mean()),
+                "to_teacher": interval(values[name] - teacher[name]),
+                "to_variant": interval(values[name] - scores[against, steps][name]) if paired else None,
+            }
+        rows.append(
+            {
+                "variant": variant,
+                "num_steps": steps,
+                "win_rate": float(((gap > 0) + 0.5 * (gap == 0)).mean()),
+                "measures": found,
+            }
+        )
     return {
         "judge": judge,
         "against": against,
-        "teacher": {"num_steps": teacher_steps, "reward": means.get(SUM), "heldout": means[judge]},
+        "teacher": {
+            "num_steps": teacher_steps,
+            "measures": {name: float(teacher[name].mean()) for name in measures},
+        },
         "rows": rows,
     }
 
 
-def format_table(outcome: Mapping[str, Any]) -> str:
-    """Lay the outcome out as Markdown; an interval without 0 is bold."""
-    against, teacher = outcome["against"], outcome["teacher"]
-    titles = [
-        *("variant", "steps", "trained sum", "held-out"),
-        *("held-out, to the teacher", f"held-out, to {against}", "beats the teacher"),
-    ]
-    lines = [_row(titles), _row(["---"] * len(titles))]
-    lines.append(
-        _row(
-            [
-                "teacher",
-                teacher["num_steps"],
-                _number(teacher["reward"]),
-                _number(teacher["heldout"]),
-                "",
-                "",
-                "",
-            ]
-        )
-    )
+def format_tables(outcome: Mapping[str, Any]) -> str:
+    """Lay the outcome out as two Markdown tables: means, and differences to `against` with their verdicts."""
+    return f"{_format_means(outcome)}\n\n{_format_differences(outcome)}"
+
+
+def _format_means(outcome: Mapping[str, Any]) -> str:
+    """Show means; ▲ better and ▼ worse than the teacher, where the difference's interval leaves out 0."""
+    teacher, names = outcome["teacher"], list(outcome["teacher"]["measures"])
+    lines = _head(["variant", "steps", *map(_title, names), "beats the teacher"])
+    means = [_number(teacher["measures"][name]) for name in names]
+    lines.append(_row([TEACHER, teacher["num_steps"], *means, ""]))
     for row in outcome["rows"]:
-        cells = [row["variant"], row["num_steps"], _number(row["reward"]), _number(row["heldout"])]
-        cells += [_interval(row["to_teacher"]), _interval(row["to_variant"]), f"{row['win_rate']:.0%}"]
-        lines.append(_row(cells))
+        cells = []
+        for name in names:
+            value = row["measures"][name]
+            sign = _sign(value["to_teacher"])
+            cells.append(_number(value["mean"]) + {1: " ▲", -1: " ▼", 0: ""}[sign])
+        lines.append(_row([row["variant"], row["num_steps"], *cells, f"{row['win_rate']:.0%}"]))
     return "\n".join(lines)
+
+
+def _format_differences(outcome: Mapping[str, Any]) -> str:
+    """Show `against` less each variant: won, lost or, where the interval contains 0, undecided."""
+    against, names = outcome["against"], list(outcome["teacher"]["measures"])
+    lines = _head([f"{against} against", "steps", *map(_title, names)])
+    for row in outcome["rows"]:
+        intervals = [row["measures"][name]["to_variant"] for name in names]
+        if None not in intervals:
+            lines.append(_row([row["variant"], row["num_steps"], *map(_verdict, intervals)]))
+    return "\n".join(lines)
+
+
+def _title(measure: str) -> str:
+    return "trained sum" if measure == SUM else measure
+
+
+def _sign(interval: Mapping[str, float]) -> int:
+    """Tell on which side of 0 a whole interval lies: 1, -1, or 0 if it contains it."""
+    return int(interval["low"] > 0) - int(interval["high"] < 0)
+
+
+def _verdict(interval: Mapping[str, float]) -> str:
+    """Word the interval of a variant less `against` from the side of `against`."""
+    mean, low, high = -interval["mean"], -interval["high"], -interval["low"]
+    numbers = f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
+    return {1: f"lost {numbers}", -1: f"**won {numbers}**", 0: f"undecided {numbers}"}[_sign(interval)]
+
+
+def _head(titles: Sequence[str]) -> list[str]:
+    return [_row(titles), _row(["---"] * len(titles))]
 
 
 def _row(cells: Sequence[Any]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _number(value: float) -> str:
+    return f"{value:.3f}"
 
 
-def _interval(interval: Mapping[str, float] | None) -> str:
-    if interval is None:
-        return ""
-    mean, low, high = (f"{interval[name]:+z.3f}" for name in Interval._fields)
-    text = f"{mean} [{low}, {high}]"
-    return f"**{text}**" if interval["low"] > 0 or interval["high"] < 0 else text
+def draw(outcomes: Mapping[str, Mapping[str, Any]], file: Path) -> None:
+    """Draw each variant's difference to the teacher by the judge.
 
-
-def draw(outcome: Mapping[str, Any], file: Path) -> None:
-    """Draw each variant's difference to the teacher, a panel for each number of student steps."""
-    rows = outcome["rows"]
-    steps = sorted({row["num_steps"] for row in rows})
-    names = list(dict.fromkeys(row["variant"] for row in rows))
-    figure = Figure(figsize=(3.2 * len(steps) + 2, 0.36 * len(names) + 1.4))
-    axes = figure.subplots(1, len(steps), sharex=True, sharey=True, squeeze=False)
-    for axis, count in zip(axes[0], steps, strict=True):
-        axis.axvline(0.0, color="0.4", linewidth=0.8)
-        for row in (row for row in rows if row["num_steps"] == count):
-            place, interval = names.index(row["variant"]), row["to_teacher"]
-            colour = {outcome["against"]: "C3", UNTRAINED: "0.5"}.get(row["variant"], "C0")
-            axis.plot([interval["low"], interval["high"]], [place, place], color=colour, linewidth=2)
-            axis.plot(interval["mean"], place, "o", color=colour)
-        axis.set_title(f"{count} steps")
-        axis.grid(alpha=0.3)
+    Args:
+        outcomes: from `compare`, by set of prompts; a row of panels for each, a panel for each number of
+            student steps.
+        file: PNG to write.
+    """
+    first = next(iter(outcomes.values()))
+    steps = sorted({row["num_steps"] for row in first["rows"]})
+    names = list(dict.fromkeys(row["variant"] for row in first["rows"]))
+    size = 3.2 * len(steps) + 2, (0.36 * len(names) + 0.9) * len(outcomes) + 0.5
+    figure = Figure(figsize=size)
+    axes = figure.subplots(len(outcomes), len(steps), sharex=True, sharey=True, squeeze=False)
+    for line, (title, outcome) in zip(axes, outcomes.items(), strict=True):
+        for axis, count in zip(line, steps, strict=True):
+            axis.axvline(0.0, color="0.4", linewidth=0.8)
+            for row in (row for row in outcome["rows"] if row["num_steps"] == count):
+                place = names.index(row["variant"])
+                interval: Any = row["measures"][outcome["judge"]]["to_teacher"]
+                colour = {outcome["against"]: "C3", UNTRAINED: "0.5"}.get(row["variant"], "C0")
+                axis.plot([interval["low"], interval["high"]], [place, place], color=colour, linewidth=2)
+                axis.plot(interval["mean"], place, "o", color=colour)
+            axis.set_title(f"{count} steps, {title} prompts" if len(outcomes) > 1 else f"{count} steps")
+            axis.grid(alpha=0.3)
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].invert_yaxis()
-    figure.supxlabel(
-        f"held-out reward, student - teacher of {outcome['teacher']['num_steps']} steps", fontsize=10
-    )
+    judge, teacher = first["judge"], first["teacher"]["num_steps"]
+    figure.supxlabel(f"{judge} reward, student - teacher of {teacher} steps", fontsize=10)
     figure.tight_layout()
     with whole_file(file) as partial:
         figure.savefig(partial, dpi=120, format="png")
+
+
+def shown_measures(config: Any, names: Sequence[str]) -> list[str]:
+    """Choose what the tables show of what was measured: the trained sum, what is monitored, diversity.
+
+    Args:
+        config: of a run.
+        names: of all that was measured.
+    """
+    order = [SUM, config.heldout_reward, *sorted(config.monitor), DIVERSITY]
+    return [name for name in dict.fromkeys(order) if name in names]

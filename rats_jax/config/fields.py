@@ -123,6 +123,7 @@ RULES: Mapping[str, Rule] = {
     "reward_loss.margin": _ANY_NUMBER,
     "normalise_rewards": _FLAG,
     "heldout_reward": _TEXT,
+    "heldout_prompts": _TEXT,
     "hacking_patience": _COUNT,
     "stop_on_hacking": _FLAG,
     "reference": _TEXT,

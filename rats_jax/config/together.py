@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rats_jax.config.fields import MONITOR_RULES, REWARD_RULES, RULES, flatten
@@ -111,19 +111,23 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
             check(field, batch % (ways * times) == 0, expected)
 
 
-def validate_reward_kinds(config: Mapping[str, Any], kinds: Collection[str]) -> None:
-    """Check that every reward of the config is of a known kind.
+def validate_reward_kinds(config: Mapping[str, Any], kinds: Mapping[str, bool]) -> None:
+    """Check that every reward of the config is of a known kind, and that trained ones have a slope.
 
     Args:
         config: a config that `validate` accepts.
-        kinds: the names of the rewards that exist.
+        kinds: the names of the rewards that exist, and whether they can be trained on.
 
     Raises:
         ConfigError: names the first unknown kind, and the kinds that exist.
     """
-    for field, reward in _all_rewards(config).items():
-        known = f"one of {', '.join(sorted(kinds))}"
-        expect(reward["kind"] in kinds, f"{field}.kind", reward["kind"], known)
+    for section in ("rewards", "monitor"):
+        allowed = sorted(kind for kind, trainable in kinds.items() if trainable or section == "monitor")
+        for name, reward in config[section].items():
+            field, expected = f"{section}.{name}.kind", f"one of {', '.join(allowed)}"
+            if reward["kind"] in kinds and reward["kind"] not in allowed:
+                expected += f"; it has no gradient, but monitor.{name} measures it"
+            expect(reward["kind"] in allowed, field, reward["kind"], expected)
 
 
 def _all_rewards(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +151,7 @@ def validate_paths(config: Mapping[str, Any]) -> None:
         known = reward["path"] == "" or resolve_path(reward["path"]).exists() or is_hub_id(reward["path"])
         expected = "an existing folder or file, a hub id 'owner/name', or '' for the published weights"
         expect(known, f"{field}.path", reward["path"], expected)
-    for field in ("prompts", "reference"):
+    for field in ("prompts", "heldout_prompts", "reference"):
         path = config[field]
-        elsewhere = path == "" or (field == "prompts" and path.startswith("tfds:"))
+        elsewhere = path == "" or (field != "reference" and path.startswith("tfds:"))
         expect(elsewhere or resolve_path(path).is_file(), field, path, "an existing file")

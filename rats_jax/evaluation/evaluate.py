@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -25,13 +24,13 @@ from rats_jax.evaluation.measures import (
     describe_measures,
     features_of_real,
     measure,
+    open_alexnet,
     summarise,
 )
 from rats_jax.report import page, plots, tables
 from rats_jax.report.figures import draw_sheet, save_picture
 from rats_jax.report.tables import TEACHER, count_steps
 from rats_jax.student.load import load
-from rats_jax.weights.lpips_file import load_alexnet
 
 REPORT = "report.json"
 """The measurements, in the folder of the evaluation."""
@@ -80,7 +79,7 @@ def evaluate(
         raise ConfigError(f"workdir={workdir!r}: expected the work directory of a run")
     config = student.origin.config
     entries = open_entries(student, student.origin, num_steps=num_steps, others=others, dtype=dtype)
-    judges, alexnet = open_judges(config), jax.device_put(load_alexnet())
+    judges, alexnet = open_judges(config), open_alexnet()
     for name in judges.rewards:
         reserved = SUM, DIVERSITY, DISTANCE
         expect(name not in reserved, "reward", name, f"a name other than {', '.join(reserved)}")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from rats_jax.config.together import validate_reward_kinds
 from rats_jax.data.batches import filled_batches
 from rats_jax.method.combine import weighted_sum
-from rats_jax.rewards import REWARDS, make_score_fn
+from rats_jax.rewards import make_score_fn, trainable_kinds
 from rats_jax.rewards.open import open_rewards
 from rats_jax.student.model import TextToImage
 from rats_jax.types import RewardModel
@@ -117,7 +117,7 @@ def open_judges(config: Any) -> Judges:
     Raises:
         ConfigError: a reward of no known kind, or weights that do not fit.
     """
-    validate_reward_kinds(config, REWARDS)
+    validate_reward_kinds(config, trainable_kinds())
     trained, monitors = (open_rewards(config, s, dtype=jnp.float32) for s in ("rewards", "monitor"))
     rewards = trained | monitors
     score = jax.jit(make_score_fn({name: reward.reward_fn for name, reward in rewards.items()}))

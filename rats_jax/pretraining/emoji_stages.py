@@ -1,4 +1,4 @@
-"""The stages of pretraining: each reads the folders before it and writes its own, or keeps what is there."""
+"""Stages of text-to-emoji: each reads the folders before it and writes its own, or keeps what is there."""
 
 from __future__ import annotations
 
@@ -6,75 +6,86 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from rats_jax.data.prompts import read_prompts
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pipelines.open import load_pipeline
+from rats_jax.pretraining.augment import flip_and_shift
 from rats_jax.pretraining.check import score_spoilt
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
-from rats_jax.pretraining.dataset import Emoji, load_emoji
-from rats_jax.pretraining.dual_encoder import train_dual_encoder
+from rats_jax.pretraining.dual_encoder import Drawn, train_dual_encoder
+from rats_jax.pretraining.emoji import Emoji, load_emoji
 from rats_jax.pretraining.sheet import draw_samples
+from rats_jax.pretraining.stage import is_done, load_vae, training_state, with_tokenizer
 from rats_jax.pretraining.text_to_image import shifted_latents, train_text_to_image
 from rats_jax.pretraining.tokenizer import write_tokenizer
-from rats_jax.pretraining.vae import train_vae
+from rats_jax.pretraining.vae import scaling_factor, train_vae
 from rats_jax.report.figures import save_picture
 from rats_jax.rewards.pickscore import load_pickscore
-from rats_jax.types import Params
+from rats_jax.types import Array, Key
 from rats_jax.weights.folder import (
     CLIP_WEIGHTS,
     UNET_WEIGHTS,
     VAE_WEIGHTS,
-    read_json,
     write_json,
     write_model,
     write_model_index,
 )
-from rats_jax.weights.state_dict import load_safetensors
 from rats_jax.weights.tokenizers import load_tokenizer, tokenize
 
 
 def vae_stage(config: Any, workdir: Path) -> None:
     """Train the autoencoder on all pictures: pipeline/vae."""
     folder = workdir / "pipeline" / "vae"
-    if _is_done(folder / "config.json"):
+    if is_done(folder / "config.json"):
         return
     model = config.vae_model.to_dict()
-    params, scaling_factor = train_vae(
-        load_emoji(config.data_dir).images, model, config.vae, seed=config.seed
-    )
-    model |= {"_class_name": "AutoencoderKL", "scaling_factor": scaling_factor}
-    write_model(folder, model, params, VAE_WEIGHTS)
+    images = load_emoji(config.data_dir).images
+
+    def draw(images: Array, keys: Key, batch_size: int) -> Array:
+        pick = jax.random.choice(keys[0], images.shape[0], (batch_size,), replace=False)
+        return flip_and_shift(keys[1], images[pick] / 255.0)
+
+    with training_state(folder) as file:
+        params = train_vae(jnp.asarray(images), draw, model, config.vae, seed=config.seed, state_file=file)
+        scale = scaling_factor(
+            AutoencoderKL.from_config(model), params, jnp.asarray(images[:512] / 255.0, jnp.float32)
+        )
+        model |= {"_class_name": "AutoencoderKL", "scaling_factor": scale}
+        write_model(folder, model, params, VAE_WEIGHTS)
 
 
 def pipeline_stage(config: Any, workdir: Path) -> None:
     """Train UNet and text encoder and complete the diffusers folder: pipeline/."""
     folder = workdir / "pipeline"
-    if _is_done(folder / "model_index.json"):
+    if is_done(folder / "model_index.json"):
         return
     concepts = _concepts(config)
     write_tokenizer(concepts.captions, folder / "tokenizer", **config.tokenizer)
     tokenizer = load_tokenizer(folder / "tokenizer")
-    vae, vae_params, scaling_factor = _load_vae(folder / "vae")
+    vae, vae_params, scaling_factor = load_vae(folder / "vae")
     latents = shifted_latents(vae, vae_params, concepts.images, scaling_factor=scaling_factor)
-    text_config = _with_tokenizer(config.text_encoder_model.to_dict(), tokenizer)
-    unet_params, text_params = train_text_to_image(
-        latents,
-        tokenize(tokenizer, concepts.captions),
-        tokenize(tokenizer, [""])[0],
-        config.unet_model.to_dict(),
-        text_config,
-        config.scheduler.to_dict(),
-        config.unet,
-        seed=config.seed + 10,
-    )
-    text_config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
-    write_model(folder / "text_encoder", text_config, text_params, CLIP_WEIGHTS)
-    unet_config = config.unet_model.to_dict() | {"_class_name": "UNet2DConditionModel"}
-    write_model(folder / "unet", unet_config, unet_params, UNET_WEIGHTS)
-    write_model_index(folder, config.scheduler.to_dict() | {"_class_name": "DDIMScheduler"})
+    text_config = with_tokenizer(config.text_encoder_model.to_dict(), tokenizer)
+    with training_state(folder / "unet") as file:
+        unet_params, text_params = train_text_to_image(
+            latents,
+            tokenize(tokenizer, concepts.captions),
+            tokenize(tokenizer, [""])[0],
+            config.unet_model.to_dict(),
+            text_config,
+            config.scheduler.to_dict(),
+            config.unet,
+            seed=config.seed + 10,
+            state_file=file,
+        )
+        text_config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+        write_model(folder / "text_encoder", text_config, text_params, CLIP_WEIGHTS)
+        unet_config = config.unet_model.to_dict() | {"_class_name": "UNet2DConditionModel"}
+        write_model(folder / "unet", unet_config, unet_params, UNET_WEIGHTS)
+        write_model_index(folder, config.scheduler.to_dict() | {"_class_name": "DDIMScheduler"})
 
 
 def reward_stage(config: Any, workdir: Path) -> None:
@@ -106,7 +117,7 @@ def samples_stage(config: Any, workdir: Path) -> None:
 def check_stage(config: Any, workdir: Path) -> None:
     """Score real and spoilt pictures with both rewards: rewards.json."""
     concepts = _concepts(config)
-    vae, vae_params, _ = _load_vae(workdir / "pipeline" / "vae")
+    vae, vae_params, _ = load_vae(workdir / "pipeline" / "vae")
     corruptions = {"autoencoder": autoencode(vae, vae_params), "latent_noise": latent_noise(vae, vae_params)}
     table = score_spoilt(
         {name: load_pickscore(str(workdir / name)) for name in ("reward", "heldout_reward")},
@@ -135,45 +146,33 @@ STAGES: Mapping[str, Callable[[Any, Path], None]] = {
 
 def _train_reward(config: Any, workdir: Path, name: str, *, seed: int) -> None:
     folder, training = workdir / name, config[name]
-    if _is_done(folder / "config.json"):
+    if is_done(folder / "config.json"):
         return
     concepts = _concepts(config)
     write_tokenizer(concepts.captions, folder, **config.tokenizer)
     tokenizer = load_tokenizer(folder)
     model = {
-        "text_config": _with_tokenizer(training.text_config.to_dict(), tokenizer),
+        "text_config": with_tokenizer(training.text_config.to_dict(), tokenizer),
         "vision_config": training.vision_config.to_dict(),
         "projection_dim": training.projection_dim,
     }
-    vae, vae_params, _ = _load_vae(workdir / "pipeline" / "vae")
+    vae, vae_params, _ = load_vae(workdir / "pipeline" / "vae")
     corruptions = {k: CORRUPTIONS[k] for k in training.corruptions} | {
         "latent_noise": latent_noise(vae, vae_params)
     }
     ids = tokenize(tokenizer, concepts.captions)
-    params = train_dual_encoder(concepts.images, ids, model, corruptions, training, seed=seed)
-    write_model(folder, model | {"architectures": ["CLIPModel"], "model_type": "clip"}, params, CLIP_WEIGHTS)
+
+    def draw(data: Any, keys: Key, batch_size: int) -> Drawn:
+        pick = jax.random.choice(keys[0], data["images"].shape[0], (batch_size,), replace=False)
+        images = flip_and_shift(keys[1], data["images"][pick] / 255.0, max_shift=training.max_shift)
+        return Drawn(images, data["input_ids"][pick])
+
+    data = {"images": jnp.asarray(concepts.images), "input_ids": jnp.asarray(ids)}
+    with training_state(folder) as file:
+        params = train_dual_encoder(data, draw, model, corruptions, training, seed=seed, state_file=file)
+        model |= {"architectures": ["CLIPModel"], "model_type": "clip"}
+        write_model(folder, model, params, CLIP_WEIGHTS)
 
 
 def _concepts(config: Any) -> Emoji:
     return load_emoji(config.data_dir, subcategories=config.subcategories, exclude=config.exclude)
-
-
-def _is_done(file: Path) -> bool:
-    if file.exists():
-        logging.info("keeping %s", file.parent)
-    return file.exists()
-
-
-def _load_vae(folder: Path) -> tuple[AutoencoderKL, Params, float]:
-    vae = AutoencoderKL.from_config(read_json(folder / "config.json"))
-    return vae, load_safetensors(folder / VAE_WEIGHTS, vae.abstract_params()), vae.scaling_factor
-
-
-def _with_tokenizer(text_config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
-    return text_config | {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": tokenizer.model_max_length,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }

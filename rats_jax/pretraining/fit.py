@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import optax
 from absl import logging
 
+from rats_jax.files import write_whole
 from rats_jax.types import Array, Key, Params
 
 LossFn = Callable[[Params, Any, Key], tuple[Array, dict[str, Array]]]
@@ -26,7 +29,9 @@ def fit(
     ema_decay: float,
     seed: int,
     name: str,
+    state_file: Path | None = None,
     log_every: int = 100,
+    save_every: int = 500,
 ) -> Params:
     """Minimise `loss_fn` with AdamW, linear warm-up and a cosine to zero.
 
@@ -39,7 +44,10 @@ def fit(
         ema_decay: decay of the weight average that is returned, ramped as (1 + n) / (10 + n).
         seed: of every draw.
         name: shown in the log.
+        state_file: where the state is kept while it runs, so that a run that was stopped goes on from there
+            and ends with the same weights; removed by whoever stores the result. None keeps none.
         log_every: updates between log lines.
+        save_every: updates between states.
 
     Returns:
         The averaged weights.
@@ -63,14 +71,23 @@ def fit(
 
     average = jax.tree.map(jnp.copy, params)
     opt_state = jax.jit(optimizer.init)(params)
+    first, state = 0, (params, average, opt_state)
+    if state_file is not None and state_file.exists():
+        saved: Any = flax.serialization.from_bytes((first, state), state_file.read_bytes())
+        first, state = int(saved[0]), saved[1]
+        logging.info("%s goes on from update %d", name, first)
+    params, average, opt_state = jax.tree.map(jnp.asarray, state)
     start = time.perf_counter()
     logged: list[dict[str, Array]] = []
-    for count in range(num_updates):
+    for count in range(first, num_updates):
         params, average, opt_state, metrics = step(params, average, opt_state, data, jnp.int32(count))
         logged.append(metrics)
+        if state_file is not None and (count + 1) % save_every == 0:
+            state = jax.device_get((params, average, opt_state))
+            write_whole(state_file, flax.serialization.to_bytes((count + 1, state)))
         if (count + 1) % log_every == 0 or count + 1 == num_updates:
             mean = {k: float(jnp.stack([m[k] for m in logged]).mean()) for k in metrics}
-            rate = (time.perf_counter() - start) / (count + 1)
+            rate = (time.perf_counter() - start) / (count + 1 - first)
             shown = "  ".join(f"{k} {v:.4f}" for k, v in mean.items())
             left = rate * (num_updates - count - 1) / 60
             logging.info(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -54,6 +55,7 @@ def train_text_to_image(
     training: Any,
     *,
     seed: int,
+    state_file: Path | None = None,
 ) -> tuple[Params, Params]:
     """Minimise the squared error of the network's output at uniformly drawn timesteps.
 
@@ -66,6 +68,7 @@ def train_text_to_image(
         scheduler_config: a diffusers DDIMScheduler config.
         training: num_updates, batch_size, learning_rate, ema_decay, prompt_dropout.
         seed: of initialisation and draws.
+        state_file: see `fit`.
 
     Returns:
         Averaged weights of the UNet and of the text encoder.
@@ -121,5 +124,6 @@ def train_text_to_image(
         ema_decay=training.ema_decay,
         seed=seed + 1,
         name="unet",
+        state_file=state_file,
     )
     return params["unet"], params["text_encoder"]

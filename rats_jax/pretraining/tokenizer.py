@@ -1,14 +1,16 @@
-"""Train a small CLIP tokenizer: the same byte-pair files as Stable Diffusion's, with fewer merges."""
+"""Small tokenizers in the files of published ones: CLIP's byte pairs with few merges, T5's with few words."""
 
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+START_OF_WORD = "▁"
 
 
 def write_tokenizer(captions: Sequence[str], folder: Path, *, vocab_size: int, max_length: int) -> None:
@@ -55,3 +57,34 @@ def write_tokenizer(captions: Sequence[str], folder: Path, *, vocab_size: int, m
     (folder / "special_tokens_map.json").write_text(
         json.dumps({k: v for k, v in settings.items() if k.endswith("_token")}, indent=2) + "\n"
     )
+
+
+def write_t5_tokenizer(captions: Sequence[str], folder: Path, *, max_length: int) -> None:
+    """Write a T5 tokenizer whose pieces are the words of some captions, and single letters for all others.
+
+    Args:
+        captions: lower-case texts.
+        folder: where to; made.
+        max_length: tokens a prompt is padded and cut to, the mark that ends it among them.
+    """
+    words = sorted({word for caption in captions for word in caption.split()})
+    letters = sorted({*string.ascii_lowercase, *string.digits, *string.punctuation} - set(words))
+    # A piece of a word costs as much as five words, so that a known word is one token.
+    pieces = [(START_OF_WORD + word, -5.0) for word in words] + [(letter, -25.0) for letter in letters]
+    marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram([*marks, (START_OF_WORD, -25.0), *pieces], unk_id=2))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(START_OF_WORD)
+    tokenizer.decoder = decoders.Metaspace(START_OF_WORD)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "T5TokenizerFast",
+        "model_max_length": max_length,
+        "extra_ids": 0,
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,15 +1,16 @@
-"""The miniature AutoencoderKL, 32x32 pictures to 8x8x4 latents: its training and its use on pictures."""
+"""The miniature AutoencoderKL: its training and its use on pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
-from rats_jax.pretraining.augment import flip_and_shift, jitter_colours
+from rats_jax.pretraining.augment import jitter_colours
 from rats_jax.pretraining.fit import fit
 from rats_jax.types import Array, Key, Params
 
@@ -27,43 +28,54 @@ def decode(vae: AutoencoderKL, params: Params, latents: Array) -> Array:
 
 
 def train_vae(
-    images: np.ndarray, config: dict[str, Any], training: Any, *, seed: int
-) -> tuple[Params, float]:
+    data: Any,
+    draw_fn: Callable[[Any, Key, int], Array],
+    config: dict[str, Any],
+    training: Any,
+    *,
+    seed: int,
+    state_file: Path | None = None,
+) -> Params:
     """Train on L1 + L2 reconstruction with a small KL term.
 
     Args:
-        images: [N, H, W, 3] uint8.
+        data: what `draw_fn` draws from, kept on the device.
+        draw_fn: (data, keys [2], B) -> images [B, H, W, 3] in [0, 1].
         config: a diffusers AutoencoderKL config.
         training: num_updates, batch_size, learning_rate, ema_decay, kl_weight.
         seed: of initialisation and draws.
+        state_file: see `fit`.
 
     Returns:
-        The weights and the scaling_factor that gives latents unit standard deviation.
+        Averaged weights.
     """
     vae = AutoencoderKL.from_config(config)
     params = jax.jit(vae.init_params)(jax.random.key(seed))
 
-    def loss_fn(params: Params, images: Array, key: Key) -> tuple[Array, dict[str, Array]]:
-        key_pick, key_augment, key_colour, key_latent = jax.random.split(key, 4)
-        pick = jax.random.choice(key_pick, images.shape[0], (training.batch_size,), replace=False)
-        batch = flip_and_shift(key_augment, images[pick] / 255.0)
-        batch = jitter_colours(key_colour, batch)
+    def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
+        keys = jax.random.split(key, 4)
+        batch = jitter_colours(keys[2], draw_fn(data, keys[:2], training.batch_size))
         mean, logvar = encode(vae, params, batch)
-        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key_latent, mean.shape)
+        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(keys[3], mean.shape)
         error = 2.0 * (decode(vae, params, latents) - batch)  # in [-1, 1], the networks' own range
         kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
         mse = jnp.mean(jnp.square(error))
         return mse + jnp.mean(jnp.abs(error)) + training.kl_weight * kl, {"mse": mse, "kl": kl}
 
-    params = fit(
+    return fit(
         loss_fn,
         params,
-        jnp.asarray(images),
+        data,
         num_updates=training.num_updates,
         learning_rate=training.learning_rate,
         ema_decay=training.ema_decay,
         seed=seed + 1,
         name="vae",
+        state_file=state_file,
     )
-    mean, _ = jax.jit(lambda p, x: encode(vae, p, x))(params, jnp.asarray(images[:512] / 255.0, jnp.float32))
-    return params, float(1.0 / jnp.std(mean))
+
+
+def scaling_factor(vae: AutoencoderKL, params: Params, images: Array) -> float:
+    """Find what gives the latents of images [B, H, W, 3] in [0, 1] unit standard deviation."""
+    mean, _ = jax.jit(lambda p, x: encode(vae, p, x))(params, images)
+    return float(1.0 / jnp.std(mean))

@@ -35,7 +35,7 @@ def draw_curves(
         for i, (name, key) in enumerate(curves.items()):
             values = np.array([np.nan if r[key] is None else r[key] for r in records], np.float64)
             axis.plot(updates, values, color=f"C{i}", alpha=0.25, linewidth=0.8)
-            axis.plot(updates, _moving_average(values, window), color=f"C{i}", label=name)
+            axis.plot(updates, moving_average(values, window), color=f"C{i}", label=name)
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         if leads is not None:
@@ -48,7 +48,7 @@ def draw_curves(
         figure.savefig(partial, dpi=120, format="png")
 
 
-def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
+def moving_average(values: np.ndarray, window: int) -> np.ndarray:
     """Average each value with the window - 1 before it; NaN until there are as many."""
     if len(values) < window:
         return np.full(len(values), np.nan)

@@ -20,10 +20,12 @@ def format_table(summary: Mapping[str, Any]) -> str:
         "reward": "reward",
         "heldout_reward": "held-out",
         "heldout_win_rate": "beats teacher",
+        "accuracy": "accuracy",
         "reference_distance": "to own picture",
         "nearest_reference_distance": "to nearest",
     }
-    shown = {key: title for key, title in columns.items() if summary[key]["student"] is not None}
+    # Runs of before it was measured have no accuracy.
+    shown = {key: t for key, t in columns.items() if summary.get(key, {}).get("student") is not None}
     width = max(map(len, rows.values()))
     lines = [" " * width + "".join(f"{title:>16}" for title in shown.values())]
     for name, title in rows.items():

@@ -32,11 +32,13 @@ class Reward:
         load: finds the weights, checks them, and reads few of them; WeightsError where they do not fit.
         describe: gives the reward of the published weights by their shapes alone, without a file or a
             network: leaves of the weights and of what `prepare` gives are jax.ShapeDtypeStruct. None where
-            there are no weights, so that loading costs nothing.
+            nothing is published.
+        differentiable: whether its slope tells how to raise it; what has none is monitored, not trained on.
     """
 
     load: LoadFn
     describe: DescribeFn | None
+    differentiable: bool = True
 
 
 def without_weights(kind: str, reward_fn: RewardFn, prepare: Callable[[list[str]], PromptInputs]) -> Reward:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 
 from rats_jax.config.together import validate
 from rats_jax.data.prompts import find_prompts
+from rats_jax.errors import expect
 from rats_jax.evaluation.reference import load_reference
 from rats_jax.method.contracts import Contestant
 from rats_jax.parallel import placement
@@ -85,6 +87,7 @@ class Program:
         experiment: the functions.
         reference: the real pictures of the prompts, or None.
         evaluation_set: of the table and of the sheets.
+        heldout_set: of the table of prompts that training does not see, or None.
         layout: of state, frozen weights and batches.
         rows: of the global batch, those of this process.
         compile_seconds: that the update took; 0 until then.
@@ -109,6 +112,13 @@ class Program:
             path = resolve_path(config.reference)
             self.reference = load_reference(path, self.prompts, experiment.pipeline.image_shape())
         self.evaluation_set = table.make_evaluation_set(experiment, self.prompts, config.evaluation)
+        self.heldout_set = None
+        if config.heldout_prompts and config.evaluation.num_prompts:
+            prompts = _find_heldout_prompts(config, self.prompts)
+            self.heldout_set = table.make_evaluation_set(experiment, prompts, config.evaluation)
+        for chosen in (self.evaluation_set, self.heldout_set):
+            if chosen is not None:  # what a reward cannot read it refuses now, not after the training
+                experiment.make_monitor_inputs(chosen.prompts)
         if len(self.prompts) <= config.num_updates * config.batch_size:
             # All will be seen: what the rewards read of them is computed together, not batch by batch.
             experiment.make_batch(list(self.prompts))
@@ -252,3 +262,16 @@ class Program:
             inputs += (jax.eval_shape(experiment.teach_fn, state.teacher, *inputs[1:]),)
         with without_collections(), jax.set_mesh(self.mesh):
             return update.lower(*inputs)
+
+
+def _find_heldout_prompts(config: Any, trained: Sequence[str]) -> Sequence[str]:
+    """Read the prompts that training does not see.
+
+    Raises:
+        ConfigError: it sees some of them.
+    """
+    prompts = find_prompts(config.heldout_prompts)
+    common = sorted(set(prompts) & set(trained))
+    expected = f"prompts that are not in prompts={config.prompts!r}; {len(common)} are, e.g. {common[:1]}"
+    expect(not common, "heldout_prompts", config.heldout_prompts, expected)
+    return prompts

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from rats_jax.evaluation.reference import Reference
 from rats_jax.files import write_whole
 from rats_jax.report import run_table
 from rats_jax.training import table
 from rats_jax.training.logbook import Logbook
 from rats_jax.training.program import Program
+from rats_jax.training.table import EvaluationSet
 from rats_jax.types import TrainState
 from rats_jax.workdir.metrics import first_update_student_leads, read_metrics
 
@@ -37,7 +39,11 @@ def finish(
         The content of summary.json.
     """
     judges = config.evaluation.num_prompts > 0
-    summary: dict[str, Any] = _score(program, config, state) if judges else {}
+    summary: dict[str, Any] = {}
+    if judges:
+        summary = _score(program, config, state, program.evaluation_set, program.reference)
+    if program.heldout_set is not None:
+        summary["heldout_prompts"] = _score(program, config, state, program.heldout_set, None)
     summary |= {
         "nfe": program.experiment.nfe,
         "teacher_nfe": program.experiment.teacher_nfe,
@@ -53,11 +59,16 @@ def finish(
         write_whole(book.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         file = f"{workdir.rstrip('/')}/summary.json"
         shown = [run_table.format_table(summary)] if judges else []
+        if "heldout_prompts" in summary:
+            text = run_table.format_table(summary | summary["heldout_prompts"])
+            shown.append(f"prompts that training did not see\n{text}")
         print("\n" + "\n\n".join([*shown, f"{_conclude(summary)}\n{file}"]))
     return summary
 
 
-def _score(program: Program, config: Any, state: TrainState) -> dict[str, Any]:
+def _score(
+    program: Program, config: Any, state: TrainState, chosen: EvaluationSet, reference: Reference | None
+) -> dict[str, Any]:
     """Fill the table; its teacher is the pretrained model with all its steps."""
     render_fns, untrained = program.render_fns, program.pretrained
     contestants = {
@@ -67,15 +78,16 @@ def _score(program: Program, config: Any, state: TrainState) -> dict[str, Any]:
         "student": (render_fns["student"], state.student),
     }
     pictures = {
-        name: table.render_set(program.experiment, render, params, program.evaluation_set)
+        name: table.render_set(program.experiment, render, params, chosen)
         for name, (render, params) in contestants.items()
     }
     return table.summarise(
         pictures,
-        program.evaluation_set.prompts,
+        chosen.prompts,
         lambda scores: program.experiment.objective.combine_fn(scores, state.rewards),
         heldout=config.heldout_reward,
-        reference=program.reference,
+        accuracy=next((name for name, judge in config.monitor.items() if judge.kind == "detector"), ""),
+        reference=reference,
     )
 
 

@@ -139,6 +139,7 @@ def summarise(
     combine_fn: Callable[[Mapping[str, Any]], Any],
     *,
     heldout: str,
+    accuracy: str = "",
     reference: Reference | None,
 ) -> dict[str, Any]:
     """Average every score over the prompts, for each contestant.
@@ -148,13 +149,15 @@ def summarise(
         prompts: N texts.
         combine_fn: scores by name -> the trained reward [N].
         heldout: the name of the reward that judges, or empty.
+        accuracy: the name of the monitor that says whether a picture shows what its prompt asks for, or
+            empty.
         reference: the real pictures, or None.
 
     Returns:
-        {"reward", "heldout_reward", "reference_distance", "nearest_reference_distance", "heldout_win_rate"}
-        by contestant, None where there is nothing to measure against, and "rewards": every single reward by
-        contestant, by name. The win rate is the share of prompts on which the contestant's held-out reward is
-        above the teacher's.
+        {"reward", "heldout_reward", "heldout_win_rate", "accuracy", "reference_distance",
+        "nearest_reference_distance"} by contestant, None where there is nothing to measure against, and
+        "rewards": every single reward by contestant, by name. The win rate is the share of prompts on which
+        the contestant's held-out reward is above the teacher's.
     """
 
     def table(values: Mapping[str, np.ndarray | None]) -> dict[str, float | None]:
@@ -170,6 +173,7 @@ def summarise(
     return {
         "reward": table({who: np.asarray(combine_fn(s)) for who, s in scores.items()}),
         "heldout_reward": table({who: s.get(heldout) for who, s in scores.items()}),
+        "accuracy": table({who: s.get(accuracy) for who, s in scores.items()}),
         "reference_distance": table({who: own for who, (own, _) in distances.items()}),
         "nearest_reference_distance": table({who: nearest for who, (_, nearest) in distances.items()}),
         "heldout_win_rate": table(wins),

@@ -16,7 +16,7 @@ _MAY_CHANGE = (
     *("mesh.", "sharding", "teacher.targets"),
 )
 _SHOWN = 5
-_ADDED = {"height": 0, "width": 0, "max_sequence_length": 0}
+_ADDED = {"height": 0, "width": 0, "max_sequence_length": 0, "heldout_prompts": ""}
 """Fields that came later, with what the runs before them did."""
 
 

@@ -98,6 +98,7 @@ BAD = [
     ("hacking_patience", 0, ">= 1"),
     ("stop_on_hacking", "no", "True or False"),
     ("reference", 3, "a text"),
+    ("heldout_prompts", 3, "a text"),
     ("optimizer.learning_rate", 0.0, "> 0"),
     ("optimizer.warmup_updates", -1, ">= 0"),
     ("optimizer.clip_norm", 0.0, "> 0"),
@@ -232,12 +233,22 @@ def test_monitored_rewards_have_names_of_their_own_and_no_weight(config):
 
 
 def test_unknown_kind_of_reward(config):
-    validate_reward_kinds(config, {"clip"})
+    validate_reward_kinds(config, {"clip": True})
     config.monitor.second = ConfigDict({"kind": "beauty", "path": ""})
     with pytest.raises(ConfigError, match=r"^monitor.second.kind='beauty': expected one of clip$"):
-        validate_reward_kinds(config, {"clip"})
+        validate_reward_kinds(config, {"clip": True})
     with pytest.raises(ConfigError, match=r"^rewards.first.kind='clip': expected one of aesthetic, hps$"):
-        validate_reward_kinds(config, {"hps", "aesthetic"})
+        validate_reward_kinds(config, {"hps": True, "aesthetic": True})
+
+
+def test_a_judge_without_a_gradient_is_monitored_and_not_trained_on(config):
+    kinds = {"clip": True, "eye": False}
+    config.monitor.second = ConfigDict({"kind": "eye", "path": ""})
+    validate_reward_kinds(config, kinds)
+    config.rewards.first.kind = "eye"
+    expected = "expected one of clip; it has no gradient, but monitor.first measures it"
+    with pytest.raises(ConfigError, match=rf"^rewards.first.kind='eye': {expected}$"):
+        validate_reward_kinds(config, kinds)
 
 
 def test_paths(config, tmp_path, monkeypatch):
@@ -253,6 +264,7 @@ def test_paths(config, tmp_path, monkeypatch):
         "pretrained": "/missing",
         "prompts": "model",
         "reference": "x.npz",
+        "heldout_prompts": "x.txt",
     }
     for field, value in bad.items():
         broken = config.copy_and_resolve_references()

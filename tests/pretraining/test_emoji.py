@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rats_jax.pretraining.dataset import IMAGE_SIZE, load_emoji
+from rats_jax.pretraining.emoji import IMAGE_SIZE, load_emoji
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_subcategories_and_exclusions(emoji, data_dir):
 
 def test_no_tensorflow_is_imported(emoji, data_dir):
     code = (
-        "import sys; from rats_jax.pretraining.dataset import load_emoji; "
+        "import sys; from rats_jax.pretraining.emoji import load_emoji; "
         f"assert len(load_emoji({str(data_dir)!r}).captions) == {len(emoji.captions)}; "
         "assert 'tensorflow' not in sys.modules and 'torch' not in sys.modules"
     )

@@ -11,7 +11,7 @@ DATA = jnp.asarray(np.random.default_rng(0).normal(size=(32, 3)), jnp.float32)
 TARGET = jnp.array([1.0, -2.0, 0.5])
 
 
-def run(loss_fn, *, num_updates, ema_decay, seed=0):
+def run(loss_fn, *, num_updates, ema_decay, seed=0, **options):
     return fit(
         loss_fn,
         {"w": jnp.zeros(3)},
@@ -22,6 +22,7 @@ def run(loss_fn, *, num_updates, ema_decay, seed=0):
         seed=seed,
         name="toy",
         log_every=7,
+        **options,
     )["w"]
 
 
@@ -69,3 +70,23 @@ def test_the_result_is_the_ramped_average(ema_decay):
 
 def test_a_single_update_moves_the_weights():
     assert np.all(np.asarray(run(regression, num_updates=1, ema_decay=0.0)) != 0)
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_weights(tmp_path, monkeypatch):
+    file = tmp_path / "run.state"
+    whole = run(regression, num_updates=12, ema_decay=0.9)
+    saved = []
+
+    def write_and_stop(path, content):
+        path.write_bytes(content)
+        saved.append(content)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("rats_jax.pretraining.fit.write_whole", write_and_stop)
+    kept = {"state_file": file, "save_every": 4}
+    with pytest.raises(KeyboardInterrupt):
+        run(regression, num_updates=12, ema_decay=0.9, **kept)
+    resumed = run(regression, num_updates=12, ema_decay=0.9, **kept)
+    np.testing.assert_array_equal(resumed, whole)
+    assert len(saved) == 3  # after 4 and 8 updates, and of the second run after 12 alone

@@ -95,5 +95,7 @@ def pytest_generate_tests(metafunc):
     if "original" in metafunc.fixturenames:
         metafunc.parametrize("original", find_originals())
     if "any_reward" in metafunc.fixturenames:
-        no_weights = [kind for kind, reward in REWARDS.items() if reward.describe is None]
+        no_weights = [
+            kind for kind, reward in REWARDS.items() if reward.describe is None and reward.differentiable
+        ]
         metafunc.parametrize("any_reward", [*find_originals(), *no_weights])

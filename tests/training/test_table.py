@@ -164,6 +164,15 @@ def test_the_summary_by_hand(reference):
     assert all(nearest[name] <= own[name] for name in order)
 
 
+def test_accuracy_is_what_the_judge_of_contents_says():
+    summary = summarise(
+        contestants(), CAPTIONS, lambda s: s["half"], heldout="", accuracy="judge", reference=None
+    )
+    assert list(summary["accuracy"].values()) == pytest.approx([1.0, 2 / 3, 1.0, 4 / 3])
+    table = format_table(summary | {"nfe": 4, "teacher_nfe": 100, "guided_nfe": 8})
+    assert table.splitlines()[0].split() == ["reward", "accuracy"]
+
+
 def test_what_cannot_be_measured_is_none_and_leaves_the_table():
     summary = summary_of(contestants(heldout=False), None)
     for score in ("heldout_reward", "heldout_win_rate", "reference_distance", "nearest_reference_distance"):

@@ -64,6 +64,7 @@ VALUES = {
     "reward_loss.margin": 0.1875,
     "normalise_rewards": True,
     "heldout_reward": "judge",
+    "heldout_prompts": "the other prompts",
     "hacking_patience": 41,
     "stop_on_hacking": True,
     "reference": "the pictures",
@@ -284,7 +285,7 @@ def arrivals_in_program(config, monkeypatch):
         make_monitor_inputs=lambda prompts: None,
     )
     mesh = make_mesh(mesh_sizes(), jax.devices()[:1])
-    seen.put(program, "find_prompts", ["a", "b"])
+    seen.put(program, "find_prompts", lambda path: ["c"] if path == "the other prompts" else ["a", "b"])
     seen.put(program, "make_mesh", lambda *_: mesh)
     seen.put(program, "validate_batch")
     seen.put(program, "open_models")
@@ -295,12 +296,13 @@ def arrivals_in_program(config, monkeypatch):
     made = program.Program(config)
     batches = {call.field: call for call in seen.calls["validate_batch"]}
     assert seen.make_mesh.args[0] is config.mesh
-    chosen = made.evaluation_set
+    chosen, unseen = made.evaluation_set, made.heldout_set.prompts
     again = np.random.default_rng(VALUES["evaluation.seed"]).permutation(2)
     noise = jax.random.normal(jax.random.key(VALUES["evaluation.seed"]), chosen.noise.shape)
     same = [["a", "b"][i] for i in again] == chosen.prompts[:2] and np.array_equal(noise, chosen.noise)
     return {
-        "prompts": seen.find_prompts.args[0],
+        "prompts": seen.calls["find_prompts"][0].args[0],
+        "heldout_prompts": seen.calls["find_prompts"][1].args[0] if set(unseen) == {"c"} else None,
         "batch_size": (batches["batch_size"].batch_size, made.rows[-1] + 1),
         "optimizer.accumulation_steps": batches["batch_size"].parts,
         "reference": seen.load_reference.args[0],

@@ -15,7 +15,7 @@ from rats_jax.data.prompts import read_prompts
 from rats_jax.evaluation.reference import load_reference
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.pretraining.corrupt import CORRUPTIONS
-from rats_jax.pretraining.stages import STAGES
+from rats_jax.pretraining.emoji_stages import STAGES
 from rats_jax.rewards.pickscore import load_pickscore
 from tests.tiny import UNET, VAE, read_reward
 

@@ -1,0 +1,85 @@
+"""Train the judge: a detector of things and grounds on rendered scenes, apart from all reward models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rats_jax.networks.detector import Detector
+from rats_jax.pretraining.corrupt import blur, noise
+from rats_jax.pretraining.fit import fit
+from rats_jax.types import Array, Key, Params
+
+SceneFn = Callable[[Any, Key, int], tuple[Array, Array, Array]]
+"""(data, key, B) -> images [B, H, W, 3] in [0, 1], counts [B, N] int32 and ground [B] int32."""
+
+
+def train_detector(
+    data: Any,
+    scene_fn: SceneFn,
+    config: dict[str, Any],
+    training: Any,
+    *,
+    seed: int,
+    state_file: Path | None = None,
+) -> Params:
+    """Minimise the cross-entropy of counts and ground, on clean, blurred and noisy pictures and on blends.
+
+    A blend of two scenes shows neither: its counts are zero, so that a picture in which a thing is only
+    hinted at does not pass.
+
+    Args:
+        data: what `scene_fn` draws from, kept on the device.
+        scene_fn: draws pictures and what they show.
+        config: of the `Detector`.
+        training: num_updates, batch_size, learning_rate, ema_decay, blends (their share), max_severity (of
+            blur and noise).
+        seed: of initialisation and draws.
+        state_file: see `fit`.
+
+    Returns:
+        Averaged weights.
+    """
+    detector = Detector.from_config(config)
+    params = jax.jit(detector.init_params)(jax.random.key(seed))
+
+    def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
+        key_scene, key_spoil, key_noise, key_severity, key_share = jax.random.split(key, 5)
+        images, counts, ground = scene_fn(data, key_scene, training.batch_size)
+        batch = images.shape[0]
+        is_blend = jnp.arange(batch) < round(training.blends * batch)
+        share = jax.random.uniform(key_share, (batch, 1, 1, 1), minval=0.35, maxval=0.65)
+        blends = images + share * (jnp.roll(images, 1, axis=0) - images)
+        images = jnp.where(is_blend[:, None, None, None], blends, images)
+        counts = jnp.where(is_blend[:, None], 0, counts)
+        severity = jax.random.uniform(key_severity, (batch,), maxval=training.max_severity)
+        key_one, key_two = jax.random.split(key_spoil)
+        spoilt = noise(key_noise, images, severity)
+        spoilt = jnp.where(
+            jax.random.bernoulli(key_one, 0.5, (batch, 1, 1, 1)), spoilt, blur(key_one, images, severity)
+        )
+        images = jnp.where(jax.random.bernoulli(key_two, 0.5, (batch, 1, 1, 1)), spoilt, images)
+        seen: Any = detector.apply({"params": params}, images)
+        entropy = optax.softmax_cross_entropy_with_integer_labels
+        of_counts = entropy(seen.counts, counts).sum(axis=-1)
+        of_ground = jnp.where(is_blend, 0.0, entropy(seen.ground, ground))
+        right = jnp.all(jnp.argmax(seen.counts, axis=-1) == counts, axis=-1)
+        metrics = {"right": right.mean(), "ground": jnp.mean(jnp.argmax(seen.ground, axis=-1) == ground)}
+        return of_counts.mean() + of_ground.mean(), metrics
+
+    return fit(
+        loss_fn,
+        params,
+        data,
+        num_updates=training.num_updates,
+        learning_rate=training.learning_rate,
+        ema_decay=training.ema_decay,
+        seed=seed + 1,
+        name="judge",
+        state_file=state_file,
+    )

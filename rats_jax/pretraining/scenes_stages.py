@@ -1,0 +1,366 @@
+"""Stages of text-to-scene: each reads the folders before it and writes its own, or keeps what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rats_jax.data.prompts import read_prompts
+from rats_jax.networks.autoencoder_kl import AutoencoderKL
+from rats_jax.pipelines.base import Options
+from rats_jax.pipelines.open import load_pipeline
+from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
+from rats_jax.pretraining.detector import train_detector
+from rats_jax.pretraining.dual_encoder import Drawn, train_dual_encoder
+from rats_jax.pretraining.flow import PARTS, distil_guidance, make_networks, train_flow
+from rats_jax.pretraining.scenes import (
+    COLOURS,
+    IMAGE_SIZE,
+    NOTHING,
+    Noun,
+    Prompts,
+    choose_grounds,
+    load_graphics,
+    make_prompts,
+    render,
+    sampling_weights,
+    vary,
+)
+from rats_jax.pretraining.sheet import draw_prompts, draw_samples
+from rats_jax.pretraining.stage import is_done, load_vae, training_state, with_tokenizer
+from rats_jax.pretraining.tokenizer import write_t5_tokenizer, write_tokenizer
+from rats_jax.pretraining.vae import encode, scaling_factor, train_vae
+from rats_jax.report.figures import save_picture
+from rats_jax.rewards.detector import load_detector
+from rats_jax.rewards.pickscore import load_pickscore
+from rats_jax.types import Array, Key, Params
+from rats_jax.weights.folder import (
+    CLIP_WEIGHTS,
+    UNET_WEIGHTS,
+    VAE_WEIGHTS,
+    write_json,
+    write_model,
+)
+from rats_jax.weights.state_dict import load_safetensors
+from rats_jax.weights.stored import read_all
+from rats_jax.weights.tokenizers import load_t5_tokenizer, load_tokenizer, tokenize
+
+_LATENTS = (16, 16)
+_SIZE = Options(height=IMAGE_SIZE, width=IMAGE_SIZE)
+_CLASSES = {
+    "transformer": ("diffusers", "FluxTransformer2DModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "T5EncoderModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "T5TokenizerFast"),
+    "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
+}
+
+
+def judge_stage(config: Any, workdir: Path) -> None:
+    """Train the detector that says what a picture shows: judge/."""
+    folder = workdir / "judge"
+    if is_done(folder / "config.json"):
+        return
+    num_nouns = len(config.nouns)
+
+    def draw(data: Any, key: Key, batch_size: int) -> tuple[Array, Array, Array]:
+        images, objects, grounds, _ = _draw_scenes(data, jax.random.split(key), batch_size)
+        return images, _count(objects, num_nouns), grounds
+
+    model = config.judge_model.to_dict()
+    with training_state(folder) as file:
+        params = train_detector(
+            _data(config, every=True), draw, model, config.judge, seed=config.seed + 40, state_file=file
+        )
+        words = {"nouns": [list(noun[:2]) for noun in config.nouns], "colours": list(COLOURS)}
+        write_model(folder, {"model_type": "detector"} | model | words, params, CLIP_WEIGHTS)
+
+
+def vae_stage(config: Any, workdir: Path) -> None:
+    """Train the autoencoder: pipeline/vae."""
+    folder = workdir / "pipeline" / "vae"
+    if is_done(folder / "config.json"):
+        return
+    model, data = config.vae_model.to_dict(), _data(config, every=True)
+
+    def draw(data: Any, keys: Key, batch_size: int) -> Array:
+        return _draw_scenes(data, keys, batch_size)[0]
+
+    with training_state(folder) as file:
+        params = train_vae(data, draw, model, config.vae, seed=config.seed, state_file=file)
+        images = draw(data, jax.random.split(jax.random.key(config.seed + 2)), 512)
+        scale = scaling_factor(AutoencoderKL.from_config(model), params, images)
+        model |= {"_class_name": "AutoencoderKL", "scaling_factor": scale, "shift_factor": 0.0}
+        write_model(folder, model, params, VAE_WEIGHTS)
+
+
+def flow_stage(config: Any, workdir: Path) -> None:
+    """Train transformer and text encoders, with guidance by two evaluations: flow/."""
+    folder = workdir / "flow"
+    if is_done(folder / "transformer" / "config.json"):
+        return
+    prompts = _prompts(config)
+    write_tokenizer(prompts.texts, folder / "tokenizer", **config.tokenizer)
+    write_t5_tokenizer(prompts.texts, folder / "tokenizer_2", **config.t5_tokenizer)
+    models = _model_configs(config, folder)
+    data, draw, setting = _latent_data(config, workdir, folder)
+    with training_state(folder / "transformer") as file:
+        params = train_flow(
+            make_networks(models),
+            data,
+            draw,
+            training=config.flow,
+            seed=config.seed + 10,
+            **setting,
+            state_file=file,
+        )
+        _write_networks(folder, models, params)
+
+
+def guidance_stage(config: Any, workdir: Path) -> None:
+    """Distil guidance into the number that the transformer is told and complete the folder: pipeline/."""
+    folder, flow = workdir / "pipeline", workdir / "flow"
+    if is_done(folder / "model_index.json"):
+        return
+    for name, write in (("tokenizer", write_tokenizer), ("tokenizer_2", write_t5_tokenizer)):
+        options = config.tokenizer if name == "tokenizer" else config.t5_tokenizer
+        write(_prompts(config).texts, folder / name, **options)
+    models = _model_configs(config, folder)
+    networks = make_networks(models)
+    files = {name: flow / name / (UNET_WEIGHTS if name == "transformer" else CLIP_WEIGHTS) for name in PARTS}
+    start = {name: load_safetensors(files[name], networks[name].abstract_params()) for name in PARTS}
+    data, draw, setting = _latent_data(config, workdir, folder)
+    with training_state(folder / "transformer") as file:
+        params = distil_guidance(
+            networks,
+            start,
+            data,
+            draw,
+            training=config.guidance,
+            seed=config.seed + 15,
+            **setting,
+            state_file=file,
+        )
+        _write_networks(folder, models, params)
+        scheduler = {"_class_name": _CLASSES["scheduler"][1]} | config.scheduler.to_dict()
+        write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+        index = {
+            "_class_name": "FluxPipeline",
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+        }
+        write_json(folder / "model_index.json", index | {name: list(c) for name, c in _CLASSES.items()})
+
+
+def reward_stage(config: Any, workdir: Path) -> None:
+    """Train the reward that RATS climbs: reward/."""
+    _train_reward(config, workdir, "reward", seed=config.seed + 20)
+
+
+def heldout_reward_stage(config: Any, workdir: Path) -> None:
+    """Train the reward that no training sees, of another seed, size and damage: heldout_reward/."""
+    _train_reward(config, workdir, "heldout_reward", seed=config.seed + 30)
+
+
+def prompts_stage(config: Any, workdir: Path) -> None:
+    """Draw prompts of both kinds and pictures of some: prompts.txt, heldout_prompts.txt, reference.npz."""
+    rng, prompts = np.random.default_rng(config.seed), _prompts(config)
+    weights = sampling_weights(prompts, config.kinds)
+
+    def choose(rows: np.ndarray, count: int) -> Prompts:
+        chances = np.where(rows, weights, 0.0)
+        return prompts.choose(rng.choice(len(rows), count, replace=False, p=chances / chances.sum()))
+
+    for name, rows, count in (
+        ("prompts", ~prompts.heldout, config.prompts.num_train),
+        ("heldout_prompts", prompts.heldout, config.prompts.num_heldout),
+    ):
+        (workdir / f"{name}.txt").write_text("\n".join(choose(rows, count).texts) + "\n")
+
+
+def check_stage(config: Any, workdir: Path) -> None:
+    """Judge and score renders, spoilt and wrong ones, and what the pipeline draws: check.json."""
+    setting = config.check
+    data = _data(config, every=True)
+    data |= {"ends": jnp.arange(1, data["colours"].size + 1) / data["colours"].size}  # all prompts alike
+    keys = jax.random.split(jax.random.key(config.seed))
+    judges = {
+        "accuracy": load_detector(str(workdir / "judge")),
+        "reward": load_pickscore(str(workdir / "reward")),
+        "heldout_reward": load_pickscore(str(workdir / "heldout_reward")),
+    }
+    judges = {name: judge._replace(params=read_all(judge.params)) for name, judge in judges.items()}
+
+    def judged(images: Array | np.ndarray, prompts: list[str]) -> dict[str, float]:
+        return {
+            name: float(np.mean(jax.jit(judge.reward_fn)(judge.params, images, judge.prepare(prompts))))
+            for name, judge in judges.items()
+        }
+
+    images, objects, grounds, rows = _draw_scenes(data, keys, setting.num_images)
+    texts = _prompts(config).choose(np.asarray(rows)).texts
+    named = data["colours"][rows]
+    others = vary(keys[0], objects, grounds, named, len(config.nouns))
+    vae, vae_params, _ = load_vae(workdir / "pipeline" / "vae")
+    spoilt = {"autoencoder": autoencode(vae, vae_params), "latent_noise": latent_noise(vae, vae_params)}
+    table = {"render": judged(images, texts), "of another prompt": judged(images, texts[1:] + texts[:1])}
+    table["one thing wrong"] = judged(render(keys[1], data["graphics"], *others), texts)
+    for i, (name, corrupt) in enumerate((spoilt | dict(CORRUPTIONS)).items()):
+        key, severity = jax.random.fold_in(keys[1], i), jnp.full(setting.num_images, setting.severity)
+        table[name] = judged(jax.jit(corrupt)(key, images, severity), texts)
+    pipeline = load_pipeline(workdir / "pipeline", options=_SIZE)
+    for name in ("prompts", "heldout_prompts"):
+        chosen = read_prompts(workdir / f"{name}.txt")[: setting.num_images]
+        for steps in setting.num_steps:
+            sampling = {"num_steps": steps, "guidance_scale": setting.guidance_scale}
+            drawn = draw_prompts(pipeline, chosen, **sampling, seed=config.seed)
+            table[f"{name}, {steps} steps"] = judged(drawn, chosen)
+    write_json(workdir / "check.json", table)
+    for title, row in table.items():
+        print(f"{title:<28}" + "".join(f"{name:>18} {value:7.3f}" for name, value in row.items()))
+
+
+def samples_stage(config: Any, workdir: Path) -> None:
+    """Draw what the pipeline makes of some prompts: samples.png."""
+    pipeline = load_pipeline(workdir / "pipeline", options=_SIZE)
+    prompts = read_prompts(workdir / "prompts.txt")
+    save_picture(draw_samples(pipeline, prompts, config.samples, seed=config.seed), workdir / "samples.png")
+
+
+STAGES: Mapping[str, Callable[[Any, Path], None]] = {
+    "judge": judge_stage,
+    "vae": vae_stage,
+    "flow": flow_stage,
+    "guidance": guidance_stage,
+    "reward": reward_stage,
+    "heldout_reward": heldout_reward_stage,
+    "prompts": prompts_stage,
+    "samples": samples_stage,
+    "check": check_stage,
+}
+
+
+def _prompts(config: Any) -> Prompts:
+    return make_prompts(_nouns(config), heldout_share=config.heldout_share, seed=config.seed)
+
+
+def _nouns(config: Any) -> list[Noun]:
+    return [Noun(*noun) for noun in config.nouns]
+
+
+def _data(config: Any, *, every: bool = False) -> dict[str, Array]:
+    """Gather what `_draw_scenes` draws from; `every` takes the combinations that are held out too."""
+    prompts = _prompts(config)
+    weights = sampling_weights(prompts, config.kinds)
+    weights = weights if every else np.where(prompts.heldout, 0.0, weights)
+    return {
+        "graphics": jnp.asarray(load_graphics(_nouns(config))),
+        "objects": jnp.asarray(prompts.objects),
+        "colours": jnp.asarray(prompts.colours),
+        "ends": jnp.asarray(np.cumsum(weights) / weights.sum(), jnp.float32),
+    }
+
+
+def _draw_scenes(data: Any, keys: Key, batch_size: int) -> tuple[Array, Array, Array, Array]:
+    """Draw prompts and a picture of each: images [B, 32, 32, 3], objects, grounds, rows of the prompts."""
+    key_ground, key_picture = jax.random.split(keys[1])
+    rows = jnp.searchsorted(data["ends"], jax.random.uniform(keys[0], (batch_size,)))
+    rows = jnp.minimum(rows, data["ends"].size - 1)
+    grounds = choose_grounds(key_ground, data["colours"][rows])
+    return (
+        render(key_picture, data["graphics"], data["objects"][rows], grounds),
+        data["objects"][rows],
+        grounds,
+        rows,
+    )
+
+
+def _count(objects: Array, num_nouns: int) -> Array:
+    """Count objects [B, 3] of each noun: [B, N] int32."""
+    return jnp.sum(jax.nn.one_hot(objects, num_nouns, dtype=jnp.int32), axis=1)
+
+
+def _model_configs(config: Any, folder: Path) -> dict[str, dict[str, Any]]:
+    """Complete the configs of transformer and text encoders by their tokenizers."""
+    tokenizer, t5 = load_tokenizer(folder / "tokenizer"), load_t5_tokenizer(folder / "tokenizer_2")
+    size = {"vocab_size": t5.pieces.get_vocab_size(), "pad_token_id": 0, "eos_token_id": 1}
+    return {
+        "transformer": config.transformer_model.to_dict(),
+        "text_encoder": with_tokenizer(config.text_encoder_model.to_dict(), tokenizer),
+        "text_encoder_2": config.text_encoder_2_model.to_dict() | size,
+    }
+
+
+def _latent_data(config: Any, workdir: Path, folder: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """Give data, draw function and what else both trainings of the flow share."""
+    vae, params, scale = load_vae(workdir / "pipeline" / "vae")
+    texts = [*_prompts(config).texts, ""]
+    ids = {
+        "text_encoder": tokenize(load_tokenizer(folder / "tokenizer"), texts),
+        "text_encoder_2": tokenize(load_t5_tokenizer(folder / "tokenizer_2"), texts),
+    }
+    data = _data(config) | {"vae": params, "ids": {name: jnp.asarray(rows) for name, rows in ids.items()}}
+
+    def draw(data: Any, key: Key, batch_size: int) -> tuple[Array, Mapping[str, Array]]:
+        images, *_, rows = _draw_scenes(data, jax.random.split(key), batch_size)
+        latents = scale * encode(vae, data["vae"], images)[0]
+        return latents, {name: values[rows] for name, values in data["ids"].items()}
+
+    setting = {
+        "empty_ids": {name: rows[-1] for name, rows in ids.items()},
+        "latent_shape": (*_LATENTS, vae.latent_channels),
+        "shift": config.scheduler.shift,
+    }
+    return data, draw, setting
+
+
+def _write_networks(folder: Path, models: Mapping[str, dict[str, Any]], params: Params) -> None:
+    marks = {
+        "transformer": {"_class_name": "FluxTransformer2DModel"},
+        "text_encoder": {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"},
+        "text_encoder_2": {"architectures": ["T5EncoderModel"], "model_type": "t5"},
+    }
+    for name in reversed(PARTS):  # the transformer last: it says that the stage is done
+        file = UNET_WEIGHTS if name == "transformer" else CLIP_WEIGHTS
+        write_model(folder / name, models[name] | marks[name], params[name], file)
+
+
+def _train_reward(config: Any, workdir: Path, name: str, *, seed: int) -> None:
+    folder, training, num_nouns = workdir / name, config[name], len(config.nouns)
+    if is_done(folder / "config.json"):
+        return
+    prompts = _prompts(config)
+    write_tokenizer(prompts.texts, folder, **config.tokenizer)
+    tokenizer = load_tokenizer(folder)
+    model = {
+        "text_config": with_tokenizer(training.text_config.to_dict(), tokenizer),
+        "vision_config": training.vision_config.to_dict(),
+        "projection_dim": training.projection_dim,
+    }
+    vae, vae_params, _ = load_vae(workdir / "pipeline" / "vae")
+    corruptions = {k: CORRUPTIONS[k] for k in training.corruptions} | {
+        "latent_noise": latent_noise(vae, vae_params)
+    }
+
+    def draw(data: Any, keys: Key, batch_size: int) -> Drawn:
+        key_scene, key_vary, key_wrong = jax.random.split(keys[1], 3)
+        images, objects, grounds, rows = _draw_scenes(data, jnp.stack([keys[0], key_scene]), batch_size)
+        others, elsewhere = vary(key_vary, objects, grounds, data["colours"][rows], num_nouns)
+        wrong = render(key_wrong, data["graphics"], others, elsewhere)
+        counts, named = _count(objects, num_nouns), data["colours"][rows]
+        fits = jnp.all(counts[:, None] == counts[None], axis=-1)
+        fits &= (named[:, None] == NOTHING) | (named[:, None] == grounds[None])
+        return Drawn(images, data["ids"][rows], wrong, fits)
+
+    data = _data(config) | {"ids": jnp.asarray(tokenize(tokenizer, prompts.texts))}
+    with training_state(folder) as file:
+        params = train_dual_encoder(data, draw, model, corruptions, training, seed=seed, state_file=file)
+        model |= {"architectures": ["CLIPModel"], "model_type": "clip"}
+        write_model(folder, model, params, CLIP_WEIGHTS)

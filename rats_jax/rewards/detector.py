@@ -1,0 +1,122 @@
+"""Accuracy: whether a detector finds in a picture all that the prompt asks for, and nothing else.
+
+It is no reward model and nothing to train on, as it has no gradient; GenEval judges large models like this.
+
+Source: Ghosh et al., GenEval, arXiv 2310.11513.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from rats_jax.errors import ConfigError, WeightsError
+from rats_jax.networks.detector import Detector
+from rats_jax.paths import resolve_path
+from rats_jax.rewards.base import Reward
+from rats_jax.types import Array, Params, RewardFn, RewardModel
+from rats_jax.weights.folder import CLIP_WEIGHTS, read_json
+from rats_jax.weights.state_dict import load_safetensors
+
+_NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3}
+_OPEN = -1
+_WORDS = ("nouns", "colours")
+
+
+class Asked(NamedTuple):
+    """What prompts ask for.
+
+    Attributes:
+        counts: [B, N] int32, how many of each thing.
+        grounds: [B] int32, the colour of the ground, -1 where it is open.
+    """
+
+    counts: Any
+    grounds: Any
+
+
+def parse_prompts(prompts: list[str], nouns: list[list[str]], colours: list[str]) -> Asked:
+    """Read prompts such as 'two cats', 'a cat and an apple on red'.
+
+    Args:
+        prompts: B texts.
+        nouns: N names of things, of one and of several.
+        colours: of grounds.
+
+    Raises:
+        ConfigError: a prompt that is none of those.
+    """
+    names = {name: i for i, forms in enumerate(nouns) for name in forms}
+    counts = np.zeros((len(prompts), len(nouns)), np.int32)
+    grounds = np.full(len(prompts), _OPEN, np.int32)
+    for row, prompt in enumerate(prompts):
+        things, _, colour = prompt.strip().lower().partition(" on ")
+        phrases = [phrase.split(" ", 1) for phrase in re.split(r" and |, ", things)]
+        known = all(len(p) == 2 and p[0] in _NUMBERS and p[1] in names for p in phrases)
+        if not known or (colour and colour not in colours):
+            raise ConfigError(
+                f"prompt {prompt!r}: expected things that the detector knows, such as 'two {nouns[0][1]}' or "
+                f"'a {nouns[0][0]} and a {nouns[-1][0]} on {colours[0]}'"
+            )
+        for number, name in phrases:
+            counts[row, names[name]] += _NUMBERS[number]
+        if colour:
+            grounds[row] = colours.index(colour)
+    return Asked(counts, grounds)
+
+
+def make_accuracy_fn(detector: Detector) -> RewardFn:
+    """Make (weights, images [B, H, W, 3] in [0, 1], Asked) -> [B] float32, 1 where all is right, else 0."""
+
+    def accuracy_fn(params: Params, images: Array, prompt: Asked) -> Array:
+        seen: Any = detector.apply({"params": params}, jnp.clip(images, 0.0, 1.0))
+        counted = jnp.all(jnp.argmax(seen.counts, axis=-1) == prompt.counts, axis=-1)
+        ground = (prompt.grounds == _OPEN) | (jnp.argmax(seen.ground, axis=-1) == prompt.grounds)
+        return jnp.float32(counted & ground)
+
+    return accuracy_fn
+
+
+def load_detector(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
+    """Load a detector as a judge of what pictures show.
+
+    Args:
+        path: folder with config.json and model.safetensors; the config names the things and the colours.
+        dtype: not read: it computes in float32.
+
+    Returns:
+        The reward; 1 or 0, without a gradient.
+
+    Raises:
+        WeightsError: files are missing or do not fit.
+    """
+    del dtype
+    if not path:
+        raise WeightsError("path='': expected the folder of a detector, there is no published one")
+    folder = Path(str(resolve_path(path)))
+    config: Mapping[str, Any] = read_json(folder / "config.json")
+    file = str(folder / "config.json")
+    if config.get("model_type") != "detector" or any(name not in config for name in _WORDS):
+        raise WeightsError(f"{file!r}: expected a detector's, with {', '.join(_WORDS)}")
+    sizes = {name: value for name, value in config.items() if name not in (*_WORDS, "model_type")}
+    try:
+        detector = Detector.from_config(sizes)
+    except ValueError as error:
+        raise WeightsError(f"{file!r}: {error}") from None
+    nouns, colours = config["nouns"], config["colours"]
+    for name, values, size in (("nouns", nouns, "num_classes"), ("colours", colours, "num_grounds")):
+        if len(values) != getattr(detector, size):
+            have, named = getattr(detector, size), len(values)
+            raise WeightsError(f"{file!r}: {size}={have}: expected the {named} of {name}")
+    params = load_safetensors(folder / CLIP_WEIGHTS, detector.abstract_params())
+    return RewardModel(
+        make_accuracy_fn(detector), params, lambda prompts: parse_prompts(prompts, nouns, colours)
+    )
+
+
+DETECTOR = Reward(load_detector, describe=None, differentiable=False)
