@@ -94,6 +94,8 @@ def get_config() -> ConfigDict:
     config.gate = ConfigDict()
     # 'sigmoid' of gap / temperature | 'hard' (1 where the teacher is better, else 0) | 'constant'.
     config.gate.kind = "sigmoid"
+    # The gap that it reads: 'sample' (each its own) | 'mean' (the running mean over updates, one for all).
+    config.gate.gap = "sample"
     # tau of the sigmoid, > 0, in units of the reward, or of the gap's standard deviation if gate.relative.
     config.gate.temperature = 0.05
     # The reward whose gap moves the gate, by its name in `rewards`; '' for the sum of all.

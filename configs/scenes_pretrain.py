@@ -129,9 +129,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.flow = ml_collections.ConfigDict(
         {
-            "num_updates": 6000,
+            "num_updates": 12000,
             "batch_size": 64,
-            "learning_rate": 1e-3,
+            "learning_rate": 2e-3,
             "ema_decay": 0.999,
             "prompt_dropout": 0.1,  # share of prompts replaced by the empty one
         }

@@ -113,6 +113,7 @@ RULES: Mapping[str, Rule] = {
     "horizon.weights": _WEIGHTS,
     "gate.kind": _one_of("sigmoid", "hard", "constant"),
     "gate.temperature": _POSITIVE,
+    "gate.gap": _one_of("sample", "mean"),
     "gate.reward": _TEXT,
     "gate.relative": _FLAG,
     "gate.std_decay": _DECAY,

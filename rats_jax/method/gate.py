@@ -12,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rats_jax.method.moments import std
+from rats_jax.method.moments import mean, std
 from rats_jax.types import Array, Moments
 
 GateFn = Callable[[Array, Array, Moments], tuple[Array, Array]]
@@ -97,16 +97,23 @@ _MIN_GAP_STD = 1e-6
 
 
 def make_gate_fn(
-    gate: Callable[[Array, Array, Array | float], Array], *, temperature: float, relative: bool
+    gate: Callable[[Array, Array, Array | float], Array],
+    *,
+    temperature: float,
+    relative: bool,
+    of_mean: bool = False,
 ) -> GateFn:
     """Fix a gate's temperature, in units of the reward or of the running standard deviation of the gap.
 
     tau = temperature, or temperature * std(R_T - R_S) when relative: rewards differ by orders of magnitude.
+    Where gaps differ more from sample to sample than their mean is from 0, gates of samples stay near their
+    middle on average, whoever leads; one of the running mean says who leads.
 
     Args:
         gate: `sigmoid_gate`, `hard_gate` or `constant_gate` with its value bound.
         temperature: positive.
         relative: whether it is measured in standard deviations of the gap.
+        of_mean: whether the gap is its running mean, the same for all samples, in place of each sample's own.
 
     Returns:
         (teacher_reward [B], student_reward [B], gap) -> (gate [B] in [0, 1], tau float32 scalar).
@@ -118,6 +125,9 @@ def make_gate_fn(
         tau = jnp.float32(temperature)
         if relative:
             tau = tau * std(gap, eps=_MIN_GAP_STD)
+        if of_mean:
+            student_reward = jnp.zeros_like(student_reward)
+            teacher_reward = jnp.full_like(teacher_reward, mean(gap))
         return gate(teacher_reward, student_reward, tau), tau
 
     return gate_fn

@@ -51,6 +51,11 @@ def update_moments(moments: Moments, values: Array, *, decay: float) -> Moments:
     return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, moments, observed)
 
 
+def mean(moments: Moments) -> Array:
+    """Read the running mean, float32 scalar; 0 before the first batch."""
+    return moments.mean / jnp.where(moments.weight > 0.0, moments.weight, 1.0)
+
+
 def std(moments: Moments, *, eps: float) -> Array:
     """Read the running standard deviation, never below a floor.
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.flux import FluxTransformer2DModel
@@ -96,6 +97,7 @@ def train_flow(
     """
     keys = jax.random.split(jax.random.key(seed), len(PARTS))
     params = {name: jax.jit(networks[name].init_params)(key) for name, key in zip(PARTS, keys, strict=True)}
+    params["transformer"] = start_from_identity(params["transformer"])
     velocity_fn = make_velocity_fn(networks, latent_shape)
 
     def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
@@ -109,6 +111,21 @@ def train_flow(
         return jnp.mean(jnp.square(output - (noise - tokens))), {}
 
     return _fit(loss_fn, params, data, training, seed=seed + 1, name="flow", state_file=state_file)
+
+
+def start_from_identity(transformer: Params) -> Params:
+    """Zero the modulations, whose gates then let no block add anything, and the last layer.
+
+    Source: Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748, section 3.2
+    (adaLN-Zero).
+    """
+    flat: Any = flatten_dict(transformer)
+    return unflatten_dict(
+        {
+            path: jnp.zeros_like(leaf) if path[-2] == "linear" or path[0] == "proj_out" else leaf
+            for path, leaf in flat.items()
+        }
+    )
 
 
 def distil_guidance(

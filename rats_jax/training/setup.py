@@ -171,7 +171,8 @@ def _make_gate_fn(settings: Any) -> GateFn:
         "hard": hard_gate,
         "constant": functools.partial(constant_gate, value=settings.value),
     }[settings.kind]
-    return make_gate_fn(gate, temperature=settings.temperature, relative=settings.relative)
+    of_mean = settings.gap == "mean"
+    return make_gate_fn(gate, temperature=settings.temperature, relative=settings.relative, of_mean=of_mean)
 
 
 def _count_evaluations(config: Any, pipeline: Pipeline, role: str) -> int:

@@ -16,7 +16,13 @@ _MAY_CHANGE = (
     *("mesh.", "sharding", "teacher.targets"),
 )
 _SHOWN = 5
-_ADDED = {"height": 0, "width": 0, "max_sequence_length": 0, "heldout_prompts": ""}
+_ADDED = {
+    "height": 0,
+    "width": 0,
+    "max_sequence_length": 0,
+    "heldout_prompts": "",
+    "gate": {"gap": "sample"},
+}
 """Fields that came later, with what the runs before them did."""
 
 
@@ -35,9 +41,15 @@ def from_json(text: str) -> dict[str, Any]:
     return with_added(_tuples(json.loads(text)))
 
 
-def with_added(saved: Mapping[str, Any]) -> dict[str, Any]:
+def with_added(saved: Mapping[str, Any], added: Mapping[str, Any] = _ADDED) -> dict[str, Any]:
     """Complete a saved config with the fields that came later."""
-    return _ADDED | dict(saved)
+    complete = dict(saved)
+    for name, value in added.items():
+        if isinstance(value, Mapping):
+            complete[name] = with_added(complete.get(name, {}), value)
+        else:
+            complete.setdefault(name, value)
+    return complete
 
 
 def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -50,7 +62,7 @@ def config_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     Returns:
         Sorted texts 'field: old -> new', where '(none)' stands for a field that one side lacks.
     """
-    before, after = (with_added(flatten(to_dict(config))) for config in (old, new))
+    before, after = (flatten(with_added(to_dict(config))) for config in (old, new))
     fields = [field for field in sorted(before.keys() | after.keys()) if not field.startswith(_MAY_CHANGE)]
     shown = [(field, _shown(before, field), _shown(after, field)) for field in fields]
     return [f"{field}: {was} -> {becomes}" for field, was, becomes in shown if was != becomes]

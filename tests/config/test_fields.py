@@ -99,6 +99,7 @@ BAD = [
     ("stop_on_hacking", "no", "True or False"),
     ("reference", 3, "a text"),
     ("heldout_prompts", 3, "a text"),
+    ("gate.gap", "batch", "one of 'sample', 'mean'"),
     ("optimizer.learning_rate", 0.0, "> 0"),
     ("optimizer.warmup_updates", -1, ">= 0"),
     ("optimizer.clip_norm", 0.0, "> 0"),

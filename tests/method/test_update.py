@@ -110,6 +110,14 @@ METHODS = {
         slow_sigmoid,
         lambda reward, shape, gate: np.mean(-1.5 * reward + 0.8 * gate * shape),
     ),
+    "gate of the mean gap": (
+        {"gate_fn": make_gate_fn(sigmoid_gate, temperature=TEMPERATURE, relative=False, of_mean=True)},
+        lambda gap, moments: (
+            np.full_like(gap, 1 / (1 + np.exp(-moments[0] / moments[2] / TEMPERATURE))),
+            TEMPERATURE,
+        ),
+        lambda reward, shape, gate: np.mean(-1.5 * reward + 0.8 * gate * shape),
+    ),
     "hard gate and hinge": (
         {
             "gate_fn": make_gate_fn(hard_gate, temperature=TEMPERATURE, relative=False),
