@@ -84,7 +84,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
     config.nouns = NOUNS
     config.heldout_share = 0.125  # of pairs of things and of numbers of a thing, which no training sees
-    config.kinds = ml_collections.ConfigDict({"one": 0.3, "two": 0.2, "three": 0.1, "pair": 0.4})
+    config.kinds = ml_collections.ConfigDict({"one": 0.5, "two": 0.15, "three": 0.05, "pair": 0.3})
     # Prompts of the main job, and those that it does not see.
     config.prompts = ml_collections.ConfigDict({"num_train": 1024, "num_heldout": 256})
 

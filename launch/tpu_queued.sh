@@ -97,6 +97,11 @@ for ((start = 0; start <= max_restarts; start++)); do
   queue
   { await && install && execute; } || status=$?
   ((status != 0)) || break
+  if ((status == 75)); then # it was asked to end, and what it has done is saved
+    ((start < max_restarts)) || break
+    echo "the job was asked to end and goes on; start $((start + 2)) of at most $((max_restarts + 1))" >&2
+    continue
+  fi
   if ! was_taken_away; then
     echo "error: status $status, and nothing says that $name was taken away" >&2
     break

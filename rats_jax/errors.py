@@ -23,6 +23,10 @@ class DivergedError(RuntimeError):
     """Training produced numbers that are not finite; says where, and what is kept."""
 
 
+class StoppedError(RuntimeError):
+    """The run was asked to end from outside: says what is saved."""
+
+
 class ExportError(RuntimeError):
     """What was exported does not draw what the student draws."""
 

@@ -4,8 +4,10 @@ import collections
 import contextlib
 import json
 import logging
+import os
 import re
 import shutil
+import signal
 
 import chex
 import jax
@@ -16,12 +18,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from rats_jax.errors import ConfigError, DivergedError, HackingError
+from rats_jax.errors import ConfigError, DivergedError, HackingError, StoppedError
 from rats_jax.evaluation import guards
 from rats_jax.pipelines.open import open_pipeline
 from rats_jax.pipelines.stored_embeds import write_prompt_embeds
 from rats_jax.rewards import REWARDS
 from rats_jax.rewards.base import without_weights
+from rats_jax.training.logbook import Logbook
 from rats_jax.training.loop import train, train_and_evaluate
 from rats_jax.training.program import Program
 from rats_jax.workdir.checkpoint import best_step, open_manager
@@ -117,6 +120,28 @@ def test_checkpoints_hold_all_that_training_changes_and_nothing_else(finished):
     assert set(state) == {"step", "student", "teacher", "opt_state", "gap", "rewards"}
     assert set(position) == {"iterator", "prompts"}
     assert state["teacher"] in ({}, None), "a teacher that does not move is the pretrained network"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_end_saves_its_last_update_and_goes_on(
+    finished, models, tmp_path, monkeypatch
+):
+    straight, _, _ = finished
+    before, log = signal.getsignal(signal.SIGTERM), Logbook.log
+
+    def log_and_ask(book, step, metrics):
+        log(book, step, metrics)
+        if step == 3:  # no checkpoint is due
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Logbook, "log", log_and_ask)
+    with pytest.raises(StoppedError, match=r"^stopped after update 3 of 4, which is saved: the same command"):
+        train_and_evaluate(tiny_config(models), tmp_path / "run")
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.undo()
+    train_and_evaluate(tiny_config(models), tmp_path / "run")
+    chex.assert_trees_all_equal(load_state(tmp_path / "run", 4), load_state(straight, 4))
+    assert [r["step"] for r in read_metrics(tmp_path / "run")] == [1, 2, 3, 4]
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         fail(error)
 
 
-def fail(error: Exception) -> NoReturn:
-    """Print an error as one line on stderr and end the program with status 1."""
+def fail(error: Exception, *, status: int = 1) -> NoReturn:
+    """Print an error as one line on stderr and end the program with a status."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)

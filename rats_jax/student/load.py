@@ -74,7 +74,7 @@ def load(
 
 def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) -> TextToImage:
     folder = epath.Path(workdir).expanduser()
-    config: Any = ConfigDict(saved_config.from_json((folder / saved_config.FILE).read_text()))
+    config: Any = ConfigDict(saved_config.read(folder / saved_config.FILE))
     pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=_prefer(chosen, config))
     lora = config.lora.rank > 0
     like = pipeline.network

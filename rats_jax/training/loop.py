@@ -11,16 +11,19 @@ from etils import epath
 
 from rats_jax.data.batches import Rounds
 from rats_jax.data.prompts import make_prompt_iterator
+from rats_jax.errors import StoppedError
 from rats_jax.parallel import processes
 from rats_jax.training import hacking
 from rats_jax.training.due import find_due
 from rats_jax.training.logbook import Logbook, say
 from rats_jax.training.program import Program
 from rats_jax.training.sheets import Sheets
+from rats_jax.training.stop import watch_for_stop
 from rats_jax.training.summary import finish
 from rats_jax.training.teacher import open_targets
 from rats_jax.workdir import checkpoint
 from rats_jax.workdir.folder import claim, open_logs
+from rats_jax.workdir.lock import locked
 
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -38,6 +41,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         ConfigError: bad input, before anything is compiled.
         DivergedError: the loss is no longer finite; the last checkpoint stays.
         HackingError: the student climbs its reward only, and the config asks to stop there.
+        StoppedError: SIGTERM came; the last update is saved.
     """
     return train(Program(config), config, workdir)
 
@@ -59,12 +63,14 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
     targets = open_targets(config, program)
     rounds = Rounds(stream, length=config.teacher.reuse_after, num_updates=config.num_updates)
     with (
+        locked(workdir, writes=writes),
         open_logs(workdir, writes=writes) as logs,
         checkpoint.open_manager(
             folder, keep=config.checkpoint.keep, every=config.checkpoint.every
         ) as manager,
     ):
-        state, position = checkpoint.restore(manager, program.placed_state) or (program.init_state(), None)
+        restored = checkpoint.restore(manager, program.placed_state, say=say)
+        state, position = restored or (program.init_state(), None)
         if position is not None:
             stream.set_state(position)
         step, root = int(state.step), jax.random.key(config.seed)
@@ -75,7 +81,10 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
         def saved() -> tuple[int | None, int | None]:
             return manager.latest_step(), checkpoint.best_step(manager)
 
-        with Logbook(config, workdir, logs.folder, step=step, started=started, saved=saved) as book:
+        with (
+            watch_for_stop(manager) as is_stopped,
+            Logbook(config, workdir, logs.folder, step=step, started=started, saved=saved) as book,
+        ):
             sheets = Sheets(program, count=config.samples.num)
             while step < config.num_updates:
                 origin = rounds.origin(step)
@@ -103,5 +112,10 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
                     checkpoint.save(manager, step, state, stream.get_state())
                 if due.saves:
                     logs.push()
+                if step < config.num_updates and is_stopped(step):
+                    book.flush()
+                    checkpoint.save_now(manager, step, state, stream.get_state())
+                    done = f"stopped after update {step} of {config.num_updates}, which is saved"
+                    raise StoppedError(f"{done}: the same command goes on from there")
             checkpoint.save_now(manager, step, state, stream.get_state())
         return finish(program, config, state, book, workdir=workdir, writes=writes)

@@ -5,15 +5,26 @@ The frozen weights are not in them, and no key either: keys are folded from the 
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from rats_jax.errors import ConfigError
+from rats_jax.workdir.checksums import find_damage, write_checksums
+from rats_jax.workdir.folder import is_remote
+
+_SHOWN = 200
+# Orbax writes into this file when it gives the checkpoint its name.
+_TIMES = "_CHECKPOINT_METADATA"
 
 # Below every rank: a checkpoint of which nothing was measured is the best of none.
 _UNRANKED = float("-inf")
@@ -30,15 +41,23 @@ def open_manager(directory: epath.PathLike, *, keep: int, every: int) -> ocp.Che
     Returns:
         The manager; use it in a `with`, or `close` it, so that the last save finishes.
     """
-    managers = ocp.checkpoint_managers
+    managers, folder = ocp.checkpoint_managers, epath.Path(directory).expanduser().absolute()
     best = managers.BestN(get_metric_fn=_rank, n=1)
     options = ocp.CheckpointManagerOptions(
         best_fn=_rank,  # without it Orbax does not write metrics
         preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
         save_decision_policy=managers.FixedIntervalPolicy(every),
         cleanup_tmp_directories=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=functools.partial(_seal, folder)),
     )
-    return ocp.CheckpointManager(epath.Path(directory).expanduser().absolute(), options=options)
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _seal(folder: epath.Path) -> None:
+    """Write checksums into the checkpoint that is complete but does not have its name yet."""
+    if jax.process_index() == 0 and not is_remote(str(folder)):
+        for unnamed in Path(folder).glob("*.orbax-checkpoint-tmp*"):
+            write_checksums(unnamed, skip=(_TIMES,))
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any, prompt_state: dict[str, Any]) -> bool:
@@ -80,24 +99,83 @@ def save_now(manager: ocp.CheckpointManager, step: int, state: Any, prompt_state
         manager.wait_until_finished()
 
 
-def restore(manager: ocp.CheckpointManager, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
-    """Restore the newest complete checkpoint.
+def restore(
+    manager: ocp.CheckpointManager, abstract_state: Any, *, say: Callable[[str], None] = logging.warning
+) -> tuple[Any, dict[str, Any]] | None:
+    """Restore the newest whole checkpoint; newer ones that are damaged are moved aside.
 
     Args:
         manager: from `open_manager`.
         abstract_state: the state's pytree of jax.ShapeDtypeStruct, whose shardings say where each leaf goes.
+        say: gets a line for each checkpoint that is damaged.
 
     Returns:
         (state, prompt_state), bit for bit what was saved, or None if there is no checkpoint.
+
+    Raises:
+        ConfigError: there are some, and none can be read.
     """
-    step = manager.latest_step()
-    if step is None:
-        return None
     arguments = ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract_state), prompts=ocp.args.JsonRestore()
     )
-    restored = manager.restore(step, args=arguments)
-    return restored["state"], restored["prompts"]
+    folder, damaged = epath.Path(manager.directory), {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            restored = _unless_damaged(
+                folder / str(step), lambda step=step: manager.restore(step, args=arguments)
+            )
+        except _DamagedError as error:
+            damaged[step] = str(error)
+            continue
+        for newer, damage in damaged.items():
+            aside = _move_aside(folder, newer)
+            say(f"the checkpoint of update {newer} is damaged ({damage}) and lies in {aside} now")
+        if damaged:
+            manager.reload()
+        return restored["state"], restored["prompts"]
+    if damaged:
+        raise _none_whole(folder, damaged)
+    return None
+
+
+class _DamagedError(Exception):
+    """A checkpoint cannot be read; says why."""
+
+
+def _unless_damaged(folder: epath.Path, read: Callable[[], Any]) -> Any:
+    """Read a checkpoint that is as it was written; raises _DamagedError."""
+    damage = "" if is_remote(str(folder)) else find_damage(Path(folder))
+    if damage:
+        raise _DamagedError(damage)
+    try:
+        return read()
+    except Exception as error:  # what is cut or missing fails in as many ways as there are files
+        if jax.process_count() > 1:
+            raise  # the others may have read it
+        reason = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+        raise _DamagedError(reason) from error
+
+
+def _move_aside(folder: epath.Path, step: int) -> epath.Path:
+    """Move a checkpoint out of the way of those that will be saved; nothing of it is lost."""
+    aside = folder.parent / f"{folder.name}_damaged"
+    target = aside / str(step)
+    if jax.process_index() == 0:
+        aside.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            target.rmtree()
+        (folder / str(step)).rename(target)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"checkpoint {step} is moved aside")
+    return target
+
+
+def _none_whole(folder: epath.Path, damaged: Mapping[int, str]) -> ConfigError:
+    newest, steps = max(damaged), ", ".join(map(str, sorted(damaged)))
+    return ConfigError(
+        f"workdir={str(folder.parent)!r}: expected a whole checkpoint, none of those of updates {steps} can "
+        f"be read; {newest}: {damaged[newest]}"
+    )
 
 
 def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -> tuple[int, Any]:
@@ -106,13 +184,13 @@ def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -
     Args:
         directory: folder of the checkpoints, left as it is.
         like: a pytree of the same structure and shapes.
-        step: of the checkpoint; None is the newest.
+        step: of the checkpoint; None is the newest that is whole.
 
     Returns:
         (step, student), the latter float32 NumPy arrays.
 
     Raises:
-        ConfigError: there is no checkpoint, or none of that step.
+        ConfigError: there is no checkpoint, or none of that step, or none that can be read.
     """
     folder = epath.Path(directory).expanduser().absolute()
     # The manager would make a folder that it may not write, or warn that it may not.
@@ -122,12 +200,24 @@ def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -
         raise ConfigError(f"workdir={str(folder.parent)!r}: expected a run with checkpoints, it has none")
     if step is not None and step not in steps:
         raise ConfigError(f"step={step}: expected one of the checkpoints {', '.join(map(str, steps))}")
-    chosen = steps[-1] if step is None else step
     item = {"student": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32), like)}
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     part = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+    damaged: dict[int, str] = {}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return chosen, checkpointer.restore(folder / str(chosen) / "state", args=part)["student"]
+        for chosen in reversed(steps) if step is None else [step]:
+            read = functools.partial(checkpointer.restore, folder / str(chosen) / "state", args=part)
+            try:
+                student = _unless_damaged(folder / str(chosen), read)["student"]
+            except _DamagedError as error:
+                damaged[chosen] = str(error)
+                continue
+            for newer, damage in damaged.items():
+                logging.warning(
+                    "the checkpoint of update %d is damaged (%s): that of %d is read", newer, damage, chosen
+                )
+            return chosen, student
+    raise _none_whole(folder, damaged)
 
 
 def _rank(metrics: Any) -> float:

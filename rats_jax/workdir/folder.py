@@ -75,7 +75,7 @@ def claim(workdir: str, config: Mapping[str, Any], *, writes: bool) -> None:
         raise ConfigError(f"workdir={workdir!r}: expected a folder, it is a file")
     file = folder / saved_config.FILE
     if file.exists():
-        saved_config.validate_resume(saved_config.from_json(file.read_text()), config, workdir=workdir)
+        saved_config.validate_resume(saved_config.read(file), config, workdir=workdir)
     if not writes:
         return
     try:

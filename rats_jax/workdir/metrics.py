@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 import numpy as np
+from absl import logging
 from tensorboardX import SummaryWriter
 
 from rats_jax.files import write_whole
@@ -80,15 +81,37 @@ def _reopen(file: Path, step: int) -> TextIO:
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Read the records of one of the files, in order; a last line that was cut off is left out.
 
+    A line that is damaged is left out too, and a warning counts those.
+
     Args:
         path: the file, or the run's folder.
 
     Returns:
         One dict per line: `step` int, all else float, or None where it was not finite.
     """
-    file = Path(path)
-    lines = (file / _FILE if file.is_dir() else file).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    file = Path(path) / _FILE if Path(path).is_dir() else Path(path)
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    records = [(number, _read_line(line)) for number, line in enumerate(lines[:-1], start=1) if line]
+    damaged = [number for number, record in records if record is None]
+    if damaged:
+        logging.warning(
+            "'%s': %d lines are damaged and left out, the first is %d", file, len(damaged), damaged[0]
+        )
+    return [record for _, record in records if record is not None]
+
+
+def _read_line(line: str) -> dict[str, Any] | None:
+    """Read one record; None if it is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(record, dict) and type(record.get("step")) is int
+    return record if is_record and all(_is_number(value) for value in record.values()) else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def first_update_student_leads(

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from rats_jax.config.fields import flatten
 from rats_jax.errors import ConfigError
 
@@ -39,6 +41,19 @@ def to_json(config: Mapping[str, Any]) -> str:
 def from_json(text: str) -> dict[str, Any]:
     """Read back what `to_json` wrote; lists become tuples again, fields that came later are there."""
     return with_added(_tuples(json.loads(text)))
+
+
+def read(file: epath.Path) -> dict[str, Any]:
+    """Read the config of a run.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        return from_json(file.read_text())
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{str(file)!r}: expected the config of a run as JSON ({reason})") from None
 
 
 def with_added(saved: Mapping[str, Any], added: Mapping[str, Any] = _ADDED) -> dict[str, Any]:

@@ -14,7 +14,7 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 
 # Answers from a folder. `resources` and `machines` hold the answers to describe of the two kinds, the last
 # one for ever; NONE is a failure. `fail_on` has lines of words: a call with all words of the first line
-# fails, once. Files that are sent are kept in `sent`.
+# fails, once, with `status`. Files that are sent are kept in `sent`.
 GCLOUD = """#!{python}
 import json, pathlib, shutil, sys
 here = pathlib.Path({state!r})
@@ -36,12 +36,19 @@ if words[1] == "scp" and "--recurse" not in words:
 fails = (here / "fail_on").read_text().splitlines()
 if fails and all(any(part in word for word in words) for part in fails[0].split()):
     (here / "fail_on").write_text("\\n".join(fails[1:]))
-    sys.exit(7)
+    sys.exit(int((here / "status").read_text()))
 """
 SRUN = """#!{python}
 import json, os, pathlib, sys
 record = {{"arguments": sys.argv[1:], "devices": os.environ.get("JAX_LOCAL_DEVICE_IDS")}}
-pathlib.Path({state!r}, "srun.json").write_text(json.dumps(record))
+here = pathlib.Path({state!r})
+(here / "srun.json").write_text(json.dumps(record))
+if (here / "fail_on").read_text():
+    sys.exit(int((here / "status").read_text()))
+"""
+SCONTROL = """#!{python}
+import pathlib, sys
+pathlib.Path({state!r}, "scontrol").write_text(" ".join(sys.argv[1:]))
 """
 
 
@@ -94,10 +101,10 @@ def checkout(tmp_path):
         subprocess.run(["git", *identity, *command], cwd=root, check=True)
     (state / "bin").mkdir(parents=True)
     (state / "sent").mkdir()
-    for name, text in {"gcloud": GCLOUD, "srun": SRUN}.items():
+    for name, text in {"gcloud": GCLOUD, "srun": SRUN, "scontrol": SCONTROL}.items():
         program = state / "bin" / name
         program.write_text(text.format(python=sys.executable, state=str(state)))
         program.chmod(0o755)
     made = Checkout(root, state)
-    made.set(machines="NONE", resources="NONE ACTIVE", fail_on="")
+    made.set(machines="NONE", resources="NONE ACTIVE", fail_on="", status="7")
     return made

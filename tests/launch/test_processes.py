@@ -98,6 +98,15 @@ def test_a_slurm_task_uses_every_gpu_of_its_node(checkout, given, devices):
     assert record == {"arguments": [*options, "my python", *program, *NASTY], "devices": devices}
 
 
+@pytest.mark.parametrize(("status", "requeued"), [("75", "requeue 41"), ("1", None)])
+def test_a_slurm_job_that_was_asked_to_end_is_queued_again(checkout, status, requeued):
+    checkout.set(fail_on="srun", status=status)
+    result = checkout.launch("slurm.sbatch", *JOB, SLURM_JOB_ID="41")
+    assert result.returncode == int(status), result.stderr
+    file = checkout.state / "scontrol"
+    assert (file.read_text() if file.exists() else None) == requeued
+
+
 def test_a_dry_run_starts_nothing_and_can_be_pasted(checkout, tmp_path):
     result = checkout.launch("slurm.sbatch", "--dry-run", *JOB, *NASTY)
     assert result.returncode == 0 and not (checkout.state / "srun.json").exists()

@@ -37,6 +37,13 @@ def test_a_job_that_fails_on_a_healthy_slice_is_not_repeated(checkout):
     assert checkout.verbs("describe") == ["create", *JOB]
 
 
+def test_a_job_that_was_asked_to_end_goes_on_on_the_same_slice(checkout):
+    checkout.set(resources="NONE ACTIVE", machines="READY", fail_on="ssh rats_jax.main", status="75")
+    result = checkout.launch("tpu_queued.sh", *QUEUED)
+    assert result.returncode == 0 and "the job was asked to end and goes on; start 2" in result.stderr
+    assert checkout.verbs("describe") == ["create", *JOB, *JOB]
+
+
 def test_a_slice_that_cannot_be_asked_is_not_deleted(checkout):
     checkout.set(resources="ACTIVE ACTIVE NONE", fail_on="ssh rats_jax.main")
     assert checkout.launch("tpu_queued.sh", *QUEUED).returncode == 7

@@ -1,5 +1,6 @@
 """Checkpoints: bit for bit, in order, and never half of one."""
 
+import shutil
 import subprocess
 import sys
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from rats_jax.workdir.checkpoint import (
     save_now,
     save_ranked,
 )
+from rats_jax.workdir.checksums import FILE, find_damage
 from tests.tiny import mesh_sizes
 
 
@@ -184,3 +186,87 @@ def test_a_killed_run_leaves_a_complete_checkpoint(tmp_path):
         restored = restore(manager, {"x": jax.ShapeDtypeStruct(shape, jnp.float32)})
     assert restored is not None and restored[1] == {"n": step}
     np.testing.assert_array_equal(restored[0]["x"], step)
+
+
+def write_steps(folder, *steps):
+    """Checkpoints of {"student": {"x": step, step, step}}."""
+    with open_manager(folder, keep=9, every=1) as manager:
+        for step in steps:
+            save_now(manager, step, {"student": {"x": jnp.full(3, step, jnp.float32)}}, {"at": step})
+    return {"student": {"x": jax.ShapeDtypeStruct((3,), jnp.float32)}}
+
+
+def files_of(folder, step):
+    data = [file for file in (folder / str(step) / "state").rglob("*") if file.is_file()]
+    return sorted(data, key=lambda file: file.stat().st_size)
+
+
+def cut(folder, step):
+    file = files_of(folder, step)[-1]
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def zero(folder, step):
+    file = files_of(folder, step)[-1]
+    file.write_bytes(b"\0" * 5 + file.read_bytes()[5:])
+
+
+def remove(folder, step):
+    files_of(folder, step)[-1].unlink()
+
+
+def empty(folder, step):
+    shutil.rmtree(folder / str(step) / "state")
+
+
+def forget_checksums(folder, step):
+    (folder / str(step) / FILE).unlink()
+    empty(folder, step)
+
+
+@pytest.mark.parametrize("damage", [cut, zero, remove, empty, forget_checksums])
+def test_the_newest_whole_checkpoint_is_used_and_a_damaged_one_moved_aside(tmp_path, damage):
+    folder, said = tmp_path / "checkpoints", []
+    like = write_steps(folder, 2, 4)
+    before = {file.name for file in (folder / "4").iterdir()}
+    damage(folder, 4)
+    step, student = restore_student(folder, like["student"], step=None)
+    assert step == 2 and np.asarray(student["x"]).tolist() == [2, 2, 2]  # reading moves nothing
+    assert (folder / "4").exists()
+    with pytest.raises(ConfigError, match="none of those of updates 4 can be read; 4: "):
+        restore_student(folder, like["student"], step=4)
+    with open_manager(folder, keep=9, every=1) as manager:
+        state, position = restore(manager, like, say=said.append)
+        assert np.asarray(state["student"]["x"]).tolist() == [2, 2, 2] and position == {"at": 2}
+        save_now(manager, 4, {"student": {"x": jnp.full(3, 5.0)}}, {"at": 5})
+    (line,) = said
+    assert line.startswith("the checkpoint of update 4 is damaged (") and "\n" not in line
+    assert line.endswith(f"lies in {tmp_path / 'checkpoints_damaged' / '4'} now")
+    left = {file.name for file in (tmp_path / "checkpoints_damaged" / "4").iterdir()}
+    assert left <= before and left >= before - {"state", FILE}
+    with open_manager(folder, keep=9, every=1) as manager:
+        state, position = restore(manager, like, say=said.append)
+        assert np.asarray(state["student"]["x"]).tolist() == [5, 5, 5] and position == {"at": 5}
+    assert len(said) == 1
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_moved(tmp_path):
+    folder = tmp_path / "checkpoints"
+    like = write_steps(folder, 2, 4)
+    cut(folder, 2)
+    zero(folder, 4)
+    message = "expected a whole checkpoint, none of those of updates 2, 4 can be read; 4: .* is not as it was"
+    with open_manager(folder, keep=9, every=1) as manager, pytest.raises(ConfigError, match=message):
+        restore(manager, like)
+    with pytest.raises(ConfigError, match=message):
+        restore_student(folder, like["student"], step=None)
+    assert (folder / "2").exists() and (folder / "4").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 3}', '{"a": [1]}'])
+def test_damaged_checksums_are_damage(tmp_path, content):
+    folder = tmp_path / "checkpoints"
+    write_steps(folder, 2)
+    assert find_damage(folder / "2") == ""
+    (folder / "2" / FILE).write_text(content)
+    assert find_damage(folder / "2") == f"{FILE} is damaged"

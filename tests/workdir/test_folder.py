@@ -51,3 +51,13 @@ def test_only_the_process_that_writes_claims_a_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="expected a folder, it is a file"):
         claim(str(tmp_path / "file"), {}, writes=True)
+
+
+@pytest.mark.parametrize("content", ["{", "", "[1]", "\0" * 9, "3"])
+def test_a_damaged_config_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        claim(str(tmp_path), {"num_updates": 4}, writes=True)
+    message = str(caught.value)
+    assert message.startswith(f"'{tmp_path}/config.json': expected the config of a run as JSON (")
+    assert "\n" not in message and (tmp_path / "config.json").read_text() == content

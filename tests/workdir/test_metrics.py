@@ -115,3 +115,12 @@ def test_first_lead_by_hand():
 def test_the_result_is_json(kind):
     value = first_update_student_leads(np.arange(1, 31), np.ones(30, kind), np.zeros(30))
     assert json.dumps(value) == "20"
+
+
+def test_damaged_lines_are_left_out_and_counted(tmp_path, caplog):
+    whole = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}]
+    damaged = ["\0\0\0", '{"step": 3, "lo', '{"loss": 1.0}', '{"step": 4, "loss": "high"}', "[1]"]
+    lines = [json.dumps(whole[0]), *damaged, json.dumps(whole[1])]
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
+    assert read_metrics(tmp_path) == whole
+    assert "6 lines are damaged and left out, the first is 2" in caplog.text

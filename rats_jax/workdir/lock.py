@@ -1,0 +1,54 @@
+"""Lock on a work directory: one run at a time writes into it, and none that has ended keeps others out."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rats_jax.errors import ConfigError
+
+FILE = ".lock"
+
+
+@contextmanager
+def locked(workdir: str, *, writes: bool) -> Iterator[None]:
+    """Keep other runs out of a folder while this one lives; the system gives it free however it ends.
+
+    Args:
+        workdir: folder of the run, which exists, or an address, of which there is no lock.
+        writes: whether this process writes; the others of a run hold no lock.
+
+    Raises:
+        ConfigError: another run holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    if not writes or "://" in workdir:
+        yield
+        return
+    with (Path(workdir).expanduser() / FILE).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = " ".join(file.read().split()) or "another process"
+            raise ConfigError(
+                f"workdir={workdir!r}: expected a folder that no other run writes to, {holder} does"
+            ) from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                file.truncate(0)
