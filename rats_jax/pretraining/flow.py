@@ -98,6 +98,9 @@ def train_flow(
     keys = jax.random.split(jax.random.key(seed), len(PARTS))
     params = {name: jax.jit(networks[name].init_params)(key) for name, key in zip(PARTS, keys, strict=True)}
     params["transformer"] = start_from_identity(params["transformer"])
+    params["text_encoder_2"] = soften_attention(
+        params["text_encoder_2"], networks["text_encoder_2"].config.d_kv
+    )
     velocity_fn = make_velocity_fn(networks, latent_shape)
 
     def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
@@ -125,6 +128,17 @@ def start_from_identity(transformer: Params) -> Params:
             path: jnp.zeros_like(leaf) if path[-2] == "linear" or path[0] == "proj_out" else leaf
             for path, leaf in flat.items()
         }
+    )
+
+
+def soften_attention(t5: Params, head_dim: int) -> Params:
+    """Draw T5's queries smaller: its attention does not divide by sqrt(head_dim), and would start too sharp.
+
+    Source: transformers, models/t5/modeling_t5.py, _init_weights.
+    """
+    flat: Any = flatten_dict(t5)
+    return unflatten_dict(
+        {path: leaf * head_dim**-0.5 if path[-2] == "q" else leaf for path, leaf in flat.items()}
     )
 
 
