@@ -1,4 +1,4 @@
-"""All stages of text-to-scene, one update each, on networks of the smallest size: folders that load."""
+"""All stages of text-to-scene, a few updates each, on networks of the smallest size: folders that load."""
 
 import json
 from pathlib import Path
@@ -32,8 +32,9 @@ def small_config():
     config.heldout_share = 0.5
     config.prompts.update({"num_train": 8, "num_heldout": 4})
     config.tokenizer.vocab_size = 600
-    for name in ("judge", "vae", "flow", "guidance"):
-        config[name].update({"num_updates": 1, "batch_size": 4})
+    # Modulations start at zero: a flow of one update would not hear of prompt and guidance.
+    for name, num_updates in (("judge", 1), ("vae", 1), ("flow", 3), ("guidance", 3)):
+        config[name].update({"num_updates": num_updates, "batch_size": 4})
     config.judge_model.update({"num_classes": 6, "channels": (8, 16)})
     config.vae_model.update({"block_out_channels": (8, 8)})
     transformer = {

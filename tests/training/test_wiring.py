@@ -329,6 +329,7 @@ def arrivals_in_loop(config, monkeypatch):
     logs = SimpleNamespace(folder=None)
     seen.put(loop, "make_prompt_iterator", SimpleNamespace(set_state=None))
     seen.put(loop, "claim")
+    seen.put(loop, "locked", lambda *_, **__: contextlib.nullcontext())
     seen.put(loop, "open_logs", lambda *_, **__: contextlib.nullcontext(logs))
     seen.put(loop.checkpoint, "open_manager", lambda *_, **__: contextlib.nullcontext(manager))
     seen.put(loop.checkpoint, "restore")
