@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rats_jax.config.flags import fail, parse_flags
-from rats_jax.errors import ConfigError, DivergedError, HackingError, expect
+from rats_jax.errors import ConfigError, DivergedError, HackingError, StoppedError, expect
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
@@ -43,7 +43,7 @@ def main(_: list[str]) -> None:
         planned = plan(_CONFIG.value, workdir)
         run_all(planned, _CONFIG.value, processes=jobs, say=lambda line: print(line, flush=True))
         print(write(planned, _CONFIG.value, workdir))
-    except (ConfigError, DivergedError, HackingError) as error:
+    except (ConfigError, DivergedError, HackingError, StoppedError) as error:
         fail(error)
 
 

@@ -24,7 +24,13 @@ class DivergedError(RuntimeError):
 
 
 class StoppedError(RuntimeError):
-    """The run was asked to end from outside: says what is saved."""
+    """The run was asked to end from outside and can go on: says what is saved.
+
+    Attributes:
+        status: of the command that it ends, EX_TEMPFAIL of sysexits.h.
+    """
+
+    status = 75
 
 
 class ExportError(RuntimeError):

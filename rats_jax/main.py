@@ -9,9 +9,6 @@ from rats_jax.config.flags import fail, parse_flags
 from rats_jax.config.together import validate, validate_paths
 from rats_jax.errors import ConfigError, DivergedError, HackingError, StoppedError
 
-STOPPED = 75
-"""The status of a run that SIGTERM ended and that can go on: EX_TEMPFAIL of sysexits.h."""
-
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
 )
@@ -42,10 +39,8 @@ def main(_: list[str]) -> None:
         distributed.initialize()
         use_cores_of(_CONFIG.value)
         train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    except (ConfigError, DivergedError, HackingError) as error:
+    except (ConfigError, DivergedError, HackingError, StoppedError) as error:
         fail(error)
-    except StoppedError as error:
-        fail(error, status=STOPPED)
 
 
 if __name__ == "__main__":

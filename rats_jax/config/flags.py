@@ -83,7 +83,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         fail(error)
 
 
-def fail(error: Exception, *, status: int = 1) -> NoReturn:
-    """Print an error as one line on stderr and end the program with a status."""
+def fail(error: Exception) -> NoReturn:
+    """Print an error as one line on stderr and end the program with its status, or with 1."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(status)
+    sys.exit(getattr(error, "status", 1))
