@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure  # as in plots.py
 
 from rats_jax.ablation.plan import Job
+from rats_jax.ablation.table import table_head, table_row
 from rats_jax.files import whole_file
 from rats_jax.report.curves import moving_average
 from rats_jax.workdir.metrics import first_update_student_leads, read_metrics
@@ -66,14 +67,13 @@ def summarise(curves: Curves) -> list[dict[str, Any]]:
 def format_training(rows: Sequence[Mapping[str, Any]]) -> str:
     """Lay the summary out as Markdown."""
     titles = "variant|steps|gap at first|at the end|its deviation|gate at first|at the end|mean|leads from"
-    lines = [f"| {titles.replace('|', ' | ')} |", "| " + " | ".join(["---"] * 9) + " |"]
+    lines = table_head(titles.split("|"))
     for row in rows:
         (gap, gap_end), (gate, gate_end) = row["gap"], row["gate"]
         leads = ", ".join("never" if update is None else str(update) for update in row["leads"])
-        numbers = f"{gap:+.3f} | {gap_end:+.3f} | {row['gap_deviation']:.3f}"
-        numbers += f" | {gate:.2f} | {gate_end:.2f} | {row['mean_gate']:.2f}"
-        name = row["variant"].replace("|", "\\|")
-        lines.append(f"| {name} | {row['num_steps']} | {numbers} | {leads} |")
+        cells = [f"{gap:+.3f}", f"{gap_end:+.3f}", f"{row['gap_deviation']:.3f}"]
+        cells += [f"{gate:.2f}", f"{gate_end:.2f}", f"{row['mean_gate']:.2f}"]
+        lines.append(table_row([row["variant"], row["num_steps"], *cells, leads]))
     return "\n".join(lines)
 
 

@@ -132,6 +132,8 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
     drawer = _DRAWERS.setdefault((run.pretrained, model.sampler, spacing), model)
     model = drawer.with_network(model.pipeline.network, guidance_scale=model.guidance_scale)
     entry = Entry(job.variant, model, job.num_steps, model.guidance_scale)
+    judges, alexnet = _judges(run), _alexnet() if settings["num_seeds"] > 1 else {}
+    options = {"batch_size": settings["batch_size"], "progress": False}
     scores: dict[str, Any] = {}
     for title, file in settings["prompts"]:
         contest = make_contest(
@@ -141,9 +143,7 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
             num_seeds=settings["num_seeds"],
             seed=settings["seed"],
         )
-        alexnet = _alexnet() if settings["num_seeds"] > 1 else {}
-        options = {"batch_size": settings["batch_size"], "progress": False}
-        (measured,) = measure([entry], contest, _judges(run), alexnet, None, **options)
+        (measured,) = measure([entry], contest, judges, alexnet, None, **options)
         scores |= {f"{title}/{name}": values for name, values in measured.scores.items()}
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     cost = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}

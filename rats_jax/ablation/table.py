@@ -96,27 +96,27 @@ def format_tables(outcome: Mapping[str, Any]) -> str:
 def _format_means(outcome: Mapping[str, Any]) -> str:
     """Show means; ▲ better and ▼ worse than the teacher, where the difference's interval leaves out 0."""
     teacher, names = outcome["teacher"], list(outcome["teacher"]["measures"])
-    lines = _head(["variant", "steps", *map(_title, names), "beats the teacher"])
+    lines = table_head(["variant", "steps", *map(_title, names), "beats the teacher"])
     means = [_number(teacher["measures"][name]) for name in names]
-    lines.append(_row([TEACHER, teacher["num_steps"], *means, ""]))
+    lines.append(table_row([TEACHER, teacher["num_steps"], *means, ""]))
     for row in outcome["rows"]:
         cells = []
         for name in names:
             value = row["measures"][name]
             sign = _sign(value["to_teacher"])
             cells.append(_number(value["mean"]) + {1: " ▲", -1: " ▼", 0: ""}[sign])
-        lines.append(_row([row["variant"], row["num_steps"], *cells, f"{row['win_rate']:.0%}"]))
+        lines.append(table_row([row["variant"], row["num_steps"], *cells, f"{row['win_rate']:.0%}"]))
     return "\n".join(lines)
 
 
 def _format_differences(outcome: Mapping[str, Any]) -> str:
     """Show `against` less each variant: won, lost or, where the interval contains 0, undecided."""
     against, names = outcome["against"], list(outcome["teacher"]["measures"])
-    lines = _head([f"{against} against", "steps", *map(_title, names)])
+    lines = table_head([f"{against} against", "steps", *map(_title, names)])
     for row in outcome["rows"]:
         intervals = [row["measures"][name]["to_variant"] for name in names]
         if None not in intervals:
-            lines.append(_row([row["variant"], row["num_steps"], *map(_verdict, intervals)]))
+            lines.append(table_row([row["variant"], row["num_steps"], *map(_verdict, intervals)]))
     return "\n".join(lines)
 
 
@@ -136,11 +136,13 @@ def _verdict(interval: Mapping[str, float]) -> str:
     return {1: f"lost {numbers}", -1: f"**won {numbers}**", 0: f"undecided {numbers}"}[_sign(interval)]
 
 
-def _head(titles: Sequence[str]) -> list[str]:
-    return [_row(titles), _row(["---"] * len(titles))]
+def table_head(titles: Sequence[str]) -> list[str]:
+    """Begin a table of Markdown: its titles, and the line below them."""
+    return [table_row(titles), table_row(["---"] * len(titles))]
 
 
-def _row(cells: Sequence[Any]) -> str:
+def table_row(cells: Sequence[Any]) -> str:
+    """Lay cells out as a line of a table of Markdown."""
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 

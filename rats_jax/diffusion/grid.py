@@ -158,7 +158,7 @@ def make_flow_grid(num_steps: int, *, num_train_timesteps: int, shift: float) ->
         diffusers.
     """
     _check_num_steps(num_steps, num_train_timesteps)
-    levels = _shifted(np.arange(num_steps, -1, -1) / num_steps, shift)
+    levels = shifted(np.arange(num_steps, -1, -1) / num_steps, shift)
     return Grid(
         timesteps=(levels[:-1] * num_train_timesteps).astype(np.float32),
         signal_rates=(1.0 - levels).astype(np.float32),
@@ -191,7 +191,7 @@ def make_solver_flow_grid(
     Source: UniPCMultistepScheduler and DPMSolverMultistepScheduler of diffusers, set_timesteps.
     """
     _check_num_steps(num_steps, num_train_timesteps)
-    visited = _shifted(np.linspace(first, last, num_steps + 1)[:-1], shift)
+    visited = shifted(np.linspace(first, last, num_steps + 1)[:-1], shift)
     levels = np.append(np.minimum(visited, _MAX_FLOW_SIGMA), 0.0)
     return Grid(
         timesteps=np.floor(levels[:-1] * num_train_timesteps).astype(np.float32),
@@ -200,7 +200,8 @@ def make_solver_flow_grid(
     )
 
 
-def _shifted(level: Any, shift: float) -> Any:
+def shifted(level: Any, shift: float) -> Any:
+    """Move noise levels in [0, 1] towards noise as `make_flow_grid` does; ValueError for a shift up to 0."""
     if not shift > 0.0:
         raise invalid_value("shift", shift, "a positive number")
     return shift * level / (1.0 + (shift - 1.0) * level)

@@ -53,7 +53,12 @@ def update_moments(moments: Moments, values: Array, *, decay: float) -> Moments:
 
 def mean(moments: Moments) -> Array:
     """Read the running mean, float32 scalar; 0 before the first batch."""
-    return moments.mean / jnp.where(moments.weight > 0.0, moments.weight, 1.0)
+    return moments.mean / _seen(moments)
+
+
+def _seen(moments: Moments) -> Array:
+    """Give the weight seen so far; 1 before the first batch."""
+    return jnp.where(moments.weight > 0.0, moments.weight, 1.0)
 
 
 def std(moments: Moments, *, eps: float) -> Array:
@@ -75,9 +80,8 @@ def std(moments: Moments, *, eps: float) -> Array:
     chex.assert_rank(list(moments), 0)
     if not eps > 0.0:
         raise ValueError(f"eps is {eps}, expected a positive number")
-    weight = jnp.where(moments.weight > 0.0, moments.weight, 1.0)
-    mean, mean_square = moments.mean / weight, moments.mean_square / weight
-    return jnp.sqrt(jnp.maximum(mean_square - jnp.square(mean), eps**2))
+    mean_square = moments.mean_square / _seen(moments)
+    return jnp.sqrt(jnp.maximum(mean_square - jnp.square(mean(moments)), eps**2))
 
 
 def follow(

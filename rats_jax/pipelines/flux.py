@@ -71,8 +71,7 @@ def compose(parts: Parts) -> Pipeline:
     if prediction_type != "flow":
         raise WeightsError(f"'{parts.source}/{SCHEDULER_FILE}': expected the scheduler of a flow")
     size = parts.latent_size((_SIZE, _SIZE), vae.downscale, multiple=_PATCH * vae.downscale)
-    height, width = (length // _PATCH for length in size)
-    image_ids = np.stack([np.zeros((height, width), int), *np.indices((height, width))], axis=-1)
+    image_ids = image_positions(*size)
 
     def tokenize(prompts: list[str]) -> PromptInputs:
         return {name: parts.tokenize[name](prompts) for name in _ENCODERS}
@@ -94,7 +93,7 @@ def compose(parts: Parts) -> Pipeline:
                 pooled,
                 jnp.broadcast_to(jnp.asarray(timestep, jnp.float32), rows),
                 scale if transformer.guidance_embeds else None,
-                image_ids=image_ids.reshape(-1, 3),
+                image_ids=image_ids,
                 text_ids=np.zeros((tokens.shape[1], 3), int),
             )
             return unpack(velocity.astype(jnp.float32), latents.shape)
@@ -112,7 +111,7 @@ def compose(parts: Parts) -> Pipeline:
         decode_fn=make_decode_fn(vae),
         guided_fn=guided_fn,
         evaluations=evaluations,
-        grid_fn=make_flow_grid_fn(parts, height * width),
+        grid_fn=make_flow_grid_fn(parts, len(image_ids)),
         prediction_type=prediction_type,
         network=parts.weights["transformer"],
         text_encoder={name: parts.weights[name] for name in _ENCODERS},
@@ -125,6 +124,12 @@ def compose(parts: Parts) -> Pipeline:
         guidance_scale=3.5 if transformer.guidance_embeds else 1.0,
         gpu_options=TRANSFORMER_OPTIONS,
     )
+
+
+def image_positions(height: int, width: int) -> np.ndarray:
+    """List where the tokens of latents [B, height, width, C] are: [L, 3] of 0, row and column."""
+    size = height // _PATCH, width // _PATCH
+    return np.stack([np.zeros(size, int), *np.indices(size)], axis=-1).reshape(-1, 3)
 
 
 def pack(latents: Array) -> Array:

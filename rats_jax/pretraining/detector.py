@@ -12,7 +12,7 @@ import optax
 
 from rats_jax.networks.detector import Detector
 from rats_jax.pretraining.corrupt import blur, noise
-from rats_jax.pretraining.fit import fit
+from rats_jax.pretraining.fit import fit_as
 from rats_jax.types import Array, Key, Params
 
 SceneFn = Callable[[Any, Key, int], tuple[Array, Array, Array]]
@@ -72,14 +72,4 @@ def train_detector(
         metrics = {"right": right.mean(), "ground": jnp.mean(jnp.argmax(seen.ground, axis=-1) == ground)}
         return of_counts.mean() + of_ground.mean(), metrics
 
-    return fit(
-        loss_fn,
-        params,
-        data,
-        num_updates=training.num_updates,
-        learning_rate=training.learning_rate,
-        ema_decay=training.ema_decay,
-        seed=seed + 1,
-        name="judge",
-        state_file=state_file,
-    )
+    return fit_as(training, loss_fn, params, data, seed=seed + 1, name="judge", state_file=state_file)

@@ -13,7 +13,7 @@ import optax
 
 from rats_jax.networks import clip
 from rats_jax.pretraining.corrupt import Corruption
-from rats_jax.pretraining.fit import fit
+from rats_jax.pretraining.fit import fit_as
 from rats_jax.types import Array, Key, Params
 
 
@@ -127,15 +127,5 @@ def train_dual_encoder(
         } | ({"told_from_wrong": jnp.mean(score[0] > score[3])} if wrong else {})
         return contrastive + preference, metrics
 
-    params = fit(
-        loss_fn,
-        params,
-        data,
-        num_updates=training.num_updates,
-        learning_rate=training.learning_rate,
-        ema_decay=training.ema_decay,
-        seed=seed + 1,
-        name="reward",
-        state_file=state_file,
-    )
+    params = fit_as(training, loss_fn, params, data, seed=seed + 1, name="reward", state_file=state_file)
     return params | {"logit_scale": jnp.minimum(params["logit_scale"], max_log_scale)}

@@ -16,10 +16,10 @@ from rats_jax.pipelines.open import load_pipeline
 from rats_jax.pretraining.augment import flip_and_shift
 from rats_jax.pretraining.check import score_spoilt
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
-from rats_jax.pretraining.dual_encoder import Drawn, train_dual_encoder
+from rats_jax.pretraining.dual_encoder import Drawn
 from rats_jax.pretraining.emoji import Emoji, load_emoji
 from rats_jax.pretraining.sheet import draw_samples
-from rats_jax.pretraining.stage import is_done, load_vae, training_state, with_tokenizer
+from rats_jax.pretraining.stage import is_done, load_vae, train_reward, training_state, with_tokenizer
 from rats_jax.pretraining.text_to_image import shifted_latents, train_text_to_image
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.pretraining.vae import scaling_factor, train_vae
@@ -145,33 +145,19 @@ STAGES: Mapping[str, Callable[[Any, Path], None]] = {
 
 
 def _train_reward(config: Any, workdir: Path, name: str, *, seed: int) -> None:
-    folder, training = workdir / name, config[name]
-    if is_done(folder / "config.json"):
+    if is_done(workdir / name / "config.json"):
         return
-    concepts = _concepts(config)
-    write_tokenizer(concepts.captions, folder, **config.tokenizer)
-    tokenizer = load_tokenizer(folder)
-    model = {
-        "text_config": with_tokenizer(training.text_config.to_dict(), tokenizer),
-        "vision_config": training.vision_config.to_dict(),
-        "projection_dim": training.projection_dim,
-    }
-    vae, vae_params, _ = load_vae(workdir / "pipeline" / "vae")
-    corruptions = {k: CORRUPTIONS[k] for k in training.corruptions} | {
-        "latent_noise": latent_noise(vae, vae_params)
-    }
-    ids = tokenize(tokenizer, concepts.captions)
+    concepts, max_shift = _concepts(config), config[name].max_shift
+
+    def gather(ids: np.ndarray) -> Any:
+        return {"images": jnp.asarray(concepts.images), "input_ids": jnp.asarray(ids)}
 
     def draw(data: Any, keys: Key, batch_size: int) -> Drawn:
         pick = jax.random.choice(keys[0], data["images"].shape[0], (batch_size,), replace=False)
-        images = flip_and_shift(keys[1], data["images"][pick] / 255.0, max_shift=training.max_shift)
+        images = flip_and_shift(keys[1], data["images"][pick] / 255.0, max_shift=max_shift)
         return Drawn(images, data["input_ids"][pick])
 
-    data = {"images": jnp.asarray(concepts.images), "input_ids": jnp.asarray(ids)}
-    with training_state(folder) as file:
-        params = train_dual_encoder(data, draw, model, corruptions, training, seed=seed, state_file=file)
-        model |= {"architectures": ["CLIPModel"], "model_type": "clip"}
-        write_model(folder, model, params, CLIP_WEIGHTS)
+    train_reward(config, workdir, name, concepts.captions, gather, draw, seed=seed)
 
 
 def _concepts(config: Any) -> Emoji:

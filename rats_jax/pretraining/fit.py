@@ -95,3 +95,27 @@ def fit(
             )
             logged = []
     return average
+
+
+def fit_as(
+    training: Any,
+    loss_fn: LossFn,
+    params: Params,
+    data: Any,
+    *,
+    seed: int,
+    name: str,
+    state_file: Path | None = None,
+) -> Params:
+    """Fit as a config says: `training` has num_updates, learning_rate and ema_decay; all else as of `fit`."""
+    return fit(
+        loss_fn,
+        params,
+        data,
+        num_updates=training.num_updates,
+        learning_rate=training.learning_rate,
+        ema_decay=training.ema_decay,
+        seed=seed,
+        name=name,
+        state_file=state_file,
+    )

@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from rats_jax.diffusion.grid import shifted
 from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.flux import FluxTransformer2DModel
 from rats_jax.networks.t5 import T5EncoderModel
-from rats_jax.pipelines.flux import pack
-from rats_jax.pretraining.fit import fit
+from rats_jax.pipelines.flux import image_positions, pack
+from rats_jax.pretraining.fit import fit_as
 from rats_jax.types import Array, Key, Params
 
 DrawFn = Callable[[Any, Key, int], tuple[Array, Mapping[str, Array]]]
@@ -43,8 +44,7 @@ def make_networks(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 def make_velocity_fn(networks: Mapping[str, Any], latent_shape: tuple[int, ...]) -> Callable[..., Array]:
     """Make (params by folder, tokens [B, L, D], ids, sigma [B], guidance [B]) -> velocity [B, L, D]."""
-    height, width = latent_shape[0] // 2, latent_shape[1] // 2
-    image_ids = np.stack([np.zeros((height, width), int), *np.indices((height, width))], axis=-1)
+    image_ids = image_positions(latent_shape[0], latent_shape[1])
 
     def velocity_fn(
         params: Params, noisy: Array, ids: Mapping[str, Array], sigma: Array, scale: Array
@@ -60,7 +60,7 @@ def make_velocity_fn(networks: Mapping[str, Any], latent_shape: tuple[int, ...])
             clip.pooled,
             1000.0 * sigma,
             1000.0 * scale,
-            image_ids=image_ids.reshape(-1, 3),
+            image_ids=image_ids,
             text_ids=np.zeros((context.shape[1], 3), int),
         )
 
@@ -113,7 +113,7 @@ def train_flow(
         output = velocity_fn(params, (1.0 - level) * tokens + level * noise, ids, sigma, jnp.ones_like(sigma))
         return jnp.mean(jnp.square(output - (noise - tokens))), {}
 
-    return _fit(loss_fn, params, data, training, seed=seed + 1, name="flow", state_file=state_file)
+    return fit_as(training, loss_fn, params, data, seed=seed + 1, name="flow", state_file=state_file)
 
 
 def start_from_identity(transformer: Params) -> Params:
@@ -187,8 +187,8 @@ def distil_guidance(
         return jnp.mean(jnp.square(output - target)), {}
 
     start = jax.tree.map(jnp.copy, flow["transformer"])
-    transformer = _fit(
-        loss_fn, start, (flow, data), training, seed=seed + 1, name="guidance", state_file=state_file
+    transformer = fit_as(
+        training, loss_fn, start, (flow, data), seed=seed + 1, name="guidance", state_file=state_file
     )
     return flow | {"transformer": transformer}
 
@@ -199,16 +199,4 @@ def _noise(key_noise: Key, key_sigma: Key, latents: Array, shift: float) -> tupl
     batch = tokens.shape[0]
     noise = jax.random.normal(key_noise, tokens.shape)
     uniform = (jnp.arange(batch) + jax.random.uniform(key_sigma)) / batch
-    return tokens, noise, shift * uniform / (1.0 + (shift - 1.0) * uniform)
-
-
-def _fit(loss_fn: Any, params: Params, data: Any, training: Any, **options: Any) -> Params:
-    return fit(
-        loss_fn,
-        params,
-        data,
-        num_updates=training.num_updates,
-        learning_rate=training.learning_rate,
-        ema_decay=training.ema_decay,
-        **options,
-    )
+    return tokens, noise, shifted(uniform, shift)

@@ -16,7 +16,7 @@ from rats_jax.pipelines.base import Options
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
 from rats_jax.pretraining.detector import train_detector
-from rats_jax.pretraining.dual_encoder import Drawn, train_dual_encoder
+from rats_jax.pretraining.dual_encoder import Drawn
 from rats_jax.pretraining.flow import PARTS, distil_guidance, make_networks, train_flow
 from rats_jax.pretraining.scenes import (
     COLOURS,
@@ -32,7 +32,7 @@ from rats_jax.pretraining.scenes import (
     vary,
 )
 from rats_jax.pretraining.sheet import draw_prompts, draw_samples
-from rats_jax.pretraining.stage import is_done, load_vae, training_state, with_tokenizer
+from rats_jax.pretraining.stage import is_done, load_vae, train_reward, training_state, with_tokenizer
 from rats_jax.pretraining.tokenizer import write_t5_tokenizer, write_tokenizer
 from rats_jax.pretraining.vae import encode, scaling_factor, train_vae
 from rats_jax.report.figures import save_picture
@@ -106,9 +106,7 @@ def flow_stage(config: Any, workdir: Path) -> None:
     folder = workdir / "flow"
     if is_done(folder / "transformer" / "config.json"):
         return
-    prompts = _prompts(config)
-    write_tokenizer(prompts.texts, folder / "tokenizer", **config.tokenizer)
-    write_t5_tokenizer(prompts.texts, folder / "tokenizer_2", **config.t5_tokenizer)
+    _write_tokenizers(config, folder)
     models = _model_configs(config, folder)
     data, draw, setting = _latent_data(config, workdir, folder)
     with training_state(folder / "transformer") as file:
@@ -129,9 +127,7 @@ def guidance_stage(config: Any, workdir: Path) -> None:
     folder, flow = workdir / "pipeline", workdir / "flow"
     if is_done(folder / "model_index.json"):
         return
-    for name, write in (("tokenizer", write_tokenizer), ("tokenizer_2", write_t5_tokenizer)):
-        options = config.tokenizer if name == "tokenizer" else config.t5_tokenizer
-        write(_prompts(config).texts, folder / name, **options)
+    _write_tokenizers(config, folder)
     models = _model_configs(config, folder)
     networks = make_networks(models)
     files = {name: flow / name / (UNET_WEIGHTS if name == "transformer" else CLIP_WEIGHTS) for name in PARTS}
@@ -170,7 +166,7 @@ def heldout_reward_stage(config: Any, workdir: Path) -> None:
 
 
 def prompts_stage(config: Any, workdir: Path) -> None:
-    """Draw prompts of both kinds and pictures of some: prompts.txt, heldout_prompts.txt, reference.npz."""
+    """Draw prompts that training sees, and prompts that it does not: prompts.txt, heldout_prompts.txt."""
     rng, prompts = np.random.default_rng(config.seed), _prompts(config)
     weights = sampling_weights(prompts, config.kinds)
 
@@ -287,6 +283,12 @@ def _count(objects: Array, num_nouns: int) -> Array:
     return jnp.sum(jax.nn.one_hot(objects, num_nouns, dtype=jnp.int32), axis=1)
 
 
+def _write_tokenizers(config: Any, folder: Path) -> None:
+    texts = _prompts(config).texts
+    write_tokenizer(texts, folder / "tokenizer", **config.tokenizer)
+    write_t5_tokenizer(texts, folder / "tokenizer_2", **config.t5_tokenizer)
+
+
 def _model_configs(config: Any, folder: Path) -> dict[str, dict[str, Any]]:
     """Complete the configs of transformer and text encoders by their tokenizers."""
     tokenizer, t5 = load_tokenizer(folder / "tokenizer"), load_t5_tokenizer(folder / "tokenizer_2")
@@ -333,21 +335,12 @@ def _write_networks(folder: Path, models: Mapping[str, dict[str, Any]], params: 
 
 
 def _train_reward(config: Any, workdir: Path, name: str, *, seed: int) -> None:
-    folder, training, num_nouns = workdir / name, config[name], len(config.nouns)
-    if is_done(folder / "config.json"):
+    if is_done(workdir / name / "config.json"):
         return
-    prompts = _prompts(config)
-    write_tokenizer(prompts.texts, folder, **config.tokenizer)
-    tokenizer = load_tokenizer(folder)
-    model = {
-        "text_config": with_tokenizer(training.text_config.to_dict(), tokenizer),
-        "vision_config": training.vision_config.to_dict(),
-        "projection_dim": training.projection_dim,
-    }
-    vae, vae_params, _ = load_vae(workdir / "pipeline" / "vae")
-    corruptions = {k: CORRUPTIONS[k] for k in training.corruptions} | {
-        "latent_noise": latent_noise(vae, vae_params)
-    }
+    num_nouns = len(config.nouns)
+
+    def gather(ids: np.ndarray) -> Any:
+        return _data(config) | {"ids": jnp.asarray(ids)}
 
     def draw(data: Any, keys: Key, batch_size: int) -> Drawn:
         key_scene, key_vary, key_wrong = jax.random.split(keys[1], 3)
@@ -359,8 +352,4 @@ def _train_reward(config: Any, workdir: Path, name: str, *, seed: int) -> None:
         fits &= (named[:, None] == NOTHING) | (named[:, None] == grounds[None])
         return Drawn(images, data["ids"][rows], wrong, fits)
 
-    data = _data(config) | {"ids": jnp.asarray(tokenize(tokenizer, prompts.texts))}
-    with training_state(folder) as file:
-        params = train_dual_encoder(data, draw, model, corruptions, training, seed=seed, state_file=file)
-        model |= {"architectures": ["CLIPModel"], "model_type": "clip"}
-        write_model(folder, model, params, CLIP_WEIGHTS)
+    train_reward(config, workdir, name, _prompts(config).texts, gather, draw, seed=seed)

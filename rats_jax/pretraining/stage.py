@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
-from rats_jax.types import Params
-from rats_jax.weights.folder import VAE_WEIGHTS, read_json
+from rats_jax.pretraining.corrupt import CORRUPTIONS, latent_noise
+from rats_jax.pretraining.dual_encoder import Drawn, train_dual_encoder
+from rats_jax.pretraining.tokenizer import write_tokenizer
+from rats_jax.types import Key, Params
+from rats_jax.weights.folder import CLIP_WEIGHTS, VAE_WEIGHTS, read_json, write_model
 from rats_jax.weights.state_dict import load_safetensors
+from rats_jax.weights.tokenizers import load_tokenizer, tokenize
 
 
 def is_done(file: Path) -> bool:
@@ -46,3 +51,43 @@ def with_tokenizer(text_config: dict[str, Any], tokenizer: Any) -> dict[str, Any
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+def train_reward(
+    config: Any,
+    workdir: Path,
+    name: str,
+    captions: Sequence[str],
+    gather: Callable[[np.ndarray], Any],
+    draw_fn: Callable[[Any, Key, int], Drawn],
+    *,
+    seed: int,
+) -> None:
+    """Train one of the rewards of a world and write its folder.
+
+    Args:
+        config: of pretraining.
+        workdir: with the autoencoder.
+        name: of the folder and of the section of the config.
+        captions: N texts of the world.
+        gather: their token ids [N, L] -> what `draw_fn` draws from.
+        draw_fn: (data, keys [2], B) -> a batch.
+        seed: of initialisation and draws.
+    """
+    folder, training = workdir / name, config[name]
+    write_tokenizer(captions, folder, **config.tokenizer)
+    tokenizer = load_tokenizer(folder)
+    model = {
+        "text_config": with_tokenizer(training.text_config.to_dict(), tokenizer),
+        "vision_config": training.vision_config.to_dict(),
+        "projection_dim": training.projection_dim,
+    }
+    vae, vae_params, _ = load_vae(workdir / "pipeline" / "vae")
+    corruptions = {kind: CORRUPTIONS[kind] for kind in training.corruptions} | {
+        "latent_noise": latent_noise(vae, vae_params)
+    }
+    data = gather(tokenize(tokenizer, list(captions)))
+    with training_state(folder) as file:
+        params = train_dual_encoder(data, draw_fn, model, corruptions, training, seed=seed, state_file=file)
+        model |= {"architectures": ["CLIPModel"], "model_type": "clip"}
+        write_model(folder, model, params, CLIP_WEIGHTS)

@@ -14,7 +14,7 @@ from rats_jax.diffusion.schedule import add_noise, make_alphas_cumprod
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.unet_2d import UNet2DConditionModel
-from rats_jax.pretraining.fit import fit
+from rats_jax.pretraining.fit import fit_as
 from rats_jax.pretraining.vae import encode
 from rats_jax.types import Array, Key, Params
 
@@ -115,15 +115,5 @@ def train_text_to_image(
         return jnp.mean(jnp.square(output - target)), {}
 
     data = {"latents": latents, "input_ids": jnp.asarray(input_ids), "uncond_ids": jnp.asarray(uncond_ids)}
-    params = fit(
-        loss_fn,
-        params,
-        data,
-        num_updates=training.num_updates,
-        learning_rate=training.learning_rate,
-        ema_decay=training.ema_decay,
-        seed=seed + 1,
-        name="unet",
-        state_file=state_file,
-    )
+    params = fit_as(training, loss_fn, params, data, seed=seed + 1, name="unet", state_file=state_file)
     return params["unet"], params["text_encoder"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pretraining.augment import jitter_colours
-from rats_jax.pretraining.fit import fit
+from rats_jax.pretraining.fit import fit_as
 from rats_jax.types import Array, Key, Params
 
 
@@ -62,17 +62,7 @@ def train_vae(
         mse = jnp.mean(jnp.square(error))
         return mse + jnp.mean(jnp.abs(error)) + training.kl_weight * kl, {"mse": mse, "kl": kl}
 
-    return fit(
-        loss_fn,
-        params,
-        data,
-        num_updates=training.num_updates,
-        learning_rate=training.learning_rate,
-        ema_decay=training.ema_decay,
-        seed=seed + 1,
-        name="vae",
-        state_file=state_file,
-    )
+    return fit_as(training, loss_fn, params, data, seed=seed + 1, name="vae", state_file=state_file)
 
 
 def scaling_factor(vae: AutoencoderKL, params: Params, images: Array) -> float:

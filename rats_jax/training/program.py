@@ -116,13 +116,13 @@ class Program:
         if config.heldout_prompts and config.evaluation.num_prompts:
             prompts = _find_heldout_prompts(config, self.prompts)
             self.heldout_set = table.make_evaluation_set(experiment, prompts, config.evaluation)
-        for chosen in (self.evaluation_set, self.heldout_set):
-            if chosen is not None:  # what a reward cannot read it refuses now, not after the training
-                experiment.make_monitor_inputs(chosen.prompts)
         if len(self.prompts) <= config.num_updates * config.batch_size:
             # All will be seen: what the rewards read of them is computed together, not batch by batch.
             experiment.make_batch(list(self.prompts))
             experiment.make_monitor_inputs(list(self.prompts))
+        for chosen in (self.evaluation_set, self.heldout_set):
+            if chosen is not None:  # what a reward cannot read it refuses now, not after the training
+                experiment.make_monitor_inputs(chosen.prompts)
         self.layout = make_layout(experiment, mesh, config.sharding)
         self.rows = placement.local_rows(self.layout.batch, config.batch_size)
         self.compile_seconds = 0.0

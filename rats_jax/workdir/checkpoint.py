@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,42 +118,50 @@ def restore(
     arguments = ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract_state), prompts=ocp.args.JsonRestore()
     )
-    folder, damaged = epath.Path(manager.directory), {}
-    for step in sorted(manager.all_steps(), reverse=True):
-        try:
-            restored = _unless_damaged(
-                folder / str(step), lambda step=step: manager.restore(step, args=arguments)
-            )
-        except _DamagedError as error:
-            damaged[step] = str(error)
-            continue
-        for newer, damage in damaged.items():
-            aside = _move_aside(folder, newer)
-            say(f"the checkpoint of update {newer} is damaged ({damage}) and lies in {aside} now")
-        if damaged:
-            manager.reload()
-        return restored["state"], restored["prompts"]
+    folder, steps = epath.Path(manager.directory), manager.all_steps()
+    if not steps:
+        return None
+    _, restored, damaged = _read_newest(folder, steps, lambda step: manager.restore(step, args=arguments))
+    for newer, damage in damaged.items():
+        aside = _move_aside(folder, newer)
+        say(f"the checkpoint of update {newer} is damaged ({damage}) and lies in {aside} now")
     if damaged:
-        raise _none_whole(folder, damaged)
-    return None
+        manager.reload()
+    return restored["state"], restored["prompts"]
 
 
-class _DamagedError(Exception):
-    """A checkpoint cannot be read; says why."""
+def _read_newest(
+    folder: epath.Path, steps: Sequence[int], read: Callable[[int], Any]
+) -> tuple[int, Any, dict[int, str]]:
+    """Read the newest of some checkpoints that is as it was written.
 
+    Args:
+        folder: of the checkpoints.
+        steps: of those to choose from, at least one.
+        read: gives the content of one.
 
-def _unless_damaged(folder: epath.Path, read: Callable[[], Any]) -> Any:
-    """Read a checkpoint that is as it was written; raises _DamagedError."""
-    damage = "" if is_remote(str(folder)) else find_damage(Path(folder))
-    if damage:
-        raise _DamagedError(damage)
-    try:
-        return read()
-    except Exception as error:  # what is cut or missing fails in as many ways as there are files
-        if jax.process_count() > 1:
-            raise  # the others may have read it
-        reason = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
-        raise _DamagedError(reason) from error
+    Returns:
+        (step, content, what is wrong with each newer one).
+
+    Raises:
+        ConfigError: none can be read.
+    """
+    damaged: dict[int, str] = {}
+    for step in sorted(steps, reverse=True):
+        damage = "" if is_remote(str(folder)) else find_damage(Path(folder / str(step)))
+        if not damage:
+            try:
+                return step, read(step), damaged
+            except Exception as error:  # what is cut or missing fails in as many ways as there are files
+                if jax.process_count() > 1:
+                    raise  # the others may have read it
+                damage = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+        damaged[step] = damage
+    newest, listed = max(damaged), ", ".join(map(str, sorted(damaged)))
+    raise ConfigError(
+        f"workdir={str(folder.parent)!r}: expected a whole checkpoint, none of those of updates {listed} can "
+        f"be read; {newest}: {damaged[newest]}"
+    )
 
 
 def _move_aside(folder: epath.Path, step: int) -> epath.Path:
@@ -168,14 +176,6 @@ def _move_aside(folder: epath.Path, step: int) -> epath.Path:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"checkpoint {step} is moved aside")
     return target
-
-
-def _none_whole(folder: epath.Path, damaged: Mapping[int, str]) -> ConfigError:
-    newest, steps = max(damaged), ", ".join(map(str, sorted(damaged)))
-    return ConfigError(
-        f"workdir={str(folder.parent)!r}: expected a whole checkpoint, none of those of updates {steps} can "
-        f"be read; {newest}: {damaged[newest]}"
-    )
 
 
 def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -> tuple[int, Any]:
@@ -203,21 +203,17 @@ def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -
     item = {"student": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32), like)}
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     part = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
-    damaged: dict[int, str] = {}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        for chosen in reversed(steps) if step is None else [step]:
-            read = functools.partial(checkpointer.restore, folder / str(chosen) / "state", args=part)
-            try:
-                student = _unless_damaged(folder / str(chosen), read)["student"]
-            except _DamagedError as error:
-                damaged[chosen] = str(error)
-                continue
-            for newer, damage in damaged.items():
-                logging.warning(
-                    "the checkpoint of update %d is damaged (%s): that of %d is read", newer, damage, chosen
-                )
-            return chosen, student
-    raise _none_whole(folder, damaged)
+        chosen, content, damaged = _read_newest(
+            folder,
+            steps if step is None else [step],
+            lambda found: checkpointer.restore(folder / str(found) / "state", args=part),
+        )
+    for newer, damage in damaged.items():
+        logging.warning(
+            "the checkpoint of update %d is damaged (%s): that of %d is read", newer, damage, chosen
+        )
+    return chosen, content["student"]
 
 
 def _rank(metrics: Any) -> float:

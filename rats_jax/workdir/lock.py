@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rats_jax.errors import ConfigError
+from rats_jax.workdir.folder import is_remote
 
 FILE = ".lock"
 
@@ -29,7 +30,7 @@ def locked(workdir: str, *, writes: bool) -> Iterator[None]:
     except ImportError:  # not on Windows
         yield
         return
-    if not writes or "://" in workdir:
+    if not writes or is_remote(workdir):
         yield
         return
     with (Path(workdir).expanduser() / FILE).open("a+") as file:
