@@ -26,6 +26,10 @@ def format_table(summary: Mapping[str, Any]) -> str:
     }
     # Runs of before it was measured have no accuracy.
     shown = {key: t for key, t in columns.items() if summary.get(key, {}).get("student") is not None}
+    if guided_nfe == summary["nfe"] and all(
+        summary[key]["untrained"] == summary[key]["untrained_cfg"] for key in shown
+    ):
+        del rows["untrained_cfg"]  # student and teacher have one guidance: there is one untrained model
     width = max(map(len, rows.values()))
     lines = [" " * width + "".join(f"{title:>16}" for title in shown.values())]
     for name, title in rows.items():

@@ -17,7 +17,7 @@ from rats_jax.report import run_table
 from rats_jax.training import table
 from rats_jax.training.logbook import Logbook
 from rats_jax.training.program import Program
-from rats_jax.training.table import EvaluationSet
+from rats_jax.training.table import EvaluationSet, Pictures
 from rats_jax.types import TrainState
 from rats_jax.workdir.metrics import first_update_student_leads, read_metrics
 
@@ -77,10 +77,13 @@ def _score(
         "untrained_cfg": (render_fns["untrained_cfg"], untrained.student),
         "student": (render_fns["student"], state.student),
     }
-    pictures = {
-        name: table.render_set(program.experiment, render, params, chosen)
-        for name, (render, params) in contestants.items()
-    }
+    one_guidance = config.student.guidance_scale == config.teacher.guidance_scale
+    pictures: dict[str, Pictures] = {}
+    for name, (render, params) in contestants.items():
+        if name == "untrained_cfg" and one_guidance:  # it is the untrained student
+            pictures[name] = pictures["untrained"]
+        else:
+            pictures[name] = table.render_set(program.experiment, render, params, chosen)
     return table.summarise(
         pictures,
         chosen.prompts,

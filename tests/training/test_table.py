@@ -195,6 +195,16 @@ def test_the_table_by_hand(reference):
     assert rows["student, 4 evaluations"][:4] == ["1.1000", "1.3333", "0.6667", "0.0100"]
 
 
+def test_one_untrained_model_is_one_row(reference):
+    alike = contestants()
+    alike["untrained_cfg"] = alike["untrained"]
+    for guided, rows in ((4, 3), (8, 4)):  # as many evaluations, or twice as many
+        numbers = {"nfe": 4, "teacher_nfe": 50, "guided_nfe": guided}
+        assert len(format_table(summary_of(alike, reference) | numbers).splitlines()) == 1 + rows
+    numbers = {"nfe": 4, "teacher_nfe": 50, "guided_nfe": 4}
+    assert "with guidance" in format_table(summary_of(contestants(), reference) | numbers)
+
+
 def test_a_reference_is_read(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
     np.savez_compressed(tmp_path / "reference.npz", images=pixels, captions=np.array(CAPTIONS))
