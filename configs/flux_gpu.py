@@ -9,8 +9,8 @@ bfloat16. T5 is 9.5 GB more, until `python -m rats_jax.embed --config=configs/fl
 --config.prompts=FILE --out=DIR` has stored what it makes of the prompts, 4.2 MB each:
 --config.prompt_embeds=DIR.
 
-With random weights on an H200 an update of one picture took 4.3 s and 56 GB with --config.prompt_embeds (docs/flux.md),
-so 34 s of 8 pictures; without it, 10 GB more. Nobody has run it with the published weights yet.
+With random weights on an H200 an update of one picture took 4.3 s and 56 GB with --config.prompt_embeds
+(docs/flux.md), so 34 s of 8 pictures; without it, 10 GB more. Nobody has run it with the published weights.
 
 What is trained on FLUX.1 [dev] carries its non-commercial licence. [schnell] is Apache-2.0:
 --config.pretrained=black-forest-labs/FLUX.1-schnell --config.teacher.guidance_scale=1 \
