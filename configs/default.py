@@ -30,8 +30,9 @@ def get_config() -> ConfigDict:
     # Tokens of a prompt that a T5 encoder reads, 1 .. 512; 0 is the family's own: 512 for FLUX.1 [dev], 256
     # for [schnell] and SD3. A model without T5 takes 0 alone.
     config.max_sequence_length = 0
-    # File of prompts: text with one per line, or .jsonl with a field `prompt` or `text`; or
-    # 'tfds:NAME[:SPLIT]', a prepared TFDS dataset with captions (~/tensorflow_datasets or TFDS_DATA_DIR).
+    # File of prompts: text with one per line; or .jsonl, .ndjson, .json (an array), .csv or .tsv, whose field
+    # `prompt` is read, else `text`, else `caption`; or 'tfds:NAME[:SPLIT]', a prepared TFDS dataset with
+    # captions (~/tensorflow_datasets or TFDS_DATA_DIR), all of which are read once before the training.
     config.prompts = ""
 
     # Folder that `python -m rats_jax.embed` wrote for this model and these prompts: the text encoders then

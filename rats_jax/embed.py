@@ -34,13 +34,13 @@ def main(_: list[str]) -> None:
         from rats_jax.pipelines.open import open_pipeline, options_of
         from rats_jax.pipelines.stored_embeds import count_bytes, write_prompt_embeds
 
+        prompts = list(find_prompts(config.prompts))
         pipeline = open_pipeline(config.pretrained, dtype=config.compute_dtype, options=options_of(config))
-        prompts = find_prompts(config.prompts)
-        size = count_bytes(pipeline, list(prompts), dtype=config.frozen_dtype)
+        size = count_bytes(pipeline, prompts, dtype=config.frozen_dtype)
         print(f"{size / 1e9:.2f} GB of embeddings will be written", flush=True)
         with new_folder(out, field="out") as folder:
             count = write_prompt_embeds(
-                folder, pipeline, list(prompts), source=config.pretrained, dtype=config.frozen_dtype
+                folder, pipeline, prompts, source=config.pretrained, dtype=config.frozen_dtype
             )
         print(f"{count} prompts\n{out}")
     except ConfigError as error:

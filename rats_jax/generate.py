@@ -14,12 +14,12 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from rats_jax.config.flags import fail, parse_flags
-from rats_jax.data.prompts import read_prompts
+from rats_jax.data.prompts import check_prompt, read_prompts
 from rats_jax.errors import ConfigError, expect
 
 _MODEL = flags.DEFINE_string("model", None, "Work directory, pipeline folder or hub id.", required=True)
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "Prompt; give the flag several times for several.")
-_PROMPTS_FILE = flags.DEFINE_string("prompts-file", "", "Text file with a prompt a line, or .jsonl.")
+_PROMPTS_FILE = flags.DEFINE_string("prompts-file", "", "Text, a prompt a line, or .jsonl, .json, .csv, .tsv")
 _NUM_STEPS = flags.DEFINE_integer(
     "num-steps", None, "Sampling steps; without it those that the student was trained for.", lower_bound=1
 )
@@ -52,7 +52,7 @@ def main(_: list[str]) -> None:
     try:
         out = Path(str(_OUT.value)).expanduser()
         expect(not out.exists(), "out", str(out), "a folder that is not there yet")
-        prompts = list(_PROMPT.value or [])
+        prompts = [check_prompt(prompt, f"prompt={prompt!r}") for prompt in _PROMPT.value or []]
         if _PROMPTS_FILE.value:
             prompts += read_prompts(Path(_PROMPTS_FILE.value).expanduser())
         expect(bool(prompts), "prompt", prompts, "at least one, from --prompt or --prompts-file")

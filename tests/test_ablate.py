@@ -234,6 +234,14 @@ def test_a_comparison_goes_on_where_it_stopped(models, tmp_path):
     assert code == 1 and err.splitlines()[-1].startswith("error: base.num_updates=3: expected the same as in")
 
 
+def test_prompts_of_the_comparison_are_read_before_anything_is_trained(tmp_path):
+    config = load_config(CONFIG)
+    (tmp_path / "half.jsonl").write_text('{"prompt": "\\ud83d"}')
+    config.evaluation.prompts = (("training", ""), ("other", str(tmp_path / "half.jsonl")))
+    with pytest.raises(ConfigError, match="half.jsonl:1': expected a JSON object .half a character"):
+        run_all([], config, processes=1, say=print)
+
+
 def test_bad_flags_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for arguments, message in (

@@ -173,6 +173,9 @@ def test_the_command_writes_pictures_that_say_what_they_are(run, student, tmp_pa
     [
         (["--prompt=cat", "--num-steps=0"], "num-steps"),
         ([], "expected at least one, from --prompt or --prompts-file"),
+        (["--prompt=cat", "--prompt= "], "prompt=' ': expected a prompt, found a blank text"),
+        (["--prompt=caf\udce9"], "prompt='caf\\udce9': expected a text of whole characters"),
+        (["--prompts-file=setup.py"], "prompts='setup.py': expected text with one prompt per line"),
         (["--prompt=cat", "--out=tests"], "out='tests': expected a folder that is not there yet"),
         (["--prompt=cat", "--model=tests"], "lacks 'model_index.json'"),
         (

@@ -11,7 +11,7 @@ FILES = {
     for path in PACKAGE.rglob("*.py")
 }
 COMMANDS = {"main", "evaluate", "generate", "export", "compile", "embed", "score", "ablate", "pretrain"}
-FOUNDATIONS = {"types", "errors", "fields", "paths", "files"}
+FOUNDATIONS = {"types", "errors", "fields", "paths", "texts", "files"}
 # From the bottom up: a folder imports what its row names, of the folders, and foundations.
 FOLDERS = {
     "diffusion": set(),
@@ -47,6 +47,7 @@ FOUNDATIONS_OF = {
     "errors": set(),
     "fields": set(),
     "paths": set(),
+    "texts": set(),
     "files": {"errors"},
     "diffusion": {"types", "fields"},
     "method": {"types"},

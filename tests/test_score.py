@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from rats_jax.data.pairs import read_pairs, read_picture
+from rats_jax.data.pairs import Pair, read_pairs
+from rats_jax.data.pictures import read_picture
+from rats_jax.evaluation import score
 from rats_jax.evaluation.score import format_scores, score_pairs, summarise
 from rats_jax.rewards import REWARDS
 from tests.tiny import PROMPTS, read_reward, write_tiny_reward
@@ -42,9 +44,9 @@ def test_scores_are_those_of_the_rewards_one_picture_at_a_time(folder):
     pairs = read_pairs(folder / "images", folder / "prompts.txt")
     scores = score_pairs(rewards, pairs, batch_size=2)
     for name, reward in rewards.items():
-        score = jax.jit(reward.reward_fn)
+        score_fn = jax.jit(reward.reward_fn)
         expected = [
-            float(score(reward.params, read_picture(p.file)[None], reward.prepare([p.prompt]))[0])
+            float(score_fn(reward.params, read_picture(p.file)[None], reward.prepare([p.prompt]))[0])
             for p in pairs
         ]
         np.testing.assert_allclose(scores[name], expected, rtol=1e-5, atol=1e-5)
@@ -61,6 +63,70 @@ def test_what_is_not_finite_is_null_and_counted_apart(folder):
     assert summary["pictures"][2] == {"file_name": "2.png", "prompt": PROMPTS[2], "good": 2.0, "bad": 3.0}
     json.dumps(summary, allow_nan=False)
     assert "nan" in format_scores(pairs, scores)
+
+
+def test_deep_greys_and_other_suffixes_score_as_the_picture_that_they_show(folder):
+    grey = np.add.outer(np.arange(48), 2 * np.arange(48)).astype(np.uint8)
+    other = folder / "other"
+    other.mkdir()
+    for name, values in {
+        "0.png": grey,
+        "1.png": grey.astype(np.uint16) * 257,
+        "2.tif": (grey.astype(np.uint16) * 257).astype(">u2"),
+        "3.tif": grey.astype(np.int32) * 257,
+        "4.tiff": grey.astype(np.float32) / 255,
+        "5.TIF": grey.astype(np.float32),
+        "6.ppm": grey,
+    }.items():
+        Image.fromarray(values).save(other / name)
+    reward = {"pickscore": read_reward(REWARDS["pickscore"].load(str(folder / "reward")))}
+    (folder / "one.txt").write_text(PROMPTS[0])
+    scores = score_pairs(reward, read_pairs(other, folder / "one.txt"), batch_size=8)["pickscore"]
+    assert len(scores) == 7 and np.ptp(scores) < 1e-5
+
+
+def test_a_strip_is_scored_and_the_pictures_that_are_turned_go_by_the_size_that_is_shown(folder):
+    images = folder / "images"
+    Image.new("RGB", (60000, 1), "red").save(images / "5.png")
+    exif = Image.Exif()
+    exif[274] = 6
+    with Image.open(images / "0.png") as picture:
+        picture.transpose(Image.Transpose.ROTATE_90).save(images / "6.png", exif=exif)
+    rewards = {
+        "pickscore": read_reward(REWARDS["pickscore"].load(str(folder / "reward"))),
+        "colour_target": read_reward(REWARDS["colour_target"].load("")),
+    }
+    (folder / "one.txt").write_text(PROMPTS[0])
+    scores = score_pairs(rewards, read_pairs(images, folder / "one.txt"), batch_size=2)
+    for values in scores.values():
+        assert np.isfinite(values).all() and values[6] == pytest.approx(values[0], abs=1e-5)
+
+
+def test_large_pictures_do_not_fill_up_a_batch(folder, monkeypatch):
+    monkeypatch.setattr(score, "_FILLING", 32 * 32 - 1)
+    shapes = []
+    reward = REWARDS["colour_target"].load("")
+
+    def reward_fn(params, images, prompt):
+        shapes.append(images.shape)
+        return reward.reward_fn(params, images, prompt)
+
+    pairs = read_pairs(folder / "images", folder / "prompts.txt")
+    scores = score_pairs({"a": read_reward(reward._replace(reward_fn=reward_fn))}, pairs, batch_size=8)
+    assert sorted(set(shapes)) == [(2, 32, 32, 3), (8, 40, 24, 3)]
+    np.testing.assert_allclose(
+        scores["a"], score_pairs({"a": read_reward(reward)}, pairs, batch_size=1)["a"], 1e-5
+    )
+
+
+def test_names_of_any_characters_keep_the_table_whole(folder):
+    names = ["a\nb.png", "c\udcff.png", "\u732b.png"]
+    pairs = [Pair(folder / name, "a\u2028cat") for name in names]
+    table = format_scores(pairs, {"r": np.zeros(3)})
+    table.encode()
+    assert len(table.splitlines()) == 6
+    assert r"a\nb.png" in table and r"c\udcff.png" in table and "\u732b.png" in table
+    json.dumps(summarise(pairs, {"r": np.zeros(3)}, {"r": ""})).encode()
 
 
 @pytest.mark.slow
@@ -93,6 +159,22 @@ def test_bad_input_is_one_line(folder, case):
     done = run(folder, *arguments)
     assert done.returncode == 1 and message in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not (folder / "scores.json").exists()
+
+
+@pytest.mark.slow
+def test_what_the_command_passes_over_and_what_it_cannot_read_are_one_line_each(folder):
+    (folder / "images" / "contact_sheet.png").write_bytes(b"")
+    (folder / "images" / ".DS_Store").write_bytes(b"")
+    done = run(folder, "--reward=colour_target")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "images='images': has 5 pictures; passed over 1 that are none, e.g. 'contact_sheet.png'" in line
+    (folder / "images" / "contact_sheet.png").unlink()
+    (folder / "images" / "3.png").write_bytes(b"<!DOCTYPE html>")
+    done = run(folder, "--reward=colour_target")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert "error: images='images/3.png': expected a readable picture (it begins with b'<!DOCTYPE" in line
 
 
 @pytest.mark.slow

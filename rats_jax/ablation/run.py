@@ -49,9 +49,12 @@ def run_all(jobs: Sequence[Job], config: Any, *, processes: int, say: Callable[[
         say: gets a line for each variant and number of steps.
 
     Raises:
-        ConfigError: a run of another config lies where one of these should.
+        ConfigError: a run of another config lies where one of these should, or prompts cannot be read.
     """
     settings = config.evaluation.to_dict()
+    for _, file in settings["prompts"]:  # what cannot be read is refused now, not after the training
+        if file:
+            find_prompts(file)
     left = [job for job in jobs if not _is_done(job, settings)]
     if len(left) < len(jobs):
         say(f"{len(jobs) - len(left)} of {len(jobs)} were done before")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+import numpy as np
+from absl import logging
+
+from rats_jax.data.rows import brief, strip
 from rats_jax.errors import ConfigError
 
 # What datasets call a caption; the value is a text, or a sequence of texts or of records with one.
@@ -13,18 +17,39 @@ _NAMES = ("captions", "caption", "text", "prompt", "prompts")
 _PATH = re.compile(r"tfds:(?P<name>\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?)(:(?P<split>.+))?")
 
 
+# Read at once where all captions are read: threads share the work, and pictures come with them.
+_BLOCK = 64
+
+
 class Captions(Sequence[str]):
-    """The first caption of every example of a dataset.
+    """The first caption of every example of a dataset that has one.
 
     Attributes:
-        name: what the prompts are known by: dataset, config, version, split and feature.
+        name: what the prompts are known by: dataset, config, version, split, feature, and how many examples
+            without a caption are left out, if any.
     """
 
     def __init__(self, source: Any, feature: str, name: str):
+        """Read all captions once, and keep which examples have one.
+
+        Raises:
+            ConfigError: a caption is no text, or there is none at all.
+        """
         self._source, self._feature, self.name = source, feature, name
+        self._rows = np.flatnonzero([bool(text) for text in self._read_all()])
+        left_out = len(source) - len(self._rows)
+        if not len(self._rows):
+            raise ConfigError(
+                f"prompts={name!r}: expected at least one prompt, found {left_out} blank captions"
+            )
+        if left_out:
+            logging.warning(
+                "%d of %d examples of %r have no caption, and are left out", left_out, len(source), name
+            )
+            self.name = f"{name}:without {left_out}"
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._rows)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -35,7 +60,21 @@ class Captions(Sequence[str]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return _first_text(self._source[index % len(self)][self._feature])
+        row = int(self._rows[index])
+        return self._read(row, self._source[row])
+
+    def _read_all(self) -> Iterator[str]:
+        for start in range(0, len(self._source), _BLOCK):
+            rows = range(start, min(start + _BLOCK, len(self._source)))
+            yield from map(self._read, rows, self._source.__getitems__(rows))
+
+    def _read(self, row: int, example: Any) -> str:
+        try:
+            return _first_text(example[self._feature])
+        except ValueError as error:
+            raise ConfigError(
+                f"prompts={self.name!r}: example {row}: expected a caption, found {error}"
+            ) from None
 
 
 def open_captions(path: str) -> Captions:
@@ -49,7 +88,8 @@ def open_captions(path: str) -> Captions:
         The captions.
 
     Raises:
-        ConfigError: no such dataset or split is there, or it has no feature with captions.
+        ConfigError: no such dataset or split is there, or it has no feature with captions, or one that is no
+            text.
     """
     import tensorflow_datasets as tfds  # half a second that runs on a file of prompts do not pay
 
@@ -87,14 +127,33 @@ def open_captions(path: str) -> Captions:
 
 
 def _first_text(value: Any) -> str:
-    """Give the text of a caption: bytes, or the first of a sequence, in a record under `text`."""
+    """Give the first caption that is not blank; empty if there is none.
+
+    Args:
+        value: a text, its bytes, a sequence of such or of records with one of `_NAMES`, or None.
+
+    Raises:
+        ValueError: it is none of them; says what it is.
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, dict):
-        value = next(value[name] for name in ("text", *_NAMES) if name in value)
+        names = [name for name in ("text", *_NAMES) if name in value]
+        if not names:
+            raise ValueError(brief(value))
+        value = value[names[0]]
     if isinstance(value, bytes):
-        return value.decode("utf-8").strip()
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"{brief(value)}, which is not UTF-8") from None
+    if value is None:
+        return ""
     if isinstance(value, str):
-        return value.strip()
-    return _first_text(value[0])
+        return strip(value)
+    if isinstance(value, list | tuple | np.ndarray):
+        return next(filter(None, map(_first_text, value)), "")
+    raise ValueError(brief(value))
 
 
 def _line(error: Exception) -> str:

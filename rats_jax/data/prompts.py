@@ -12,11 +12,16 @@ import grain
 import numpy as np
 
 from rats_jax.data.captions import Captions, open_captions
+from rats_jax.data.rows import brief, read_rows, strip
 from rats_jax.errors import ConfigError
 from rats_jax.paths import resolve_path
+from rats_jax.texts import is_whole
 
 # More than any run. A dataset without end, in batches of one, has a length that overflows inside grain.
 _EPOCHS = 2**31
+# Where a prompt stands in a row with fields, in the order of preference.
+_FIELDS = ("prompt", "text", "caption")
+_EXPECTED = "`prompt`, `text` or `caption`"
 
 
 def find_prompts(path: str) -> Sequence[str]:
@@ -32,51 +37,68 @@ def read_prompts(path: str | Path) -> list[str]:
     """Read the prompts of a file, in its order; blank lines are skipped.
 
     Args:
-        path: UTF-8 text with one prompt per line, or .jsonl with a field `prompt` or `text` per line.
+        path: UTF-8 text with one prompt per line; .jsonl or .ndjson, a text or an object per line; .json, an
+            array of them; .csv or .tsv with a row of names of columns. The prompt is the field `prompt`, else
+            `text`, else `caption`. Suffixes and names count in any letter case.
 
     Returns:
         The prompts, stripped, at least one; doubles stay.
 
     Raises:
-        ConfigError: the file is missing, unreadable or without a prompt, or a line of .jsonl has none.
+        ConfigError: the file is missing, unreadable, of another format or without a prompt, or a row is.
     """
-    if Path(path).suffix == ".jsonl":
-        return [record["prompt"] for _, record in read_records(path)]
-    return [line.strip() for _, line in _read_lines(path)]
+    return [record["prompt"] for _, record in read_records(path)]
 
 
 def read_records(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read a .jsonl of prompts: the place of each line, for messages, and its object with a `prompt`.
+    """Read a file as `read_prompts` does: the place of each row, for messages, and its fields.
+
+    The prompt is under `prompt`, wherever the file has it.
 
     Raises:
-        ConfigError: the file is missing, unreadable or empty, or a line has no prompt.
+        ConfigError: as `read_prompts`.
     """
-    return [(place, _record_of(line, place)) for place, line in _read_lines(path)]
+    kind = "a row" if Path(path).suffix.lower() in (".csv", ".tsv") else "a JSON object"
+    return [(place, _record_of(row, place, kind)) for place, row in read_rows(path)]
 
 
-def _read_lines(path: str | Path) -> list[tuple[str, str]]:
-    """Read the lines that are not blank, each with its place."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise ConfigError(f"prompts={str(path)!r}: expected a readable text file ({reason})") from None
-    found = [(f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not found:
-        raise ConfigError(f"prompts={str(path)!r}: expected at least one prompt, the file is empty")
-    return found
+def check_prompt(prompt: str, field: str) -> str:
+    """Give a prompt stripped.
+
+    Args:
+        prompt: any text.
+        field: where it is from, for the message.
+
+    Raises:
+        ConfigError: it is blank, or has what cannot be written into any file.
+    """
+    text = strip(prompt)
+    if not text:
+        raise ConfigError(f"{field}: expected a prompt, found a blank text")
+    if "\0" in text or not is_whole(text):
+        raise ConfigError(f"{field}: expected a text of whole characters, found {brief(text)}")
+    return text
 
 
-def _record_of(line: str, place: str) -> dict[str, Any]:
-    """Parse one line of .jsonl; its prompt, under `prompt` or `text`, is stripped."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"prompts={place!r}: expected a JSON object ({error.msg})") from None
-    prompt = record.get("prompt", record.get("text")) if isinstance(record, dict) else None
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ConfigError(f"prompts={place!r}: expected a JSON object with a text in `prompt` or `text`")
-    return record | {"prompt": prompt.strip()}
+def _record_of(row: Any, place: str, kind: str) -> dict[str, Any]:
+    """Give the fields of a row; a text alone is the prompt."""
+    fields = {"prompt": row} if isinstance(row, str) else row
+    prompt = _find_prompt(fields, place) if isinstance(fields, dict) else None
+    if not isinstance(prompt, str) or not strip(prompt):
+        found = brief(row if prompt is None else prompt)
+        raise ConfigError(f"prompts={place!r}: expected {kind} with a text in {_EXPECTED}, found {found}")
+    return fields | {"prompt": check_prompt(prompt, f"prompts={place!r}")}
+
+
+def _find_prompt(fields: dict[str, Any], place: str) -> Any:
+    """Give what the first of `_FIELDS` holds that is there and not null."""
+    for wanted in _FIELDS:
+        names = [name for name in fields if name.lower() == wanted and fields[name] is not None]
+        if len(names) > 1:
+            raise ConfigError(f"prompts={place!r}: expected one `{wanted}`, found {', '.join(names)}")
+        if names:
+            return fields[names[0]]
+    return None
 
 
 class PromptIterator:

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 
 from rats_jax.data.batches import filled_batches
-from rats_jax.data.pairs import Pair, picture_size, read_picture
+from rats_jax.data.pairs import Pair
+from rats_jax.data.pictures import picture_size, read_picture
 from rats_jax.rewards import make_score_fn
 from rats_jax.types import RewardModel
 from rats_jax.weights.stored import read_all
 
 _PROMPT_WIDTH = 40
+# Larger pictures do not fill up a batch: eight copies of a panorama are no small thing.
+_FILLING = 2**24
 
 
 def score_pairs(
@@ -27,7 +30,7 @@ def score_pairs(
     Args:
         rewards: by name.
         pairs: N pictures with their prompts.
-        batch_size: pictures at once; the last batch of a size is filled up.
+        batch_size: pictures at once; the last batch of a size is filled up, unless they are large and fewer.
 
     Returns:
         [N] float32 by name, in the order of the pairs.
@@ -45,10 +48,11 @@ def score_pairs(
         by_size.setdefault(picture_size(pair.file), []).append(i)
     scores = {name: np.zeros(len(pairs), np.float32) for name in rewards}
     for size, rows in by_size.items():
-        for places, kept in filled_batches(len(rows), batch_size):
+        at_once = batch_size if size[0] * size[1] <= _FILLING else min(batch_size, len(rows))
+        for places, kept in filled_batches(len(rows), at_once):
             filled = np.take(rows, places)
             read = [read_picture(pairs[i].file) for i in filled[kept]]
-            images = np.resize(read, (batch_size, *size, 3))  # what fills up is not read again
+            images = np.resize(read, (at_once, *size, 3))  # what fills up is not read again
             prompt = jax.tree.map(lambda x, filled=filled: x[filled], inputs)
             for name, values in score_fn(params, images, prompt).items():
                 scores[name][filled[kept]] = np.asarray(values)[kept]
@@ -94,8 +98,9 @@ def summarise(
 
 def format_scores(pairs: Sequence[Pair], scores: Mapping[str, np.ndarray]) -> str:
     """Lay scores out as a table, a line per picture and the means below."""
-    prompts = [pair.prompt[:_PROMPT_WIDTH] for pair in pairs]
-    widths = max(len("mean"), *(len(p.file.name) for p in pairs)), max(len("prompt"), *map(len, prompts))
+    names = [_printable(pair.file.name) for pair in pairs]
+    prompts = [_printable(pair.prompt[:_PROMPT_WIDTH]) for pair in pairs]
+    widths = max(len("mean"), *map(len, names)), max(len("prompt"), *map(len, prompts))
     columns = {name: max(len(name), 10) + 2 for name in scores}
 
     def line(first: str, second: str, cells: Mapping[str, str]) -> str:
@@ -106,10 +111,15 @@ def format_scores(pairs: Sequence[Pair], scores: Mapping[str, np.ndarray]) -> st
         return {name: f"{value:.4f}" for name, value in values.items()}
 
     rows = [
-        line(pair.file.name, prompt, numbers({name: s[i] for name, s in scores.items()}))
-        for i, (pair, prompt) in enumerate(zip(pairs, prompts, strict=True))
+        line(file_name, prompt, numbers({name: s[i] for name, s in scores.items()}))
+        for i, (file_name, prompt) in enumerate(zip(names, prompts, strict=True))
     ]
     means = numbers({name: np.mean(s) for name, s in scores.items()})
     return "\n".join(
         [line("", "prompt", {name: name for name in scores}), *rows, "", line("mean", "", means)]
     )
+
+
+def _printable(text: str) -> str:
+    """Escape what would break a line or cannot be printed: a file's name may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

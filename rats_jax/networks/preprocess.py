@@ -6,6 +6,7 @@ clipping the few values that overshoot.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -19,6 +20,9 @@ PreprocessFn = Callable[[Array, int], Array]
 # Source: openai/CLIP, the normalisation of every published CLIP, and of BLIP.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+
+# A picture this many times as long as wide is cut to its middle before it is magnified.
+_STRIP = 16
 
 
 def crop_to_square(images: Array, side: int) -> Array:
@@ -55,7 +59,7 @@ def pad_to_square(images: Array, side: int) -> Array:
     """
     _, height, width, _ = images.shape
     scale = side / max(height, width)
-    images = _resize(images, round(height * scale), round(width * scale))
+    images = _resize(images, max(1, round(height * scale)), max(1, round(width * scale)))
     rows, columns = side - images.shape[1], side - images.shape[2]
     margins = (0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)
     return jnp.pad(images, margins)
@@ -78,6 +82,35 @@ def _resize(images: Array, height: int, width: int) -> Array:
 def _crop(images: Array, side: int, offset: Callable[[int], int]) -> Array:
     _, height, width, _ = images.shape
     short = min(height, width)
-    images = _resize(images, side * height // short, side * width // short)
-    top, left = offset(images.shape[1] - side), offset(images.shape[2] - side)
-    return images[:, top : top + side, left : left + side]
+    rows, columns = side * height // short, side * width // short
+    top, left = offset(rows - side), offset(columns - side)
+    if side > short and max(rows, columns) > _STRIP * side:
+        return _resize_middle(images, side, (rows, columns), (top, left))
+    return _resize(images, rows, columns)[:, top : top + side, left : left + side]
+
+
+def _resize_middle(images: Array, side: int, resized: tuple[int, int], corner: tuple[int, int]) -> Array:
+    """Do the same to a strip, without the ends that are cut off: they would be most of it, magnified.
+
+    Args:
+        images: [B, H, W, 3], to be magnified.
+        side: pixels.
+        resized: rows and columns of the whole strip.
+        corner: row and column in `resized` at which the square begins.
+
+    Returns:
+        [B, side, side, 3] float32.
+    """
+    images = images.astype(jnp.float32)
+    scales = [after / before for after, before in zip(resized, images.shape[1:3], strict=True)]
+    shifts = []
+    for axis, (scale, start) in enumerate(zip(scales, corner, strict=True), start=1):
+        # The cubic kernel reaches two pixels to each side.
+        first = max(0, math.floor(start / scale) - 3)
+        last = min(images.shape[axis], math.ceil((start + side) / scale) + 3)
+        images = jax.lax.slice_in_dim(images, first, last, axis=axis)
+        shifts.append(first * scale - start)
+    shape = (images.shape[0], side, side, images.shape[3])
+    return jax.image.scale_and_translate(
+        images, shape, (1, 2), jnp.asarray(scales), jnp.asarray(shifts), "cubic", antialias=True
+    )

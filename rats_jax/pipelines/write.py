@@ -8,6 +8,7 @@ from typing import Any
 
 from rats_jax.diffusion.scheduler_config import as_ddim
 from rats_jax.pipelines.base import SCHEDULER_FILE, Parts, read_field
+from rats_jax.texts import has_mark, read_text
 from rats_jax.types import Params
 from rats_jax.weights.folder import (
     CLIP_WEIGHTS,
@@ -104,5 +105,7 @@ def copy_tokenizers(source: str, folder: Path) -> None:
         (folder / tokenizer).mkdir()
         for file in {*TOKENIZER_FILES, *T5_TOKENIZER_FILES}:
             found = find_file(source, f"{tokenizer}/{file}")
-            if found is not None:
+            if found is not None and has_mark(found):  # which PyTorch's readers refuse
+                (folder / tokenizer / file).write_bytes(read_text(found).encode())
+            elif found is not None:
                 shutil.copyfile(found, folder / tokenizer / file)

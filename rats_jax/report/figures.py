@@ -70,10 +70,15 @@ def draw_grid(images: np.ndarray, titles: Sequence[str], *, columns: int, tile: 
 
 
 def _fit(text: str, font: Any, width: int) -> str:
-    """Cut a text to a width in pixels."""
-    while font.getlength(text) > width and len(text) > 2:
-        text = text[:-2].rstrip() + "\u2026" if not text.endswith("\u2026") else text[:-2].rstrip() + "\u2026"
-    return text
+    """Put a text in one line and cut it to a width in pixels.
+
+    A letter takes a pixel at least, so that of a long text no more than `width` letters are ever measured.
+    """
+    line = " ".join(text.split())
+    if len(line) <= width and font.getlength(line) <= width:
+        return line
+    cuts = (line[:end].rstrip() + "\u2026" for end in range(min(len(line) - 1, width), 0, -1))
+    return next((cut for cut in cuts if font.getlength(cut) <= width), "\u2026")
 
 
 def to_picture(image: np.ndarray, side: int) -> Image.Image:

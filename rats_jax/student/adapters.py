@@ -102,5 +102,6 @@ def _pairs(adapters: Params) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarr
 def find_licence(source: str) -> str:
     """Find the licence that the model card of a pipeline names; empty if it names none."""
     card = find_file(source, "README.md")
-    found = re.search(r"^license:\s*(\S+)", card.read_text("utf-8"), re.MULTILINE) if card else None
+    text = card.read_text("utf-8", "replace") if card else ""
+    found = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
     return found[1] if found else ""

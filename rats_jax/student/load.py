@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from rats_jax.networks.lora import init_adapters, merge_adapters
 from rats_jax.pipelines.base import Options, Pipeline
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student.model import Origin, TextToImage
+from rats_jax.weights.folder import read_json
 from rats_jax.weights.hub import find_file
 from rats_jax.workdir import checkpoint, saved_config
 
@@ -59,7 +59,7 @@ def load(
     settings: dict[str, Any] = {"sampler": "ddim"}
     found = find_file(path, SETTINGS_FILE)
     if found is not None:
-        settings |= json.loads(found.read_text())
+        settings |= read_json(found)
         chosen = _prefer(chosen, ConfigDict(saved_config.with_added(settings["config"])))
     pipeline = open_pipeline(path, dtype=jnp.dtype(dtype), options=chosen)
     return TextToImage(

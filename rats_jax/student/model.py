@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rats_jax.data.batches import filled_batches
+from rats_jax.data.pictures import CONTACT_SHEET
 from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import SAMPLERS
@@ -267,5 +268,5 @@ def draw_folder(
     titles = [record["prompt"] for record in records[: len(shown)]]
     columns = min(len(seeds) if len(seeds) > 1 else 8, 12)
     sheet = figures.draw_grid(np.stack(shown), titles, columns=columns, tile=_TILE)
-    figures.save_picture(sheet, folder / "contact_sheet.png")
+    figures.save_picture(sheet, folder / CONTACT_SHEET)
     return seconds

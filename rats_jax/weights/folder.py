@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rats_jax.errors import WeightsError
+from rats_jax.texts import parse_json, read_text
 from rats_jax.types import Params
 from rats_jax.weights.naming import iter_torch_names, to_torch_names, torch_sizes
 
@@ -27,13 +28,15 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read one of a model folder's JSON files.
 
     Raises:
-        WeightsError: it is missing or no JSON object.
+        WeightsError: it is missing, unreadable or no JSON object.
     """
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = parse_json(read_text(file))
     except FileNotFoundError:
         raise WeightsError(f"model folder lacks {str(file)!r}: expected a diffusers folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise WeightsError(f"{str(file)!r}: expected a readable file ({error.strerror or error})") from None
+    except ValueError as error:
         raise WeightsError(f"{str(file)!r} is no JSON file: {error}") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{str(file)!r} holds a {type(content).__name__}, expected a JSON object")

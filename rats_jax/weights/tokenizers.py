@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tempfile
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from tokenizers import Tokenizer
 from transformers import BertTokenizer, CLIPTokenizer, CLIPTokenizerFast
 
 from rats_jax.errors import WeightsError
+from rats_jax.texts import has_mark, read_text
 from rats_jax.types import PromptInputs
 from rats_jax.weights.folder import read_json
 
@@ -119,7 +122,9 @@ def load_tokenizer(folder: Path, text_config: Any = None) -> Any:
         raise WeightsError(f"model folder lacks {str(folder / missing[0])!r}: expected a CLIP tokenizer")
     try:
         kind: Any = CLIPTokenizerFast if whole else CLIPTokenizer
-        tokenizer = kind.from_pretrained(str(folder))
+        with _without_marks(folder, (*TOKENIZER_FILES, "added_tokens.json")) as readable:
+            tokenizer = kind.from_pretrained(str(readable))
+        tokenizer.name_or_path = str(folder)
     except Exception as error:  # a damaged file fails in as many ways as it has lines
         reason = " ".join(str(error).split())
         raise WeightsError(f"{str(folder)!r} is no CLIP tokenizer: {reason}") from None
@@ -133,6 +138,19 @@ def load_tokenizer(folder: Path, text_config: Any = None) -> Any:
                 f"{limit}={getattr(text_config, limit)} of the text encoder"
             )
     return tokenizer
+
+
+@contextlib.contextmanager
+def _without_marks(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Give text files without byte order marks, which transformers cannot read: their folder, or a copy."""
+    files = [folder / name for name in names if (folder / name).is_file()]
+    if not any(map(has_mark, files)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        for file in files:
+            (Path(copy) / file.name).write_bytes(read_text(file).encode())
+        yield Path(copy)
 
 
 @dataclass(frozen=True)
@@ -180,7 +198,7 @@ def load_t5_tokenizer(folder: Path, t5_config: Any = None) -> T5Tokenizer:
             "makes it with sentencepiece: T5TokenizerFast.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     try:
-        pieces = Tokenizer.from_file(str(file))
+        pieces = Tokenizer.from_str(read_text(file))
     except Exception as error:  # the package raises its own error for damaged files
         reason = " ".join(str(error).split())
         raise WeightsError(f"{str(file)!r} is no T5 tokenizer: {reason}") from None
@@ -211,7 +229,8 @@ def load_bert_tokenizer(vocabulary: Path, *, marks: tuple[str, str]) -> BertToke
     Returns:
         The tokenizer; padding is token 0.
     """
-    tokenizer = BertTokenizer(str(vocabulary))
+    with _without_marks(vocabulary.parent, [vocabulary.name]) as readable:
+        tokenizer = BertTokenizer(str(readable / vocabulary.name))
     tokenizer.add_special_tokens({"bos_token": marks[0], "additional_special_tokens": [marks[1]]})
     tokenizer.name_or_path = str(vocabulary)
     return tokenizer

@@ -68,10 +68,97 @@ class RatsLabels(_Builder):
         yield 0, {"label": 1}
 
 
+class _Rows(_Builder):
+    """Examples of `feature`, as `rows` has them."""
+
+    feature: tuple
+    rows: list
+
+    def _info(self):
+        name, kind = self.feature
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({name: kind()}))
+
+    def _generate_examples(self):
+        for i, row in enumerate(self.rows):
+            yield i, {self.feature[0]: row}
+
+
+def raw():
+    return tfds.features.Tensor(shape=(), dtype=np.object_)
+
+
+def records():
+    return tfds.features.Sequence({"text": tfds.features.Text()})
+
+
+class RatsSomeEmpty(_Rows):
+    """Examples without captions, or with a blank one first."""
+
+    feature = "captions", records
+    rows = [[{"text": "a cat"}], [], [{"text": " "}], [{"text": ""}, {"text": "a dog"}]]
+
+
+class RatsBlank(_Rows):
+    """Blank captions, more than are read at once."""
+
+    feature = "caption", tfds.features.Text
+    rows = ["" if i % 3 else f"caption {i}" for i in range(150)]
+
+
+class RatsAllBlank(_Rows):
+    """Nothing but blanks."""
+
+    feature = "caption", tfds.features.Text
+    rows = ["", " \n"]
+
+
+class RatsLatin(_Rows):
+    """A caption that is not UTF-8."""
+
+    feature = "caption", raw
+    rows = [b"black cat", b"caf\xe9"]
+
+
+class RatsNumbers(_Rows):
+    """Token ids under the name of a text."""
+
+    feature = "text", lambda: tfds.features.Tensor(shape=(4,), dtype=np.int64)
+    rows = [np.arange(4)]
+
+
+class RatsNumber(_Rows):
+    """A number under the name of a caption."""
+
+    feature = "caption", lambda: tfds.features.Scalar(dtype=np.float32)
+    rows = [0.5]
+
+
+class RatsOtherRecords(_Rows):
+    """Records without a text."""
+
+    feature = "captions", lambda: tfds.features.Sequence({"id": np.int64})
+    rows = [[{"id": 3}]]
+
+
+PREPARED = (
+    RatsPlain,
+    RatsCoco,
+    RatsLabels,
+    RatsSomeEmpty,
+    RatsBlank,
+    RatsAllBlank,
+    RatsLatin,
+    RatsNumbers,
+) + (
+    RatsNumber,
+    RatsOtherRecords,
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tensorflow_datasets")
-    for builder in (RatsPlain, RatsCoco, RatsLabels):
+    for builder in PREPARED:
         builder(data_dir=folder, file_format="array_record").download_and_prepare()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDS_DATA_DIR", str(folder))
@@ -87,6 +174,41 @@ def test_the_first_caption_of_every_example_is_a_prompt(path):
     with pytest.raises(IndexError):
         prompts[3]
     assert "tensorflow" not in sys.modules
+
+
+def test_examples_without_a_caption_are_left_out_and_counted(caplog):
+    prompts = find_prompts("tfds:rats_some_empty")
+    assert (
+        sorted(prompts) == ["a cat", "a dog"]
+        and prompts[-1] == prompts[1]
+        and prompts.name.endswith("without 2")
+    )
+    with pytest.raises(IndexError):
+        prompts[2]
+    assert [
+        r.getMessage().startswith("2 of 4 examples of 'tfds:rats_some_empty") for r in caplog.records
+    ] == [True]
+    assert sorted(find_prompts("tfds:rats_blank")) == sorted(f"caption {i}" for i in range(0, 150, 3))
+
+
+def test_nothing_is_said_where_all_have_captions(caplog):
+    assert ":without" not in find_prompts("tfds:rats_plain").name and not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("tfds:rats_latin", r"example [01]: expected a caption, found b'caf\\xe9', which is not UTF-8"),
+        ("tfds:rats_numbers", "rats_numbers.*:text': example 0: expected a caption, found 0"),
+        ("tfds:rats_number", "rats_number.*:caption': example 0: expected a caption, found 0.5"),
+        ("tfds:rats_other_records", "example 0: expected a caption, found the fields 'id'"),
+        ("tfds:rats_all_blank", "expected at least one prompt, found 2 blank captions"),
+    ],
+)
+def test_captions_that_are_no_text_are_refused_when_they_are_opened(path, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        find_prompts(path)
+    assert str(error.value).startswith("prompts='tfds:rats_") and "\n" not in str(error.value)
 
 
 def test_a_slice_of_a_split():

@@ -2,11 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
+from absl import logging
 from PIL import Image
 
-from rats_jax.data.pairs import picture_size, read_pairs, read_picture
+from rats_jax.data.pairs import read_pairs
 from rats_jax.errors import ConfigError
 
 
@@ -64,30 +64,42 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
         read_pairs(tmp_path / "nowhere", prompts)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA"])
-def test_every_kind_of_picture_becomes_rgb_on_white(tmp_path, mode):
-    rng = np.random.default_rng(0)
-    bands = len(Image.new(mode, (1, 1)).getbands())
-    if mode == "P":
-        picture = Image.fromarray(rng.integers(0, 255, (5, 7, 3), np.uint8)).quantize(8)
-    else:
-        values = rng.integers(0, 255, (5, 7, bands), np.uint8)
-        picture = Image.fromarray(values.squeeze() if bands == 1 else values, mode)
-    picture.save(tmp_path / "a.png")
-    actual = read_picture(tmp_path / "a.png")
-    assert actual.shape == (5, 7, 3) and actual.dtype == np.float32
-    assert picture_size(tmp_path / "a.png") == (5, 7)
-    rgba = np.asarray(picture.convert("RGBA"), np.float64) / 255
-    expected = rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
-    np.testing.assert_allclose(actual, expected, atol=1.01 / 255)
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(logging, "warning", lambda line, *values: lines.append(line % values))
+    return lines
 
 
-def test_a_damaged_picture_is_named(tmp_path):
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ConfigError, match=r"a.png': expected a readable picture"):
-        read_picture(tmp_path / "a.png")
-    (tmp_path / "a.png").write_text("text")
-    with pytest.raises(ConfigError, match=r"a.png': expected a readable picture"):
-        picture_size(tmp_path / "a.png")
+def test_what_is_passed_over_is_said_in_one_line(images, tmp_path, said):
+    (images / "sub.png").mkdir()
+    for name in (".DS_Store", "._1.PNG", "Thumbs.db", ".hidden.png", "contact_sheet.png", "photo.heic"):
+        (images / name).write_bytes(b"?")
+    prompts = write(images, "prompts.txt", "a cat")
+    assert [p.file.name for p in read_pairs(images, prompts)] == ["1.PNG", "2.jpg", "10.png"]
+    assert said == [
+        f"images={str(images)!r}: has 3 pictures; passed over 4 that are none, e.g. 'contact_sheet.png', "
+        "'notes.txt', 'photo.heic'"
+    ]
+    with pytest.raises(ConfigError, match=r"has 2 prompts, .* one for all \(passed over 5 that are none"):
+        read_pairs(images, write(tmp_path, "p.txt", "one\ntwo"))
+
+
+def test_nothing_is_said_where_nothing_is_passed_over(images, tmp_path, said):
+    (images / "notes.txt").unlink()
+    read_pairs(images, write(tmp_path, "prompts.txt", "a cat"))
+    assert not said
+
+
+def test_a_name_that_no_file_can_have_is_refused(images, tmp_path):
+    record = json.dumps({"file_name": "x" * 300 + ".png", "prompt": "a"})
+    with pytest.raises(ConfigError, match=r"p.jsonl:1': file_name='xxx.*expected a picture in"):
+        read_pairs(images, write(tmp_path, "p.jsonl", record))
+
+
+def test_a_jsonl_names_pictures_of_any_suffix(images, tmp_path):
+    (images / "1.PNG").rename(images / "contact_sheet.png")
+    (images / "2.jpg").rename(images / "no suffix")
+    records = [{"file_name": name, "text": "t"} for name in ("no suffix", "contact_sheet.png")]
+    pairs = read_pairs(images, write(tmp_path, "p.jsonl", "\n".join(map(json.dumps, records))))
+    assert [p.file.name for p in pairs] == ["no suffix", "contact_sheet.png"]

@@ -50,9 +50,10 @@ def test_missing_and_empty_files_are_named(tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(ConfigError, match="^prompts='.*empty.txt': expected at least one prompt"):
         read_prompts(tmp_path / "empty.txt")
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not UTF-8"):
-        read_prompts(tmp_path / "binary.txt")
+    for content, encoding in ((b"\x89PNG", "UTF-8"), (b"\xff\xfe\x00", "UTF-16-LE")):
+        (tmp_path / "binary.txt").write_bytes(content)
+        with pytest.raises(ConfigError, match=f"text file .line 1 is not {encoding}"):
+            read_prompts(tmp_path / "binary.txt")
 
 
 def test_a_batch_is_indices():

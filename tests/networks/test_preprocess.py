@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rats_jax.networks.preprocess import MEAN, STD, crop_to_square, normalise, pad_to_square
+from rats_jax.networks.preprocess import (
+    MEAN,
+    STD,
+    crop_to_square,
+    crop_to_square_half_even,
+    normalise,
+    pad_to_square,
+)
 
 
 def photo(height, width):
@@ -89,3 +96,40 @@ def test_gradients_are_those_of_differences(preprocess):
         atol=1e-2,
         rtol=1e-2,
     )
+
+
+def resized_whole(images, side, halve):
+    """The middle of the whole picture after its resize, as pictures that are no strips go."""
+    _, height, width, _ = images.shape
+    rows, columns = (side * edge // min(height, width) for edge in (height, width))
+    top, left = halve(rows - side), halve(columns - side)
+    images = jax.image.resize(images, (1, rows, columns, 3), "cubic", antialias=True)
+    return images[:, top : top + side, left : left + side]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 400), (400, 1), (7, 331), (331, 7), (2, 33), (3, 49)])
+@pytest.mark.parametrize(
+    ("preprocess", "halve"),
+    [(crop_to_square, lambda x: x // 2), (crop_to_square_half_even, lambda x: round(x / 2))],
+)
+def test_a_strip_is_cut_before_it_is_magnified_with_the_same_result(height, width, preprocess, halve):
+    images = jnp.asarray(np.random.default_rng(0).random((1, height, width, 3)), jnp.float32)
+    expected = resized_whole(images, 24, halve)
+    np.testing.assert_allclose(preprocess(images, 24), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (40, 30), (2, 32), (24, 24), (30, 600), (500, 25)])
+def test_other_pictures_are_resized_whole_bit_for_bit(height, width):
+    images = jnp.asarray(np.random.default_rng(0).random((1, height, width, 3)), jnp.float32)
+    chex.assert_trees_all_equal(crop_to_square(images, 24), resized_whole(images, 24, lambda x: x // 2))
+
+
+@pytest.mark.parametrize("preprocess", [crop_to_square, crop_to_square_half_even, pad_to_square])
+@pytest.mark.parametrize("shape", [(1, 60000), (60000, 1), (2, 60001), (1, 2**18)])
+def test_a_strip_asks_for_no_more_memory_than_its_pixels(preprocess, shape):
+    images = jax.ShapeDtypeStruct((1, *shape, 3), jnp.float32)
+    needed = jax.jit(lambda x: preprocess(x, 224)).lower(images).compile().memory_analysis()
+    assert needed.temp_size_in_bytes < 2**29
+    actual = np.asarray(preprocess(jnp.full((1, *shape, 3), 0.5), 224))
+    assert actual.shape == (1, 224, 224, 3) and np.isfinite(actual).all()
+    np.testing.assert_allclose(actual[0, 111, 111], 0.5, atol=1e-3)

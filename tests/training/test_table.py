@@ -227,6 +227,28 @@ def test_a_reference_of_another_size_is_named(tmp_path):
         load_reference(file, CAPTIONS, (8, 8, 3))
 
 
+def test_a_reference_that_is_not_of_bytes_is_named(tmp_path):
+    file = tmp_path / "reference.npz"
+    np.savez(file, images=np.ones((3, 4, 4, 3), np.float32), captions=np.array(CAPTIONS))
+    with pytest.raises(ConfigError, match=r"npz': its images are float32, expected uint8$"):
+        load_reference(file, CAPTIONS, IMAGE_SHAPE)
+
+
+def test_any_damage_to_a_reference_is_one_line(tmp_path):
+    rng, file = np.random.default_rng(0), tmp_path / "reference.npz"
+    pixels = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)
+    np.savez_compressed(file, images=pixels, captions=np.array(CAPTIONS))
+    whole = np.frombuffer(file.read_bytes(), np.uint8)
+    for _ in range(300):
+        content = whole.copy()
+        content[rng.integers(0, len(content), 3)] = rng.integers(0, 256, 3)
+        file.write_bytes(content[: rng.integers(len(content) // 2, len(content) + 1)].tobytes())
+        try:
+            load_reference(file, CAPTIONS, IMAGE_SHAPE)
+        except ConfigError as error:
+            assert "\n" not in str(error)
+
+
 @pytest.mark.parametrize("damage", ["absent", "text", "cut", "other", "array", "pickle"])
 def test_a_reference_that_cannot_be_read_is_one_line(tmp_path, damage):
     file = tmp_path / "reference.npz"

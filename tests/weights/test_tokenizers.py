@@ -82,6 +82,36 @@ def test_the_second_tokenizer_of_sdxl_pads_with_its_first_token(tmp_path):
     assert (second.pad_token_id, second.model_max_length, len(second)) == (0, 77, 49408)
 
 
+@pytest.mark.parametrize("marked", ["vocab.json", "merges.txt", "tokenizer_config.json", "all"])
+def test_byte_order_marks_of_its_files_are_dropped(tokenizer, tmp_path, marked):
+    settings = {"tokenizer_class": "CLIPTokenizer", "pad_token": "!", "model_max_length": 77}
+    files = {name: (CLIP_VOCABULARY / name).read_text("utf-8") for name in ("vocab.json", "merges.txt")}
+    for name, text in (files | {"tokenizer_config.json": json.dumps(settings)}).items():
+        mark = "\ufeff" if marked in (name, "all") else ""
+        (tmp_path / name).write_bytes((mark + text.replace("\n", "\r\n")).encode())
+    found = load_tokenizer(tmp_path)
+    assert (found.pad_token_id, found.model_max_length, found.name_or_path) == (0, 77, str(tmp_path))
+    expected = tokenize(tokenizer, PROMPTS[1:])
+    np.testing.assert_array_equal(tokenize(found, PROMPTS[1:])[:, :7], expected[:, :7])
+
+
+def test_the_mark_of_a_whole_tokenizer_is_dropped(tmp_path):
+    from tests.torch_flows import make_t5_tokenizer
+
+    make_t5_tokenizer(24).save_pretrained(tmp_path)
+    expected = tokenize(load_t5_tokenizer(tmp_path), PROMPTS)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    np.testing.assert_array_equal(tokenize(load_t5_tokenizer(tmp_path), PROMPTS), expected)
+
+
+def test_the_mark_of_berts_vocabulary_is_dropped(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\ufeff[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n", "utf-8")
+    bert = load_bert_tokenizer(tmp_path / "vocab.txt", marks=("[DEC]", "[ENC]"))
+    assert bert.name_or_path == str(tmp_path / "vocab.txt")
+    assert tokenize(bert, ["a"], max_length=4).tolist() == [[2, 5, 3, 0]]
+
+
 def test_berts_marks_follow_its_vocabulary_and_what_is_no_character_is_left_out(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s", "!", "e"]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")

@@ -1,0 +1,94 @@
+"""Text and JSON of files that any program wrote: what is read, and what is wrong with it in plain words."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+MARK = "\ufeff"
+"""A byte order mark, decoded."""
+# UTF-32 first: its mark begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _File(Protocol):
+    def read_bytes(self) -> bytes: ...
+
+
+def read_text(file: _File) -> str:
+    """Read a text file without its byte order mark; its line ends stay as they are.
+
+    Args:
+        file: local or in a bucket; UTF-8, or what its mark says: UTF-16, UTF-32.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no text; one line that says why.
+    """
+    return decode(file.read_bytes())
+
+
+def decode(content: bytes) -> str:
+    """Decode UTF-8, or what the byte order mark says, without the mark.
+
+    Raises:
+        ValueError: it is no text; one line that says why.
+    """
+    mark, encoding = next((m for m in _MARKS if content.startswith(m[0])), (b"", "utf-8"))
+    try:
+        text = content[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[len(mark) :][: error.start].count(b"\n") + 1
+        raise ValueError(f"line {line} is not {encoding.upper()}") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"line {line} has a NUL character, which is in no text")
+    return text
+
+
+def has_mark(file: Path) -> bool:
+    """Tell whether a file begins with a byte order mark."""
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    return any(start.startswith(mark) for mark, _ in _MARKS)
+
+
+def split_lines(text: str) -> list[str]:
+    r"""Split a text at \n, \r\n and \r alone: other separators, such as U+2028, are part of a line."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is none, beyond what Python parses, or holds what is no text; one line says why.
+    """
+    try:
+        content = json.loads(text)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a character: a surrogate without its other half") from None
+    except RecursionError:
+        raise ValueError("too many brackets inside each other") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python's limit of digits
+        raise ValueError("an integer of thousands of digits") from None
+    return content
+
+
+def is_whole(text: str) -> bool:
+    """Tell whether a text has no half of a surrogate pair, which nothing can write."""
+    return _SURROGATE.search(text) is None

@@ -1,0 +1,41 @@
+"""What stands above and below the pictures of a sheet."""
+
+import time
+
+import numpy as np
+import pytest
+from PIL import ImageFont
+
+from rats_jax.report.figures import _fit, draw_grid
+
+FONT = ImageFont.load_default(size=11)
+
+
+def longest(text, width):
+    """The longest beginning that fits, found from the front."""
+    fits = [cut for end in range(1, len(text)) if FONT.getlength(cut := text[:end].rstrip() + "…") <= width]
+    return fits[-1]
+
+
+@pytest.mark.parametrize("text", ["a cat", "", "a cat\n on a \u2028mat", "i" * 10])
+def test_a_short_text_stays_in_one_line(text):
+    assert _fit(text, FONT, 128) == " ".join(text.split())
+
+
+@pytest.mark.parametrize("text", ["black cat " * 8, "W" * 60, "i" * 70, "i" * 300, "grüner Apfel " * 9])
+@pytest.mark.parametrize("width", [20, 72, 128])
+def test_a_long_text_is_cut_where_the_width_ends(text, width):
+    assert _fit(text, FONT, width) == longest(text.strip(), width)
+
+
+def test_what_fits_nowhere_is_dots():
+    assert _fit("WW", FONT, 3) == "…"
+
+
+@pytest.mark.parametrize(
+    "text", ["black cat " * 200_000, "x" * 2_000_000, "e" + "\u0301" * 2_000_000, " " * 2_000_000]
+)
+def test_a_sheet_of_very_long_texts_takes_no_time(text):
+    start = time.perf_counter()
+    draw_grid(np.zeros((4, 8, 8, 3)), [text] * 4, columns=4)
+    assert time.perf_counter() - start < 5

@@ -1,0 +1,73 @@
+"""Text and JSON as any program writes them."""
+
+import codecs
+import json
+
+import pytest
+
+from rats_jax.texts import decode, is_whole, parse_json, read_text, split_lines
+
+
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [
+        (b"", "utf-8"),
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+        (codecs.BOM_UTF32_LE, "utf-32-le"),
+        (codecs.BOM_UTF32_BE, "utf-32-be"),
+    ],
+)
+def test_a_byte_order_mark_says_the_encoding_and_is_dropped(tmp_path, mark, encoding):
+    file = tmp_path / "a.txt"
+    file.write_bytes(mark + "grüner Apfel 🍏\r\nred".encode(encoding))
+    assert read_text(file) == "grüner Apfel 🍏\r\nred"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\nb\ncaf\xe9", "line 3 is not UTF-8"),
+        (codecs.BOM_UTF8 + b"caf\xe9", "line 1 is not UTF-8"),
+        (b"\xed\xa0\xbd", "line 1 is not UTF-8"),  # a surrogate, encoded
+        (codecs.BOM_UTF16_LE + b"\x3d\xd8", "line 1 is not UTF-16-LE"),
+        ("black\ncat".encode("utf-16-le"), "line 1 has a NUL"),
+        (b"a\n\0", "line 2 has a NUL"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_line(content, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        decode(content)
+
+
+def test_lines_end_at_line_ends_alone():
+    assert split_lines("a\r\nb\rc\nd") == ["a", "b", "c", "d"]
+    inside = "a\u2028b\u2029c\x0bd\x0ce\x85f\x1cg"
+    assert split_lines(f"{inside}\n") == [inside, ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Expecting property name"),
+        ('{"a": "\\ud83d"}', "half a character"),
+        ('{"\\uDC00": 1}', "half a character"),
+        ("[" * 100_000, "too many brackets"),
+        ("1" * 5000, "an integer of thousands of digits"),
+        ('\ufeff{"a": 1}', "BOM"),  # a second mark, after that of the file
+    ],
+)
+def test_json_that_python_cannot_take_is_refused_in_a_line(text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parse_json(text)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
+def test_json_is_parsed():
+    content = {"a": ["🍏", "\\ud83d", None, 1e3], "b": {"c": 2**63}}
+    assert parse_json(json.dumps(content)) == content == parse_json(json.dumps(content, ensure_ascii=False))
+
+
+def test_half_a_character_is_told_from_a_whole_one():
+    assert is_whole("🍏") and not is_whole("\ud83c") and not is_whole("a\udce9")
