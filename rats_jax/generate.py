@@ -19,7 +19,9 @@ from rats_jax.errors import ConfigError, expect
 
 _MODEL = flags.DEFINE_string("model", None, "Work directory, pipeline folder or hub id.", required=True)
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "Prompt; give the flag several times for several.")
-_PROMPTS_FILE = flags.DEFINE_string("prompts-file", "", "Text, a prompt a line, or .jsonl, .json, .csv, .tsv")
+_PROMPTS_FILE = flags.DEFINE_string(
+    "prompts-file", "", "Text file, a prompt a line; or .jsonl, .ndjson, .json, .csv or .tsv."
+)
 _NUM_STEPS = flags.DEFINE_integer(
     "num-steps", None, "Sampling steps; without it those that the student was trained for.", lower_bound=1
 )

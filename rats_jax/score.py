@@ -25,7 +25,7 @@ _PROMPTS = flags.DEFINE_string(
     "prompts",
     None,
     "Text file: a prompt per line, for the pictures in the order of their names, or one line for all; or "
-    ".jsonl with `file_name` and `prompt` (or `text`) in each line.",
+    ".jsonl, .ndjson, .json, .csv or .tsv with `file_name` and `prompt` (or `text`, `caption`) in each row.",
     required=True,
 )
 _OUT = flags.DEFINE_string("out", "scores.json", "JSON file to write.")

@@ -1,17 +1,16 @@
-"""Pictures and their prompts: a folder beside a text file or a .jsonl."""
+"""Pictures and their prompts: a folder beside a text file, or beside rows that name the pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
-from rats_jax.data.pictures import find_pictures, picture_size, read_picture
+from rats_jax.data.pictures import find_pictures
 from rats_jax.data.prompts import read_prompts, read_records
+from rats_jax.data.rows import has_fields
 from rats_jax.errors import ConfigError
-
-__all__ = ["Pair", "picture_size", "read_pairs", "read_picture"]
 
 
 class Pair(NamedTuple):
@@ -27,17 +26,18 @@ def read_pairs(images: Path, prompts: Path) -> list[Pair]:
     Args:
         images: folder of pictures.
         prompts: a text file with one prompt per picture, which go by their names with numbers in order (2
-            before 10), or with one prompt for all; or .jsonl, `file_name` and `prompt` or `text` in a line.
+            before 10), or with one prompt for all; or .jsonl, .ndjson, .json, .csv or .tsv, `file_name` and
+            the prompt, as `read_prompts` finds it, in a row.
 
     Returns:
-        The pairs, in the order of the names, or of the .jsonl.
+        The pairs, in the order of the names, or of the rows.
 
     Raises:
-        ConfigError: no pictures, other counts, or a picture that is not there.
+        ConfigError: no pictures, other counts, a picture that is not there, or prompts that cannot be read.
     """
     if not images.is_dir():
         raise ConfigError(f"images={str(images)!r}: expected an existing folder")
-    if prompts.suffix == ".jsonl":
+    if has_fields(prompts):
         return [_pair(images, record, place) for place, record in read_records(prompts)]
     files, others = find_pictures(images)
     others = [name for name in others if images / name != prompts]
@@ -57,7 +57,7 @@ def read_pairs(images: Path, prompts: Path) -> list[Pair]:
     return [Pair(*pair) for pair in zip(files, texts, strict=True)]
 
 
-def _pair(images: Path, record: dict[str, str], place: str) -> Pair:
+def _pair(images: Path, record: dict[str, Any], place: str) -> Pair:
     name = record.get("file_name")
     if not isinstance(name, str) or not _is_file(images / name):
         raise ConfigError(f"prompts={place!r}: file_name={name!r}, expected a picture in {str(images)!r}")

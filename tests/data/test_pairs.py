@@ -42,8 +42,34 @@ def test_a_jsonl_names_its_pictures(images, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.JSONL", '{"file_name": "10.png", "text": "ten"}\n{"file_name": "2.jpg", "prompt": "two"}'),
+        ("p.ndjson", '{"file_name": "10.png", "text": "ten"}\n{"file_name": "2.jpg", "prompt": "two"}'),
+        ("p.json", '[{"file_name": "10.png", "text": "ten"}, {"file_name": "2.jpg", "prompt": "two"}]'),
+        ("p.csv", "file_name,caption\n10.png,ten\n2.jpg,two\n"),
+        ("p.tsv", "caption\tfile_name\nten\t10.png\ntwo\t2.jpg\n"),
+    ],
+)
+def test_rows_of_every_format_name_their_pictures(images, tmp_path, name, text):
+    pairs = read_pairs(images, write(tmp_path, name, text))
+    assert [(p.file.name, p.prompt) for p in pairs] == [("10.png", "ten"), ("2.jpg", "two")]
+
+
+def test_rows_in_another_order_than_the_pictures_are_not_matched_by_their_order(images, tmp_path):
+    file = write(tmp_path, "p.csv", "file_name,prompt\n10.png,ten\n2.jpg,two\n1.PNG,one\n")
+    assert {p.file.name: p.prompt for p in read_pairs(images, file)} == {
+        "10.png": "ten",
+        "2.jpg": "two",
+        "1.PNG": "one",
+    }
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("p.csv", "prompt\none\ntwo\nthree\n", r"p.csv:2': file_name=None, expected a picture in"),
+        ("p.json", '["one", "two", "three"]', r"p.json, item 1': file_name=None, expected a picture in"),
         ("p.txt", "one\ntwo", r"p.txt': has 2 prompts, expected one for each of the 3 pictures"),
         ("p.txt", " \n", "p.txt': expected at least one prompt"),
         ("p.jsonl", '{"prompt": "a"}', r"p.jsonl:1': file_name=None, expected a picture in"),
