@@ -109,6 +109,9 @@ def test_adapters_are_merged_into_the_network(models, tmp_path):
 def test_what_a_call_gets_wrong_is_one_line(models, run, student):
     for call, message in (
         (lambda: student([]), "prompts=.*: expected at least one"),
+        (lambda: student(["cat", " "]), r"^prompts\[1\]: expected a prompt, found a blank text"),
+        (lambda: student(["cat", 3]), r"^prompts\[1\]: expected a text, found 3"),
+        (lambda: student("cat \ud83d"), r"^prompts\[0\]: expected a text of whole characters"),
         (lambda: student("cat", num_steps=0), "num_steps"),
         (lambda: student("cat", guidance_scale=0.5), "guidance_scale=0.5: expected a number >= 1"),
         (

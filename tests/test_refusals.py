@@ -62,6 +62,21 @@ def test_heldout_prompts_that_are_trained_on_are_refused(models, tmp_path):
         train_and_evaluate(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("other.txt", " ", "other.txt': expected at least one prompt"),
+        ("other.jsonl", '{"prompt": 3}', "other.jsonl:1': expected a JSON object with a text"),
+        ("other.xlsx", "PK", "other.xlsx': expected text with one prompt per line, .*xlsx is not read"),
+    ],
+)
+def test_errors_about_heldout_prompts_begin_with_their_field(models, tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    config = tiny_config(models, heldout_prompts=str(tmp_path / name))
+    with pytest.raises(ConfigError, match=f"^heldout_prompts='.*{message}"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
 def test_empty_prompts_are_refused(models, tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(ConfigError, match="at least one prompt"):

@@ -24,13 +24,20 @@ _FIELDS = ("prompt", "text", "caption")
 _EXPECTED = "`prompt`, `text` or `caption`"
 
 
-def find_prompts(path: str) -> Sequence[str]:
+def find_prompts(path: str, *, field: str = "prompts") -> Sequence[str]:
     """Find the prompts that a config names: of a file, or, read when they are wanted, of a TFDS dataset.
+
+    Args:
+        path: of a file, or 'tfds:...'.
+        field: of the config, which errors begin with.
 
     Raises:
         ConfigError: as `read_prompts` and `open_captions`.
     """
-    return open_captions(path) if path.startswith("tfds:") else read_prompts(resolve_path(path))
+    try:
+        return open_captions(path) if path.startswith("tfds:") else read_prompts(resolve_path(path))
+    except ConfigError as error:
+        raise ConfigError(f"{field}={str(error).removeprefix('prompts=')}") from None
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -62,16 +69,18 @@ def read_records(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     return [(place, _record_of(row, place, kind)) for place, row in read_rows(path)]
 
 
-def check_prompt(prompt: str, field: str) -> str:
+def check_prompt(prompt: Any, field: str) -> str:
     """Give a prompt stripped.
 
     Args:
-        prompt: any text.
+        prompt: a text, or whatever else a caller gives.
         field: where it is from, for the message.
 
     Raises:
-        ConfigError: it is blank, or has what cannot be written into any file.
+        ConfigError: it is no text, or blank, or has what cannot be written into any file.
     """
+    if not isinstance(prompt, str):
+        raise ConfigError(f"{field}: expected a text, found {brief(prompt)}")
     text = strip(prompt)
     if not text:
         raise ConfigError(f"{field}: expected a prompt, found a blank text")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from rats_jax.data.batches import filled_batches
 from rats_jax.data.pictures import CONTACT_SHEET
+from rats_jax.data.prompts import check_prompt
 from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import SAMPLERS
@@ -68,7 +69,7 @@ class TextToImage:
         the same program.
 
         Args:
-            prompts: B texts, or one.
+            prompts: B texts, or one; blanks around them do not count.
             num_steps: sampling steps; None is `self.num_steps`.
             seed: picture i starts from the noise of seed + i, 0 .. 2**32 - 1.
             latents: [B, h, w, C] float32, the noise to start from in place of the seed.
@@ -78,11 +79,13 @@ class TextToImage:
             [B, H, W, 3] float32 in [0, 1].
 
         Raises:
-            ConfigError: no prompts, steps or guidance that there are not, or latents of another shape.
+            ConfigError: no prompts, or one that is no text; steps or guidance that there are not; latents of
+                another shape.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not texts:
+        given = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not given:
             raise ConfigError("prompts=[]: expected at least one")
+        texts = [check_prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(given)]
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         if not scale >= 1:
             raise ConfigError(f"guidance_scale={scale}: expected a number >= 1")

@@ -268,9 +268,9 @@ def _find_heldout_prompts(config: Any, trained: Sequence[str]) -> Sequence[str]:
     """Read the prompts that training does not see.
 
     Raises:
-        ConfigError: it sees some of them.
+        ConfigError: it sees some of them, or they cannot be read.
     """
-    prompts = find_prompts(config.heldout_prompts)
+    prompts = find_prompts(config.heldout_prompts, field="heldout_prompts")
     common = sorted(set(prompts) & set(trained))
     expected = f"prompts that are not in prompts={config.prompts!r}; {len(common)} are, e.g. {common[:1]}"
     expect(not common, "heldout_prompts", config.heldout_prompts, expected)

@@ -287,7 +287,7 @@ def arrivals_in_program(config, monkeypatch):
         make_monitor_inputs=lambda prompts: None,
     )
     mesh = make_mesh(mesh_sizes(), jax.devices()[:1])
-    seen.put(program, "find_prompts", lambda path: ["c"] if path == "the other prompts" else ["a", "b"])
+    seen.put(program, "find_prompts", lambda path, **_: ["c"] if path == "the other prompts" else ["a", "b"])
     seen.put(program, "make_mesh", lambda *_: mesh)
     seen.put(program, "validate_batch")
     seen.put(program, "open_models")
