@@ -19,6 +19,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_TOO_DEEP = "too many brackets inside each other"
 
 
 class _File(Protocol):
@@ -69,23 +70,34 @@ def split_lines(text: str) -> list[str]:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON.
+    """Parse JSON; texts in it may hold halves of surrogate pairs, as paths do that are not UTF-8.
 
     Raises:
-        ValueError: it is none, beyond what Python parses, or holds what is no text; one line says why.
+        ValueError: it is none, or beyond what Python parses; one line says why.
     """
     try:
-        content = json.loads(text)
-        if "\\u" in text:
-            json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("half a character: a surrogate without its other half") from None
+        return json.loads(text)
     except RecursionError:
-        raise ValueError("too many brackets inside each other") from None
+        raise ValueError(_TOO_DEEP) from None
     except json.JSONDecodeError:
         raise
     except ValueError:  # Python's limit of digits
         raise ValueError("an integer of thousands of digits") from None
+
+
+def parse_whole_json(text: str) -> Any:
+    """Parse JSON whose texts are whole, so that they can be written again.
+
+    Raises:
+        ValueError: as `parse_json`, or it holds half of a surrogate pair.
+    """
+    content = parse_json(text)
+    try:
+        whole = "\\u" not in text or is_whole(json.dumps(content, ensure_ascii=False))
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    if not whole:
+        raise ValueError("half a character: a surrogate without its other half")
     return content
 
 

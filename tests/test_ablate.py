@@ -238,8 +238,23 @@ def test_prompts_of_the_comparison_are_read_before_anything_is_trained(tmp_path)
     config = load_config(CONFIG)
     (tmp_path / "half.jsonl").write_text('{"prompt": "\\ud83d"}')
     config.evaluation.prompts = (("training", ""), ("other", str(tmp_path / "half.jsonl")))
+    jobs = planning.plan(config, tmp_path / "comparison")
     with pytest.raises(ConfigError, match="half.jsonl:1': expected a JSON object .half a character"):
-        run_all([], config, processes=1, say=print)
+        run_all(jobs, config, processes=1, say=print)
+    assert not (tmp_path / "comparison").exists()
+    run_all([], config, processes=1, say=print)  # nothing is left to do: they need not be there any more
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "[" * 100_000])
+def test_a_damaged_file_of_a_finished_job_is_named(tmp_path, content):
+    config = load_config(CONFIG)
+    job = planning.plan(config, tmp_path)[0]
+    job.folder.mkdir(parents=True)
+    np.savez(job.folder / "scores.npz")
+    if content is not None:
+        (job.folder / "job.json").write_text(content)
+    with pytest.raises(ConfigError, match="job.json': expected what a job wrote, as JSON [(]"):
+        run_all([job], config, processes=1, say=print)
 
 
 def test_bad_flags_are_one_line(tmp_path):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rats_jax.texts import decode, is_whole, parse_json, read_text, split_lines
+from rats_jax.texts import decode, is_whole, parse_json, parse_whole_json, read_text, split_lines
 
 
 @pytest.mark.parametrize(
@@ -51,22 +51,38 @@ def test_lines_end_at_line_ends_alone():
     ("text", "message"),
     [
         ("{", "Expecting property name"),
-        ('{"a": "\\ud83d"}', "half a character"),
-        ('{"\\uDC00": 1}', "half a character"),
         ("[" * 100_000, "too many brackets"),
         ("1" * 5000, "an integer of thousands of digits"),
         ('\ufeff{"a": 1}', "BOM"),  # a second mark, after that of the file
     ],
 )
 def test_json_that_python_cannot_take_is_refused_in_a_line(text, message):
-    with pytest.raises(ValueError, match=message) as error:
-        parse_json(text)
-    assert "\n" not in str(error.value) and len(str(error.value)) < 200
+    for parse in (parse_json, parse_whole_json):
+        with pytest.raises(ValueError, match=message) as error:
+            parse(text)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud83d"}', '{"\\uDC00": 1}', '["caf\\udce9"]'])
+def test_half_a_character_is_refused_where_texts_are_to_be_whole(text):
+    assert parse_json(text) == json.loads(text)
+    with pytest.raises(ValueError, match="^half a character"):
+        parse_whole_json(text)
+
+
+def test_json_of_any_depth_is_parsed_or_refused():
+    for depth in range(800, 1100):
+        text = "[" * depth + '"\\u0041"' + "]" * depth
+        try:
+            parse_whole_json(text)
+        except ValueError as error:
+            assert str(error).startswith("too many brackets")
 
 
 def test_json_is_parsed():
     content = {"a": ["🍏", "\\ud83d", None, 1e3], "b": {"c": 2**63}}
-    assert parse_json(json.dumps(content)) == content == parse_json(json.dumps(content, ensure_ascii=False))
+    for parse in (parse_json, parse_whole_json):
+        assert parse(json.dumps(content)) == content == parse(json.dumps(content, ensure_ascii=False))
 
 
 def test_half_a_character_is_told_from_a_whole_one():

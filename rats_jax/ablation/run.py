@@ -23,7 +23,7 @@ from rats_jax.ablation.plan import Job
 from rats_jax.ablation.table import TEACHER
 from rats_jax.config.fields import flatten
 from rats_jax.data.prompts import find_prompts
-from rats_jax.errors import expect
+from rats_jax.errors import ConfigError, expect
 from rats_jax.evaluation.contestants import Entry
 from rats_jax.evaluation.fixed_set import Judges, make_contest, open_judges
 from rats_jax.evaluation.measures import measure, open_alexnet
@@ -31,6 +31,7 @@ from rats_jax.files import whole_file, write_whole
 from rats_jax.parallel.cache import keep_compiled
 from rats_jax.student.load import load, load_pretrained
 from rats_jax.student.model import TextToImage
+from rats_jax.texts import parse_json, read_text
 from rats_jax.training.loop import train
 from rats_jax.training.program import Program
 from rats_jax.workdir import saved_config
@@ -49,15 +50,16 @@ def run_all(jobs: Sequence[Job], config: Any, *, processes: int, say: Callable[[
         say: gets a line for each variant and number of steps.
 
     Raises:
-        ConfigError: a run of another config lies where one of these should, or prompts cannot be read.
+        ConfigError: a run of another config lies where one of these should, its files are damaged, or prompts
+            cannot be read.
     """
     settings = config.evaluation.to_dict()
-    for _, file in settings["prompts"]:  # what cannot be read is refused now, not after the training
-        if file:
-            find_prompts(file)
     left = [job for job in jobs if not _is_done(job, settings)]
     if len(left) < len(jobs):
         say(f"{len(jobs) - len(left)} of {len(jobs)} were done before")
+    for _, file in settings["prompts"] if left else ():
+        if file:
+            find_prompts(file)  # what cannot be read is refused now, not after the training
     groups: dict[tuple[str, int], list[Job]] = {}
     for job in left:  # runs that differ in their seed share one compiled update
         groups.setdefault((job.variant, job.num_steps), []).append(job)
@@ -82,12 +84,28 @@ def _is_done(job: Job, settings: Mapping[str, Any]) -> bool:
     """Tell whether a job has its scores, and check that they are of this comparison."""
     if not (job.folder / _SCORES).exists():
         return False
-    wanted, found = flatten(_identity(job, settings)), flatten(json.loads((job.folder / _JOB).read_text()))
+    wanted, found = flatten(_identity(job, settings)), flatten(_read_json(job.folder / _JOB))
     for field in sorted(wanted | found):
         if wanted.get(field) != found.get(field):
             was, expected = found.get(field), f"the same as in {str(job.folder)!r}"
             expect(False, field, wanted.get(field), f"{expected}, {was!r}, or another workdir")
     return True
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Read what a job wrote.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
+    try:
+        content = parse_json(read_text(file))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(file)!r}: expected what a job wrote, as JSON ({reason})") from None
+    return content
 
 
 def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,5 +256,5 @@ def _read_scores(jobs: Sequence[Job], title: str) -> ablation.Scores:
 
 def _read_cost(jobs: Sequence[Job]) -> dict[str, float]:
     """Add the seconds of all jobs, by the clock and of the processor."""
-    costs = [json.loads((job.folder / _COST).read_text()) for job in jobs]
+    costs = [_read_json(job.folder / _COST) for job in jobs]
     return {name: sum(cost[name] for cost in costs) for name in ("seconds", "cpu_seconds")}

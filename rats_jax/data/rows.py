@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rats_jax.errors import ConfigError
-from rats_jax.texts import MARK, parse_json, read_text, split_lines
+from rats_jax.texts import MARK, parse_whole_json, read_text, split_lines
 
 Row = tuple[str, Any]
 """Where it stands, for messages, and a text, a dict of fields, or whatever else the file has there."""
@@ -75,7 +75,7 @@ def _read_lines(path: str, text: str) -> Iterator[Row]:
 def _read_json_lines(path: str, text: str) -> Iterator[Row]:
     for place, line in _read_lines(path, text):
         try:
-            row = parse_json(line)
+            row = parse_whole_json(line)
         except ValueError as error:
             reason = getattr(error, "msg", error)
             raise ConfigError(f"prompts={place!r}: expected a JSON object ({reason})") from None
@@ -86,9 +86,9 @@ def _read_json_array(path: str, text: str) -> Iterator[Row]:
     if not strip(text):
         return
     try:
-        content = parse_json(text)
+        content = parse_whole_json(text)
     except ValueError as error:
-        hint = "; of one value per line .jsonl is read" if "Extra data" in str(error) else ""
+        hint = "; a file with one value per line ends in .jsonl" if "Extra data" in str(error) else ""
         raise ConfigError(f"prompts={path!r}: expected a JSON array ({error}){hint}") from None
     if not isinstance(content, list):
         raise ConfigError(

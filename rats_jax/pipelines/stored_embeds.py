@@ -16,7 +16,7 @@ import numpy as np
 from rats_jax.data.batches import filled_batches
 from rats_jax.errors import ConfigError
 from rats_jax.pipelines.base import Pipeline
-from rats_jax.texts import parse_json, read_text
+from rats_jax.texts import parse_whole_json, read_text
 from rats_jax.types import Params, PromptEmbeds, PromptInputs
 
 _BATCH = 16
@@ -80,7 +80,7 @@ def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipe
     """
     abstract = _abstract_embeds(pipeline)
     try:
-        index = parse_json(read_text(folder / "prompts.json"))
+        index = parse_whole_json(read_text(folder / "prompts.json"))
         cond, uncond = ([_read(file) for file in _files(folder, name)] for name in ("cond", "uncond"))
         rows = {hashlib.sha256(text.encode()).digest(): i for i, text in enumerate(index["prompts"])}
     except (OSError, ValueError, KeyError) as error:

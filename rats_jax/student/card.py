@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -240,4 +239,4 @@ def _read_evaluation(workdir: str, step: int) -> dict[str, Any]:
 
 def _read(workdir: str, name: str) -> dict[str, Any]:
     file = epath.Path(workdir).expanduser() / name
-    return json.loads(file.read_text()) if file.exists() else {}
+    return read_json(file) if file.exists() else {}

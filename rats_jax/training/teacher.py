@@ -17,6 +17,7 @@ from rats_jax.config.fields import flatten
 from rats_jax.errors import ConfigError
 from rats_jax.files import write_whole
 from rats_jax.parallel import placement, processes
+from rats_jax.texts import parse_json, read_text
 from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
 
 _FILE = "targets.json"
@@ -58,7 +59,7 @@ class TargetStore:
 
     Raises:
         ConfigError: the folder holds targets of another teacher, of other prompts, noise or noise levels, or
-            it cannot be written.
+            it is damaged or cannot be written.
     """
 
     def __init__(self, folder: str, config: Any, prompts: Sequence[str], rows: np.ndarray):
@@ -67,10 +68,10 @@ class TargetStore:
         file = self._folder / _FILE
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            found = json.loads(file.read_text()) if file.exists() else settings
+            found = _read_settings(file) if file.exists() else settings
             if not file.exists() and self._process == 0:
                 write_whole(file, json.dumps(settings, indent=2, sort_keys=True))
-        except (OSError, json.JSONDecodeError) as error:
+        except OSError as error:
             raise ConfigError(
                 f"teacher.targets={folder!r}: expected a folder for targets ({error})"
             ) from None
@@ -118,6 +119,22 @@ def describe(config: Any, prompts: Sequence[str]) -> dict[str, Any]:
         for field in ("kind", "path")
     }
     return {field: flat[field] for field in _FIELDS} | rewards | {"prompts": digest}
+
+
+def _read_settings(file: epath.Path) -> dict[str, Any]:
+    """Read what the targets of a folder depend on.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        found = parse_json(read_text(file))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except ValueError as error:
+        folder, expected = str(file.parent), "expected a folder for targets"
+        raise ConfigError(f"teacher.targets={folder!r}: {expected}, {_FILE} is damaged ({error})") from None
+    return found
 
 
 class TeacherTargets:

@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from safetensors.numpy import save_file
 
 from rats_jax.errors import WeightsError
-from rats_jax.texts import parse_json, read_text
+from rats_jax.texts import parse_whole_json, read_text
 from rats_jax.types import Params
 from rats_jax.weights.naming import iter_torch_names, to_torch_names, torch_sizes
 
@@ -24,14 +25,14 @@ MAX_SHARD_BYTES = 10_000_000_000
 """Of a file of weights, as diffusers writes them."""
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Read one of a model folder's JSON files.
+def read_json(file: Path | epath.Path) -> dict[str, Any]:
+    """Read one of a model folder's JSON files, or of a run's.
 
     Raises:
         WeightsError: it is missing, unreadable or no JSON object.
     """
     try:
-        content = parse_json(read_text(file))
+        content = parse_whole_json(read_text(file))
     except FileNotFoundError:
         raise WeightsError(f"model folder lacks {str(file)!r}: expected a diffusers folder") from None
     except OSError as error:

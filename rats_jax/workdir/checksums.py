@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Collection
 from pathlib import Path
 
+from rats_jax.texts import parse_json, read_text
+
 FILE = "checksums.json"
 """In the folder of a checkpoint: size and CRC-32 of every other file in it, by its path from there."""
 _BYTES = 1 << 20
@@ -30,7 +32,7 @@ def find_damage(folder: Path) -> str:
     if not (folder / FILE).exists():
         return ""
     try:
-        sums = json.loads((folder / FILE).read_text())
+        sums = parse_json(read_text(folder / FILE))
         for name, (size, crc) in sums.items():
             file = folder / name
             if not file.is_file():

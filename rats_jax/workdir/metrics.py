@@ -13,6 +13,7 @@ from absl import logging
 from tensorboardX import SummaryWriter
 
 from rats_jax.files import write_whole
+from rats_jax.texts import parse_json
 
 _FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 
@@ -103,8 +104,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 def _read_line(line: str) -> dict[str, Any] | None:
     """Read one record; None if it is none."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
     is_record = isinstance(record, dict) and type(record.get("step")) is int
     return record if is_record and all(_is_number(value) for value in record.values()) else None

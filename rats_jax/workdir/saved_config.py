@@ -10,6 +10,7 @@ from etils import epath
 
 from rats_jax.config.fields import flatten
 from rats_jax.errors import ConfigError
+from rats_jax.texts import parse_json, read_text
 
 FILE = "config.json"
 """Its name in the work directory."""
@@ -39,20 +40,27 @@ def to_json(config: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """Read back what `to_json` wrote; lists become tuples again, fields that came later are there."""
-    return with_added(_tuples(json.loads(text)))
+    """Read back what `to_json` wrote; lists become tuples again, fields that came later are there.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}")
+    return with_added(_tuples(content))
 
 
 def read(file: epath.Path) -> dict[str, Any]:
     """Read the config of a run.
 
     Raises:
-        ConfigError: the file is damaged.
+        ConfigError: the file is damaged or cannot be read.
     """
     try:
-        return from_json(file.read_text())
-    except (ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        return from_json(read_text(file))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"{str(file)!r}: expected the config of a run as JSON ({reason})") from None
 
 

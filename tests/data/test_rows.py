@@ -107,7 +107,11 @@ def test_rows_keep_their_other_fields(tmp_path):
         ("p.json", '["a", ["b"]]', r"p.json, item 2'.*found \['b'\]"),
         ("p.json", '["a", ""]', "p.json, item 2'.*found ''"),
         ("p.json", '["a"', "expected a JSON array .*line 1"),
-        ("p.json", '{"prompt": "a"}\n{"prompt": "b"}', "Extra data: line 2.*jsonl is read"),
+        (
+            "p.json",
+            '{"prompt": "a"}\n{"prompt": "b"}',
+            "Extra data: line 2.*one value per line ends in .jsonl",
+        ),
         ("p.json", "[" * 100_000, "too many brackets"),
         ("p.json", '["\\ud83d"]', "half a character"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": "cat \\ud83d"}', "p.jsonl:2'.*half a character"),

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rats_jax.errors import ConfigError
 from rats_jax.report.tables import format_overview
 from rats_jax.student import card as model_card
 from rats_jax.student.model import Origin
@@ -57,6 +58,13 @@ def test_the_evaluation_of_the_checkpoint_takes_the_place_of_the_runs_table(card
     assert format_overview(made_up_report()) in section
     assert "256 prompts, 4 pictures of each" in section and "## Scores" not in text and "3.5000" not in text
     assert "| command | `python -m x` |" in text
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
+def test_a_damaged_table_of_the_run_is_named(card, tmp_path, content):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(ConfigError, match="^'.*summary.json' (is no JSON file|holds a list)"):
+        card(250)
 
 
 def test_the_evaluation_of_another_checkpoint_is_not_shown(card, tmp_path):

@@ -73,6 +73,15 @@ def test_targets_of_other_prompts_are_refused(tmp_path):
         TargetStore(str(tmp_path), CONFIG, ["cat", "cow"], ROWS)
 
 
+@pytest.mark.parametrize("content", ["{", "[1]", "3", "\0" * 9, "[" * 100_000])
+def test_damaged_settings_of_targets_are_named(tmp_path, content):
+    TargetStore(str(tmp_path), CONFIG, PROMPTS, ROWS)
+    (tmp_path / "targets.json").write_text(content)
+    with pytest.raises(ConfigError, match="^teacher.targets='.*, targets.json is damaged") as error:
+        TargetStore(str(tmp_path), CONFIG, PROMPTS, ROWS)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("damage", ["file in place", "settings", "targets", "other arrays"])
 def test_what_cannot_be_read_is_one_line(tmp_path, damage):
     folder = tmp_path / "targets"

@@ -263,7 +263,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_moved(tmp_path):
     assert (folder / "2").exists() and (folder / "4").exists()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"a": 3}', '{"a": [1]}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 3}', '{"a": [1]}', "[" * 100_000, "{}\0"])
 def test_damaged_checksums_are_damage(tmp_path, content):
     folder = tmp_path / "checkpoints"
     write_steps(folder, 2)

@@ -53,7 +53,7 @@ def test_only_the_process_that_writes_claims_a_folder(tmp_path):
         claim(str(tmp_path / "file"), {}, writes=True)
 
 
-@pytest.mark.parametrize("content", ["{", "", "[1]", "\0" * 9, "3"])
+@pytest.mark.parametrize("content", ["{", "", "[1]", "[]", "\0" * 9, "3", "[" * 100_000])
 def test_a_damaged_config_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError) as caught:
@@ -61,3 +61,23 @@ def test_a_damaged_config_is_named(tmp_path, content):
     message = str(caught.value)
     assert message.startswith(f"'{tmp_path}/config.json': expected the config of a run as JSON (")
     assert "\n" not in message and (tmp_path / "config.json").read_text() == content
+
+
+def test_a_folder_in_place_of_the_config_is_named(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ConfigError, match=r"config.json': expected the config of a run .*\(Is a directory\)"):
+        claim(str(tmp_path), {"num_updates": 4}, writes=True)
+
+
+def test_a_config_with_a_path_that_is_not_utf_8_is_read_back(tmp_path):
+    for updates in (4, 5):
+        claim(str(tmp_path), {"num_updates": updates, "prompts": "caf\udce9.txt"}, writes=True)
+
+
+def test_a_config_that_an_editor_saved_with_a_mark_is_read(tmp_path):
+    claim(str(tmp_path), {"num_updates": 4}, writes=True)
+    file = tmp_path / "config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    claim(str(tmp_path), {"num_updates": 5}, writes=False)
+    with pytest.raises(ConfigError, match="another config .seed: .none. -> 2"):
+        claim(str(tmp_path), {"num_updates": 4, "seed": 2}, writes=False)
