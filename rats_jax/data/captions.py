@@ -15,8 +15,6 @@ from rats_jax.errors import ConfigError
 # What datasets call a caption; the value is a text, or a sequence of texts or of records with one.
 _NAMES = ("captions", "caption", "text", "prompt", "prompts")
 _PATH = re.compile(r"tfds:(?P<name>\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?)(:(?P<split>.+))?")
-
-
 # Read at once where all captions are read: threads share the work, and pictures come with them.
 _BLOCK = 64
 
@@ -151,7 +149,7 @@ def _first_text(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return strip(value)
-    if isinstance(value, list | tuple | np.ndarray):
+    if isinstance(value, list | tuple):
         return next(filter(None, map(_first_text, value)), "")
     raise ValueError(brief(value))
 

@@ -121,9 +121,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
                     width, height = picture.size
                     raise ValueError(f"it is {width}x{height}, sides may have 1 to {_LONGEST_SIDE} pixels")
                 yield picture
-    except (
-        Exception
-    ) as error:  # decoders raise all kinds: OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:  # decoders raise all kinds: OSError, SyntaxError, struct.error, ...
         reason = " ".join(_reason(file, error).split())
         raise ConfigError(f"images={str(file)!r}: expected a readable picture ({reason})") from None
 
@@ -132,11 +130,9 @@ def _reason(file: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         with file.open("rb") as stream:
             start = stream.read(16)
-        return (
-            f"it begins with {start!r}: of no format that Pillow reads, or damaged"
-            if start
-            else "it is empty"
-        )
+        if not start:
+            return "it is empty"
+        return f"it begins with {start!r}: of no format that Pillow reads, or damaged"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -90,7 +90,7 @@ def _crop(images: Array, side: int, offset: Callable[[int], int]) -> Array:
 
 
 def _resize_middle(images: Array, side: int, resized: tuple[int, int], corner: tuple[int, int]) -> Array:
-    """Do the same to a strip, without the ends that are cut off: they would be most of it, magnified.
+    """Magnify the middle square of a strip alone: the whole strip would be many times larger.
 
     Args:
         images: [B, H, W, 3], to be magnified.
