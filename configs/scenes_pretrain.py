@@ -86,14 +86,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.heldout_share = 0.125  # of pairs of things and of numbers of a thing, which no training sees
     config.kinds = ml_collections.ConfigDict({"one": 0.5, "two": 0.15, "three": 0.05, "pair": 0.3})
     # Prompts of the main job, and those that it does not see.
-    config.prompts = ml_collections.ConfigDict({"num_train": 1024, "num_heldout": 256})
+    config.prompts = ml_collections.ConfigDict({"num_train": 1024, "num_heldout": 128})
+    config.prompts.kinds = ml_collections.ConfigDict({"one": 0.5, "two": 0.3, "three": 0.2, "pair": 0.0})
 
     config.tokenizer = ml_collections.ConfigDict({"vocab_size": 900, "max_length": 12})
     config.t5_tokenizer = ml_collections.ConfigDict({"max_length": 10})
 
     config.judge = ml_collections.ConfigDict(
         {
-            "num_updates": 2500,
+            "num_updates": 8000,
             "batch_size": 64,
             "learning_rate": 2e-3,
             "ema_decay": 0.998,
@@ -107,7 +108,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
 
     config.vae = ml_collections.ConfigDict(
-        {"num_updates": 2500, "batch_size": 16, "learning_rate": 2e-3, "ema_decay": 0.999, "kl_weight": 1e-4}
+        {"num_updates": 6000, "batch_size": 32, "learning_rate": 2e-3, "ema_decay": 0.999, "kl_weight": 1e-4}
     )
     config.vae_model = ml_collections.ConfigDict(
         {
@@ -129,17 +130,17 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.flow = ml_collections.ConfigDict(
         {
-            "num_updates": 12000,
-            "batch_size": 64,
-            "learning_rate": 2e-3,
+            "num_updates": 24000,
+            "batch_size": 128,
+            "learning_rate": 1.5e-3,
             "ema_decay": 0.999,
             "prompt_dropout": 0.1,  # share of prompts replaced by the empty one
         }
     )
     config.guidance = ml_collections.ConfigDict(
         {
-            "num_updates": 1500,
-            "batch_size": 48,
+            "num_updates": 3000,
+            "batch_size": 96,
             "learning_rate": 4e-4,
             "ema_decay": 0.998,
             "max_guidance_scale": 6.0,
@@ -149,8 +150,8 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "patch_size": 1,
             "in_channels": 16,
-            "num_layers": 1,
-            "num_single_layers": 4,
+            "num_layers": 2,
+            "num_single_layers": 6,
             "attention_head_dim": 32,
             "num_attention_heads": 4,
             "axes_dims_rope": (4, 14, 14),
@@ -188,11 +189,14 @@ def get_config() -> ml_collections.ConfigDict:
         tower = {"intermediate_size": 384, "num_attention_heads": 4, "hidden_act": "gelu"}
         return ml_collections.ConfigDict(
             {
-                "num_updates": 3000,
+                "num_updates": 4000,
                 "images_per_corruption": 5,
                 "learning_rate": 1e-3,
                 "ema_decay": 0.998,
                 "attack_step": 4 / 255,  # sign-gradient step on the pictures that must score low
+                "attack_wrong": False,  # up to such a step on half of those that show something else, too
+                "count_share": 1 / 3,  # of pictures that show something else, those of another number
+                "kinds": config.kinds,
                 "max_logit_scale": 30.0,
                 "projection_dim": 96,
                 "text_config": tower | {"hidden_size": 96, "num_hidden_layers": 2},
@@ -204,7 +208,7 @@ def get_config() -> ml_collections.ConfigDict:
             | differences
         )
 
-    config.reward = reward()
+    config.reward = reward(num_updates=9000)
     # The other shares neither seed nor size nor damage with the reward, and never meets a training run.
     other = {"intermediate_size": 320, "num_attention_heads": 4, "hidden_act": "gelu"}
     config.heldout_reward = reward(
@@ -216,9 +220,23 @@ def get_config() -> ml_collections.ConfigDict:
         corruptions=("noise", "blur", "mix", "contrast", "grid", "tint", "swap_blocks", "cut_out"),
     )
 
-    config.samples = ml_collections.ConfigDict({"num_images": 96, "num_steps": 50, "guidance_scale": 3.5})
+    # What the reward goes on with once it knows the things: that their number counts too, and that no pattern
+    # makes up for it.
+    config.second_round = ml_collections.ConfigDict(
+        {
+            "num_updates": 1500,
+            "images_per_corruption": 3,
+            "learning_rate": 3e-4,
+            "attack_step": 8 / 255,
+            "attack_wrong": True,
+            "count_share": 0.6,
+            "kinds": {"one": 0.4, "two": 0.3, "three": 0.3, "pair": 0.0},
+        }
+    )
+
+    config.samples = ml_collections.ConfigDict({"num_images": 96, "num_steps": 50, "guidance_scale": 5.0})
     config.samples.columns = 12
     config.check = ml_collections.ConfigDict(
-        {"num_images": 256, "severity": 0.6, "num_steps": (50, 8, 5, 4, 3, 2, 1), "guidance_scale": 3.5}
+        {"num_images": 256, "severity": 0.6, "num_steps": (50, 8, 5, 4, 3, 2, 1), "guidance_scale": 5.0}
     )
     return config

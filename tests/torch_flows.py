@@ -1,5 +1,6 @@
 """PyTorch pipelines of FLUX.1 and Stable Diffusion 3: tiny, random, of the real kinds of blocks."""
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -123,3 +124,14 @@ def make_flow(kind, *, without_t5=False):
                 if parameter.ndim == 1:  # norms and biases begin as ones and zeros
                     parameter.data.add_(0.1 * torch.randn_like(parameter))
     return pipeline
+
+
+def draw_with_torch(original, noise, prompts, **options):
+    """Draw from noise [B, h, w, C] at the levels of our grids."""
+    latents = torch.from_numpy(np.array(noise.transpose(0, 3, 1, 2)))
+    if hasattr(original, "_pack_latents"):
+        latents = original._pack_latents(latents, *latents.shape)
+    original.set_progress_bar_config(disable=True)
+    steps = options["num_inference_steps"]
+    sigmas = np.linspace(1.0, 1.0 / steps, steps)
+    return original(prompts, latents=latents, sigmas=sigmas, output_type="np", **options).images

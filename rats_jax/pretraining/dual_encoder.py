@@ -41,6 +41,7 @@ def train_dual_encoder(
     training: Any,
     *,
     seed: int,
+    start: Params | None = None,
     state_file: Path | None = None,
 ) -> Params:
     """Train image and text towers with three losses in one pass over clean, spoilt and worse pictures.
@@ -48,16 +49,19 @@ def train_dual_encoder(
     Contrastive: a text picks its clean picture among all clean, all worse and all wrong ones that it does not
     fit, and a picture its text.
     Preference (the Bradley-Terry loss of PickScore): clean over spoilt, spoilt over worse, clean over wrong.
-    The worse pictures are moved one sign-gradient step towards a higher score first, so that the score is not
-    raised by patterns that no eye sees: a reward that training climbs must not be fooled by its own gradient.
+    Worse pictures, and with `attack_wrong` half of the wrong ones, are moved one sign-gradient step towards a
+    higher score first, so that the score is not raised by patterns that no eye sees: a reward that training
+    climbs must not be fooled by its own gradient.
 
     Args:
         data: what `draw_fn` draws from, kept on the device.
         draw_fn: (data, keys [2], B) -> a batch.
         config: a transformers CLIPConfig.
         corruptions: by name; the batch is divided evenly among them.
-        training: num_updates, images_per_corruption, learning_rate, ema_decay, attack_step, max_logit_scale.
+        training: num_updates, images_per_corruption, learning_rate, ema_decay, attack_step, max_logit_scale;
+            attack_wrong, where batches have wrong pictures.
         seed: of initialisation and draws.
+        start: weights to go on from; None starts anew.
         state_file: see `fit`.
 
     Returns:
@@ -68,7 +72,7 @@ def train_dual_encoder(
         Goodfellow et al., arXiv 1412.6572 (the sign-gradient step).
     """
     module = clip.make_clip(config)
-    params = jax.jit(lambda k: clip.init_clip(module, k))(jax.random.key(seed))
+    params = start or jax.jit(lambda k: clip.init_clip(module, k))(jax.random.key(seed))
     per_kind = training.images_per_corruption
     batch_size = per_kind * len(corruptions)
     max_log_scale = math.log(training.max_logit_scale)
@@ -98,12 +102,12 @@ def train_dual_encoder(
         spoilt, worse = spoil(key_spoil, clean, mild), spoil(key_spoil, clean, more)
         text = clip.embed_text(module, params, drawn.input_ids)
 
-        def total_score(images: Array) -> Array:
-            return jnp.sum(text * clip.embed_images(module, params, images))
-
-        attack = training.attack_step * jnp.sign(jax.grad(total_score)(worse))
-        worse = jax.lax.stop_gradient(jnp.clip(worse + attack, 0.0, 1.0))
-
+        worse = lift(module, params, text, worse, training.attack_step)
+        if wrong and training.attack_wrong:
+            # Half of them not at all: else the step, which is easy to see, tells them from the right ones.
+            share = jax.random.uniform(jax.random.fold_in(key, 5), (batch_size, 1, 1, 1), minval=-1.0)
+            steps = training.attack_step * jnp.maximum(share, 0.0)
+            wrong = [lift(module, params, text, images, steps) for images in wrong]
         embeds = clip.embed_images(module, params, jnp.concatenate([clean, spoilt, worse, *wrong]))
         e_clean, e_spoilt, e_worse, *e_wrong = jnp.split(embeds, 3 + len(wrong))
         labels = jnp.arange(batch_size)
@@ -129,3 +133,20 @@ def train_dual_encoder(
 
     params = fit_as(training, loss_fn, params, data, seed=seed + 1, name="reward", state_file=state_file)
     return params | {"logit_scale": jnp.minimum(params["logit_scale"], max_log_scale)}
+
+
+def lift(module: clip.CLIPModel, params: Params, text: Array, images: Array, step: Array | float) -> Array:
+    """Move pictures one sign-gradient step towards a higher score.
+
+    Args:
+        module: of the reward.
+        params: its weights.
+        text: [B, D], embeddings of their prompts.
+        images: [B, H, W, 3] in [0, 1].
+        step: how far, in units of the pictures; one number, or [B, 1, 1, 1].
+
+    Returns:
+        [B, H, W, 3] in [0, 1]; no gradient flows through it.
+    """
+    gradient = jax.grad(lambda x: jnp.sum(text * clip.embed_images(module, params, x)))(images)
+    return jax.lax.stop_gradient(jnp.clip(images + step * jnp.sign(gradient), 0.0, 1.0))

@@ -157,7 +157,7 @@ def _train_reward(config: Any, workdir: Path, name: str, *, seed: int) -> None:
         images = flip_and_shift(keys[1], data["images"][pick] / 255.0, max_shift=max_shift)
         return Drawn(images, data["input_ids"][pick])
 
-    train_reward(config, workdir, name, concepts.captions, gather, draw, seed=seed)
+    train_reward(config, config[name], workdir / name, concepts.captions, gather, draw, seed=seed)
 
 
 def _concepts(config: Any) -> Emoji:

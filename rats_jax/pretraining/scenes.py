@@ -246,7 +246,9 @@ def load_graphics(nouns: Sequence[Noun]) -> np.ndarray:
     return graphics
 
 
-def vary(key: Key, objects: Array, grounds: Array, named: Array, num_nouns: int) -> tuple[Array, Array]:
+def vary(
+    key: Key, objects: Array, grounds: Array, named: Array, num_nouns: int, *, count_share: float
+) -> tuple[Array, Array]:
     """Change one thing of each scene, so that it no longer is what its prompt asks for.
 
     An object becomes another, or there is one more or one less, or the ground, where the prompt names it, has
@@ -258,6 +260,8 @@ def vary(key: Key, objects: Array, grounds: Array, named: Array, num_nouns: int)
         grounds: [B] int32.
         named: [B] int32, the ground that the prompt names, `NOTHING` where it is open.
         num_nouns: of the world.
+        count_share: share of scenes whose number of objects changes; the others change a thing or the
+            ground, as often.
 
     Returns:
         Other objects and grounds.
@@ -278,7 +282,8 @@ def vary(key: Key, objects: Array, grounds: Array, named: Array, num_nouns: int)
     grows = (count == 1) | ((count == 2) & jax.random.bernoulli(key_more, 0.5, batch))
     counted = jnp.where(grows[:, None], more, less)
     colour = (grounds + jax.random.randint(key_ground, batch, 1, len(COLOURS))) % len(COLOURS)
-    kind = jax.random.randint(key_kind, batch, 0, 3)
+    draw = jax.random.uniform(key_kind, batch)
+    kind = jnp.where(draw < count_share, 1, jnp.where(draw < (1.0 + count_share) / 2.0, 0, 2))
     kind = jnp.where((kind == 2) & (named == NOTHING), 0, kind)
     objects = jnp.where((kind == 0)[:, None], replaced, jnp.where((kind == 1)[:, None], counted, objects))
     return objects, jnp.where(kind == 2, colour, grounds)

@@ -21,6 +21,7 @@ from rats_jax.pretraining.flow import PARTS, distil_guidance, make_networks, tra
 from rats_jax.pretraining.scenes import (
     COLOURS,
     IMAGE_SIZE,
+    KINDS,
     NOTHING,
     Noun,
     Prompts,
@@ -155,20 +156,28 @@ def guidance_stage(config: Any, workdir: Path) -> None:
         write_json(folder / "model_index.json", index | {name: list(c) for name, c in _CLASSES.items()})
 
 
+def reward_draft_stage(config: Any, workdir: Path) -> None:
+    """Train the reward that RATS climbs, its first round: reward_draft/."""
+    _train_reward(config, config.reward, workdir, "reward_draft", seed=config.seed + 20)
+
+
 def reward_stage(config: Any, workdir: Path) -> None:
-    """Train the reward that RATS climbs: reward/."""
-    _train_reward(config, workdir, "reward", seed=config.seed + 20)
+    """Go on with the reward that RATS climbs, as config.second_round says: reward/."""
+    training = config.reward.copy_and_resolve_references()
+    training.update(config.second_round)
+    start = workdir / "reward_draft"
+    _train_reward(config, training, workdir, "reward", start=start, seed=config.seed + 21)
 
 
 def heldout_reward_stage(config: Any, workdir: Path) -> None:
     """Train the reward that no training sees, of another seed, size and damage: heldout_reward/."""
-    _train_reward(config, workdir, "heldout_reward", seed=config.seed + 30)
+    _train_reward(config, config.heldout_reward, workdir, "heldout_reward", seed=config.seed + 30)
 
 
 def prompts_stage(config: Any, workdir: Path) -> None:
     """Draw prompts that training sees, and prompts that it does not: prompts.txt, heldout_prompts.txt."""
     rng, prompts = np.random.default_rng(config.seed), _prompts(config)
-    weights = sampling_weights(prompts, config.kinds)
+    weights = sampling_weights(prompts, config.prompts.kinds)
 
     def choose(rows: np.ndarray, count: int) -> Prompts:
         chances = np.where(rows, weights, 0.0)
@@ -203,7 +212,7 @@ def check_stage(config: Any, workdir: Path) -> None:
     images, objects, grounds, rows = _draw_scenes(data, keys, setting.num_images)
     texts = _prompts(config).choose(np.asarray(rows)).texts
     named = data["colours"][rows]
-    others = vary(keys[0], objects, grounds, named, len(config.nouns))
+    others = vary(keys[0], objects, grounds, named, len(config.nouns), count_share=config.reward.count_share)
     vae, vae_params, _ = load_vae(workdir / "pipeline" / "vae")
     spoilt = {"autoencoder": autoencode(vae, vae_params), "latent_noise": latent_noise(vae, vae_params)}
     table = {"render": judged(images, texts), "of another prompt": judged(images, texts[1:] + texts[:1])}
@@ -212,12 +221,18 @@ def check_stage(config: Any, workdir: Path) -> None:
         key, severity = jax.random.fold_in(keys[1], i), jnp.full(setting.num_images, setting.severity)
         table[name] = judged(jax.jit(corrupt)(key, images, severity), texts)
     pipeline = load_pipeline(workdir / "pipeline", options=_SIZE)
-    for name in ("prompts", "heldout_prompts"):
-        chosen = read_prompts(workdir / f"{name}.txt")[: setting.num_images]
-        for steps in setting.num_steps:
-            sampling = {"num_steps": steps, "guidance_scale": setting.guidance_scale}
-            drawn = draw_prompts(pipeline, chosen, **sampling, seed=config.seed)
-            table[f"{name}, {steps} steps"] = judged(drawn, chosen)
+    sets = {name: read_prompts(workdir / f"{name}.txt") for name in ("prompts", "heldout_prompts")}
+    runs = [(name, steps) for name in sets for steps in setting.num_steps]
+    every = _prompts(config)
+    for i, kind in enumerate(KINDS):  # what of them it has learned, whatever the job asks for
+        rows = np.flatnonzero((every.kinds == i) & ~every.heldout)
+        sets[kind] = every.choose(np.random.default_rng(config.seed).permutation(rows)).texts
+        runs.append((kind, max(setting.num_steps)))
+    for name, steps in runs:
+        chosen = sets[name][: setting.num_images]
+        sampling = {"num_steps": steps, "guidance_scale": setting.guidance_scale}
+        drawn = draw_prompts(pipeline, chosen, **sampling, seed=config.seed)
+        table[f"{name}, {steps} steps"] = judged(drawn, chosen)
     write_json(workdir / "check.json", table)
     for title, row in table.items():
         print(f"{title:<28}" + "".join(f"{name:>18} {value:7.3f}" for name, value in row.items()))
@@ -235,6 +250,7 @@ STAGES: Mapping[str, Callable[[Any, Path], None]] = {
     "vae": vae_stage,
     "flow": flow_stage,
     "guidance": guidance_stage,
+    "reward_draft": reward_draft_stage,
     "reward": reward_stage,
     "heldout_reward": heldout_reward_stage,
     "prompts": prompts_stage,
@@ -251,10 +267,14 @@ def _nouns(config: Any) -> list[Noun]:
     return [Noun(*noun) for noun in config.nouns]
 
 
-def _data(config: Any, *, every: bool = False) -> dict[str, Array]:
-    """Gather what `_draw_scenes` draws from; `every` takes the combinations that are held out too."""
+def _data(config: Any, *, every: bool = False, kinds: Mapping[str, float] | None = None) -> dict[str, Array]:
+    """Gather what `_draw_scenes` draws from.
+
+    `every` takes the combinations that are held out too; `kinds` are the shares of the kinds of prompts, None
+    those of the config.
+    """
     prompts = _prompts(config)
-    weights = sampling_weights(prompts, config.kinds)
+    weights = sampling_weights(prompts, kinds or config.kinds)
     weights = weights if every else np.where(prompts.heldout, 0.0, weights)
     return {
         "graphics": jnp.asarray(load_graphics(_nouns(config))),
@@ -334,22 +354,26 @@ def _write_networks(folder: Path, models: Mapping[str, dict[str, Any]], params: 
         write_model(folder / name, models[name] | marks[name], params[name], file)
 
 
-def _train_reward(config: Any, workdir: Path, name: str, *, seed: int) -> None:
+def _train_reward(
+    config: Any, training: Any, workdir: Path, name: str, *, seed: int, start: Path | None = None
+) -> None:
     if is_done(workdir / name / "config.json"):
         return
     num_nouns = len(config.nouns)
 
     def gather(ids: np.ndarray) -> Any:
-        return _data(config) | {"ids": jnp.asarray(ids)}
+        return _data(config, kinds=training.kinds) | {"ids": jnp.asarray(ids)}
 
     def draw(data: Any, keys: Key, batch_size: int) -> Drawn:
         key_scene, key_vary, key_wrong = jax.random.split(keys[1], 3)
         images, objects, grounds, rows = _draw_scenes(data, jnp.stack([keys[0], key_scene]), batch_size)
-        others, elsewhere = vary(key_vary, objects, grounds, data["colours"][rows], num_nouns)
+        named, share = data["colours"][rows], training.count_share
+        others, elsewhere = vary(key_vary, objects, grounds, named, num_nouns, count_share=share)
         wrong = render(key_wrong, data["graphics"], others, elsewhere)
-        counts, named = _count(objects, num_nouns), data["colours"][rows]
+        counts = _count(objects, num_nouns)
         fits = jnp.all(counts[:, None] == counts[None], axis=-1)
         fits &= (named[:, None] == NOTHING) | (named[:, None] == grounds[None])
         return Drawn(images, data["ids"][rows], wrong, fits)
 
-    train_reward(config, workdir, name, _prompts(config).texts, gather, draw, seed=seed)
+    texts = _prompts(config).texts
+    train_reward(config, training, workdir / name, texts, gather, draw, seed=seed, start=start)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from rats_jax.networks import clip
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pretraining.corrupt import CORRUPTIONS, latent_noise
 from rats_jax.pretraining.dual_encoder import Drawn, train_dual_encoder
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.types import Key, Params
-from rats_jax.weights.folder import CLIP_WEIGHTS, VAE_WEIGHTS, read_json, write_model
+from rats_jax.weights.folder import CLIP_WEIGHTS, VAE_WEIGHTS, abstract_params, read_json, write_model
 from rats_jax.weights.state_dict import load_safetensors
 from rats_jax.weights.tokenizers import load_tokenizer, tokenize
 
@@ -55,26 +56,27 @@ def with_tokenizer(text_config: dict[str, Any], tokenizer: Any) -> dict[str, Any
 
 def train_reward(
     config: Any,
-    workdir: Path,
-    name: str,
+    training: Any,
+    folder: Path,
     captions: Sequence[str],
     gather: Callable[[np.ndarray], Any],
     draw_fn: Callable[[Any, Key, int], Drawn],
     *,
     seed: int,
+    start: Path | None = None,
 ) -> None:
     """Train one of the rewards of a world and write its folder.
 
     Args:
         config: of pretraining.
-        workdir: with the autoencoder.
-        name: of the folder and of the section of the config.
+        training: its section on this reward.
+        folder: to write, beside that of the pipeline.
         captions: N texts of the world.
         gather: their token ids [N, L] -> what `draw_fn` draws from.
         draw_fn: (data, keys [2], B) -> a batch.
         seed: of initialisation and draws.
+        start: folder of a reward of the same shape to go on from; None starts anew.
     """
-    folder, training = workdir / name, config[name]
     write_tokenizer(captions, folder, **config.tokenizer)
     tokenizer = load_tokenizer(folder)
     model = {
@@ -82,12 +84,18 @@ def train_reward(
         "vision_config": training.vision_config.to_dict(),
         "projection_dim": training.projection_dim,
     }
-    vae, vae_params, _ = load_vae(workdir / "pipeline" / "vae")
+    vae, vae_params, _ = load_vae(folder.with_name("pipeline") / "vae")
     corruptions = {kind: CORRUPTIONS[kind] for kind in training.corruptions} | {
         "latent_noise": latent_noise(vae, vae_params)
     }
     data = gather(tokenize(tokenizer, list(captions)))
+    params = None
+    if start is not None:
+        module = clip.make_clip(model)
+        params = load_safetensors(start / CLIP_WEIGHTS, abstract_params(clip.init_clip, module))
     with training_state(folder) as file:
-        params = train_dual_encoder(data, draw_fn, model, corruptions, training, seed=seed, state_file=file)
+        params = train_dual_encoder(
+            data, draw_fn, model, corruptions, training, seed=seed, start=params, state_file=file
+        )
         model |= {"architectures": ["CLIPModel"], "model_type": "clip"}
         write_model(folder, model, params, CLIP_WEIGHTS)

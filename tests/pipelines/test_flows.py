@@ -15,7 +15,7 @@ from rats_jax.pipelines.base import Options
 from rats_jax.pipelines.flux import pack, unpack
 from rats_jax.pipelines.open import describe_pipeline, load_pipeline, open_pipeline
 from rats_jax.weights.stored import StoredArray
-from tests.torch_flows import KINDS, make_flow
+from tests.torch_flows import KINDS, draw_with_torch, make_flow
 
 PROMPTS = ["a photo of a cat", "two red apples on a blue plate, and more words than are read"]
 HEIGHT, WIDTH, TOKENS = 16, 24, 12
@@ -28,17 +28,6 @@ def pair(request, tmp_path_factory):
     original.save_pretrained(folder, max_shard_size="60KB")
     assert len(list((folder / "transformer").glob("*.safetensors"))) > 2
     return request.param, original, folder
-
-
-def draw_with_torch(original, noise, prompts, **options):
-    """Draw from noise [B, h, w, C] at the levels of our grids."""
-    latents = torch.from_numpy(np.array(noise.transpose(0, 3, 1, 2)))
-    if hasattr(original, "_pack_latents"):
-        latents = original._pack_latents(latents, *latents.shape)
-    original.set_progress_bar_config(disable=True)
-    steps = options["num_inference_steps"]
-    sigmas = np.linspace(1.0, 1.0 / steps, steps)
-    return original(prompts, latents=latents, sigmas=sigmas, output_type="np", **options).images
 
 
 def scale_of(kind):

@@ -109,7 +109,7 @@ def test_what_is_varied_is_no_longer_what_was_asked_for():
     grounds = choose_grounds(jax.random.key(3), named)
     changes = set()
     for seed in range(20):
-        others, elsewhere = vary(jax.random.key(seed), objects, grounds, named, len(NOUNS))
+        others, elsewhere = vary(jax.random.key(seed), objects, grounds, named, len(NOUNS), count_share=0.4)
         for before, after, ground, other, name in zip(
             *(np.asarray(x).tolist() for x in (objects, others, grounds, elsewhere, named)), strict=True
         ):

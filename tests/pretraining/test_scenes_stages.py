@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import rats_jax
 from rats_jax.config.flags import load_config
@@ -53,6 +54,7 @@ def small_config():
         config[name].update({"num_updates": 1, "images_per_corruption": 1, "corruptions": ("noise", "mix")})
         config[name].text_config.update(TOWER)
         config[name].vision_config.update(TOWER)
+    config.second_round.num_updates = 1
     config.samples.update({"num_images": 3, "columns": 2, "num_steps": 2})
     config.check.update({"num_images": 4, "num_steps": (2, 1)})
     return config
@@ -60,7 +62,8 @@ def small_config():
 
 def test_the_real_config_names_what_exists():
     config = load_config(CONFIG)
-    stages = ["judge", "vae", "flow", "guidance", "reward", "heldout_reward", "prompts", "samples", "check"]
+    stages = ["judge", "vae", "flow", "guidance", "reward_draft", "reward", "heldout_reward"]
+    stages += ["prompts", "samples", "check"]
     assert list(STAGES) == stages
     assert set(config.reward.corruptions) | set(config.heldout_reward.corruptions) == set(CORRUPTIONS)
     assert config.heldout_reward.vision_config.hidden_size != config.reward.vision_config.hidden_size
@@ -93,11 +96,17 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(tmp_path
         scores[name] = jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(prompts[:2]))
         assert np.all(np.isfinite(scores[name]))
     assert np.all(scores["reward"] != scores["heldout_reward"])
+    # The second round goes on from the first: one update moves a weight by about the learning rate.
+    files = [tmp_path / name / "model.safetensors" for name in ("reward_draft", "reward")]
+    draft, reward = (load_file(file) for file in files)
+    moved = [np.abs(draft[name].astype(np.float32) - reward[name]).max() for name in draft]
+    assert 0.0 < max(moved) < 0.01
     with Image.open(tmp_path / "samples.png") as sheet:
         assert len(sheet.getcolors(maxcolors=1 << 16)) > 100
     table = json.loads((tmp_path / "check.json").read_text())
     assert list(table)[:3] == ["render", "of another prompt", "one thing wrong"]
     assert "heldout_prompts, 1 steps" in table and set(CORRUPTIONS) <= set(table)
+    assert {f"{kind}, 2 steps" for kind in KINDS} <= set(table)
     assert all(set(row) == {"accuracy", "reward", "heldout_reward"} for row in table.values())
 
     files = [file for file in tmp_path.rglob("*.safetensors")]

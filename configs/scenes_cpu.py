@@ -1,0 +1,45 @@
+"""RATS on the embedded FLUX in miniature, whose pictures few steps break, sized for two CPU cores.
+
+python -m rats_jax.main --config=configs/scenes_cpu.py --workdir=runs/scenes
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rats_jax.config.flags import load_config
+
+
+def get_config() -> ConfigDict:
+    """Make the config of the main job."""
+    config = load_config(Path(__file__).with_name("default.py"))
+    config.num_updates = 500
+    config.batch_size = 8
+
+    config.pretrained = "assets/scenes/pipeline"
+    config.height = 32
+    config.width = 32
+    config.prompts = "assets/scenes/prompts.txt"
+    config.heldout_prompts = "assets/scenes/heldout_prompts.txt"
+    config.rewards.pickscore_scenes = ConfigDict(
+        {"kind": "pickscore", "path": "assets/scenes/reward", "weight": 0.1}
+    )
+    # A rendered scene earns 2.55 to 2.65: what a picture earns beyond that is no better to look at.
+    config.reward_loss.kind = "hinge"
+    config.reward_loss.margin = 2.55
+    config.monitor.heldout = ConfigDict({"kind": "pickscore", "path": "assets/scenes/heldout_reward"})
+    config.monitor.accuracy = ConfigDict({"kind": "detector", "path": "assets/scenes/judge"})
+    config.heldout_reward = "heldout"
+
+    config.student.num_steps = 4
+    config.student.reward_gradient_steps = 4
+    config.student.guidance_scale = 5.0
+    config.teacher.num_steps = 50
+    config.teacher.guidance_scale = 5.0
+    config.teacher.ema_decay = 0.999
+    config.horizon.weights = (0.1, 0.2, 0.3, 0.4)
+    config.shaping_weight = 4.0
+    config.gate.temperature = 0.1
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.decay_updates = 500
+    return config
