@@ -111,7 +111,7 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(tmp_path
 
     files = [file for file in tmp_path.rglob("*.safetensors")]
     times = {file: file.stat().st_mtime_ns for file in files}
-    assert len(times) == 3 + 4 + 3  # of the flow, of the pipeline, of judge and rewards
+    assert len(times) == 3 + 4 + 4  # of the flow, of the pipeline, of judge and rewards
     assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("*.state"))
     for stage in STAGES.values():
         stage(config, tmp_path)
