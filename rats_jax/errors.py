@@ -43,6 +43,12 @@ def expect(holds: bool, field: str, value: Any, expected: str) -> None:
         raise ConfigError(f"{field}={' '.join(repr(value).split())}: expected {expected}")
 
 
+def reason_of(error: Exception) -> str:
+    """Say in one line why something failed: of a file what the system says, without its number and path."""
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return said or type(error).__name__
+
+
 def suggestion(name: str, known: Collection[str]) -> str:
     """Propose the known name that is closest to a misspelt one, or list nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from etils import epath
 from safetensors import SafetensorError
 
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, reason_of
 
 PathLike = TypeVar("PathLike", Path, epath.Path)
 
@@ -43,9 +43,8 @@ def new_folder(folder: Path, *, field: str) -> Iterator[Path]:
         named = Path(getattr(error, "filename", None) or partial)
         if not (partial.is_relative_to(named) or named.is_relative_to(partial)):
             raise  # of a file elsewhere
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(
-            f"{field}={str(folder)!r}: expected a folder that can be written ({reason})"
+            f"{field}={str(folder)!r}: expected a folder that can be written ({reason_of(error)})"
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from rats_jax.config.flags import fail, parse_flags
-from rats_jax.data.prompts import check_prompt, read_prompts
+from rats_jax.data.prompts import read_prompts
+from rats_jax.data.rows import check_prompt
 from rats_jax.errors import ConfigError, expect
 
 _MODEL = flags.DEFINE_string("model", None, "Work directory, pipeline folder or hub id.", required=True)

@@ -85,6 +85,18 @@ def parse_json(text: str) -> Any:
         raise ValueError("an integer of thousands of digits") from None
 
 
+def parse_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object, as `parse_json` does.
+
+    Raises:
+        ValueError: as `parse_json`, or it is something else.
+    """
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}")
+    return content
+
+
 def parse_whole_json(text: str) -> Any:
     """Parse JSON whose texts are whole, so that they can be written again.
 

@@ -23,7 +23,7 @@ from rats_jax.ablation.plan import Job
 from rats_jax.ablation.table import TEACHER
 from rats_jax.config.fields import flatten
 from rats_jax.data.prompts import find_prompts
-from rats_jax.errors import ConfigError, expect
+from rats_jax.errors import ConfigError, expect, reason_of
 from rats_jax.evaluation.contestants import Entry
 from rats_jax.evaluation.fixed_set import Judges, make_contest, open_judges
 from rats_jax.evaluation.measures import measure, open_alexnet
@@ -31,7 +31,7 @@ from rats_jax.files import whole_file, write_whole
 from rats_jax.parallel.cache import keep_compiled
 from rats_jax.student.load import load, load_pretrained
 from rats_jax.student.model import TextToImage
-from rats_jax.texts import parse_json, read_text
+from rats_jax.texts import parse_object, read_text
 from rats_jax.training.loop import train
 from rats_jax.training.program import Program
 from rats_jax.workdir import saved_config
@@ -59,7 +59,7 @@ def run_all(jobs: Sequence[Job], config: Any, *, processes: int, say: Callable[[
         say(f"{len(jobs) - len(left)} of {len(jobs)} were done before")
     for _, file in settings["prompts"] if left else ():
         if file:
-            find_prompts(file)  # what cannot be read is refused now, not after the training
+            _find_prompts(file)  # what cannot be read is refused now, not after the training
     groups: dict[tuple[str, int], list[Job]] = {}
     for job in left:  # runs that differ in their seed share one compiled update
         groups.setdefault((job.variant, job.num_steps), []).append(job)
@@ -99,13 +99,9 @@ def _read_json(file: Path) -> dict[str, Any]:
         ConfigError: the file is missing or damaged.
     """
     try:
-        content = parse_json(read_text(file))
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}")
+        return parse_object(read_text(file))
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{str(file)!r}: expected what a job wrote, as JSON ({reason})") from None
-    return content
+        raise ConfigError(f"{str(file)!r}: expected what a job wrote, as JSON ({reason_of(error)})") from None
 
 
 def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +154,7 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
     scores: dict[str, Any] = {}
     for title, file in settings["prompts"]:
         contest = make_contest(
-            find_prompts(file or run.prompts),
+            _find_prompts(file or run.prompts),
             model.pipeline.latent_shape,
             num_prompts=settings["num_prompts"],
             num_seeds=settings["num_seeds"],
@@ -202,6 +198,7 @@ def _judges(run: Any) -> Judges:
 
 
 _alexnet = functools.cache(open_alexnet)
+_find_prompts = functools.cache(find_prompts)
 
 
 def write(jobs: Sequence[Job], config: Any, workdir: Path) -> str:

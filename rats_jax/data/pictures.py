@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, reason_of
 
 CONTACT_SHEET = "contact_sheet.png"
 """What `generate` lays beside its pictures; it shows all of them, and is none."""
@@ -133,7 +133,7 @@ def _reason(file: Path, error: Exception) -> str:
         if not start:
             return "it is empty"
         return f"it begins with {start!r}: of no format that Pillow reads, or damaged"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason_of(error)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -12,10 +12,9 @@ import grain
 import numpy as np
 
 from rats_jax.data.captions import Captions, open_captions
-from rats_jax.data.rows import brief, read_rows, strip
+from rats_jax.data.rows import brief, check_prompt, read_rows, strip
 from rats_jax.errors import ConfigError
 from rats_jax.paths import resolve_path
-from rats_jax.texts import is_whole
 
 # More than any run. A dataset without end, in batches of one, has a length that overflows inside grain.
 _EPOCHS = 2**31
@@ -67,26 +66,6 @@ def read_records(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """
     kind = "a row" if Path(path).suffix.lower() in (".csv", ".tsv") else "a JSON object"
     return [(place, _record_of(row, place, kind)) for place, row in read_rows(path)]
-
-
-def check_prompt(prompt: Any, field: str) -> str:
-    """Give a prompt stripped.
-
-    Args:
-        prompt: a text, or whatever else a caller gives.
-        field: where it is from, for the message.
-
-    Raises:
-        ConfigError: it is no text, or blank, or has what cannot be written into any file.
-    """
-    if not isinstance(prompt, str):
-        raise ConfigError(f"{field}: expected a text, found {brief(prompt)}")
-    text = strip(prompt)
-    if not text:
-        raise ConfigError(f"{field}: expected a prompt, found a blank text")
-    if "\0" in text or not is_whole(text):
-        raise ConfigError(f"{field}: expected a text of whole characters, found {brief(text)}")
-    return text
 
 
 def _record_of(row: Any, place: str, kind: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rats_jax.errors import ConfigError
-from rats_jax.texts import MARK, parse_whole_json, read_text, split_lines
+from rats_jax.errors import ConfigError, reason_of
+from rats_jax.texts import MARK, is_whole, parse_whole_json, read_text, split_lines
 
 Row = tuple[str, Any]
 """Where it stands, for messages, and a text, a dict of fields, or whatever else the file has there."""
@@ -52,8 +52,9 @@ def read_rows(path: str | Path) -> list[Row]:
     try:
         text = read_text(Path(path))
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"prompts={str(path)!r}: expected a readable text file ({reason})") from None
+        raise ConfigError(
+            f"prompts={str(path)!r}: expected a readable text file ({reason_of(error)})"
+        ) from None
     found = list(_READERS.get(suffix, _read_lines)(str(path), text))
     if not found:
         raise ConfigError(f"prompts={str(path)!r}: expected at least one prompt, the file is empty")
@@ -63,6 +64,26 @@ def read_rows(path: str | Path) -> list[Row]:
 def strip(text: str) -> str:
     """Leave out blanks around a text, and the byte order marks that joined files have inside."""
     return text.strip().strip(MARK).strip()
+
+
+def check_prompt(prompt: Any, field: str) -> str:
+    """Give a prompt stripped.
+
+    Args:
+        prompt: a text, or whatever else a caller gives.
+        field: where it is from, for the message.
+
+    Raises:
+        ConfigError: it is no text, or blank, or has what cannot be written into any file.
+    """
+    if not isinstance(prompt, str):
+        raise ConfigError(f"{field}: expected a text, found {brief(prompt)}")
+    text = strip(prompt)
+    if not text:
+        raise ConfigError(f"{field}: expected a prompt, found a blank text")
+    if "\0" in text or not is_whole(text):
+        raise ConfigError(f"{field}: expected a text of whole characters, found {brief(text)}")
+    return text
 
 
 def _read_lines(path: str, text: str) -> Iterator[Row]:

@@ -210,7 +210,8 @@ def check_stage(config: Any, workdir: Path) -> None:
         }
 
     images, objects, grounds, rows = _draw_scenes(data, keys, setting.num_images)
-    texts = _prompts(config).choose(np.asarray(rows)).texts
+    every = _prompts(config)
+    texts = every.choose(np.asarray(rows)).texts
     named = data["colours"][rows]
     others = vary(keys[0], objects, grounds, named, len(config.nouns), count_share=config.reward.count_share)
     vae, vae_params, _ = load_vae(workdir / "pipeline" / "vae")
@@ -223,7 +224,6 @@ def check_stage(config: Any, workdir: Path) -> None:
     pipeline = load_pipeline(workdir / "pipeline", options=_SIZE)
     sets = {name: read_prompts(workdir / f"{name}.txt") for name in ("prompts", "heldout_prompts")}
     runs = [(name, steps) for name in sets for steps in setting.num_steps]
-    every = _prompts(config)
     for i, kind in enumerate(KINDS):  # what of them it has learned, whatever the job asks for
         rows = np.flatnonzero((every.kinds == i) & ~every.heldout)
         sets[kind] = every.choose(np.random.default_rng(config.seed).permutation(rows)).texts

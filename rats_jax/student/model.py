@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from rats_jax.data.batches import filled_batches
 from rats_jax.data.pictures import CONTACT_SHEET
-from rats_jax.data.prompts import check_prompt
+from rats_jax.data.rows import check_prompt
 from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import SAMPLERS

@@ -17,7 +17,7 @@ from rats_jax.config.fields import flatten
 from rats_jax.errors import ConfigError
 from rats_jax.files import write_whole
 from rats_jax.parallel import placement, processes
-from rats_jax.texts import parse_json, read_text
+from rats_jax.texts import parse_object, read_text
 from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
 
 _FILE = "targets.json"
@@ -128,13 +128,10 @@ def _read_settings(file: epath.Path) -> dict[str, Any]:
         ConfigError: the file is damaged.
     """
     try:
-        found = parse_json(read_text(file))
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}")
+        return parse_object(read_text(file))
     except ValueError as error:
         folder, expected = str(file.parent), "expected a folder for targets"
         raise ConfigError(f"teacher.targets={folder!r}: {expected}, {_FILE} is damaged ({error})") from None
-    return found
 
 
 class TeacherTargets:

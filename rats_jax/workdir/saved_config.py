@@ -9,8 +9,8 @@ from typing import Any
 from etils import epath
 
 from rats_jax.config.fields import flatten
-from rats_jax.errors import ConfigError
-from rats_jax.texts import parse_json, read_text
+from rats_jax.errors import ConfigError, reason_of
+from rats_jax.texts import parse_object, read_text
 
 FILE = "config.json"
 """Its name in the work directory."""
@@ -45,10 +45,7 @@ def from_json(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON object.
     """
-    content = parse_json(text)
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}")
-    return with_added(_tuples(content))
+    return with_added(_tuples(parse_object(text)))
 
 
 def read(file: epath.Path) -> dict[str, Any]:
@@ -60,8 +57,9 @@ def read(file: epath.Path) -> dict[str, Any]:
     try:
         return from_json(read_text(file))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ConfigError(f"{str(file)!r}: expected the config of a run as JSON ({reason})") from None
+        raise ConfigError(
+            f"{str(file)!r}: expected the config of a run as JSON ({reason_of(error)})"
+        ) from None
 
 
 def with_added(saved: Mapping[str, Any], added: Mapping[str, Any] = _ADDED) -> dict[str, Any]:

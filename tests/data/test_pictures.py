@@ -192,7 +192,10 @@ def test_damaged_orientation_leaves_a_picture_as_it_lies(tmp_path):
 
 def linear_profile(space):
     """A profile of linear light, by hand: the primaries of sRGB as seen at D50, or grey."""
-    number = lambda *values: b"".join(struct.pack(">i", round(v * 65536)) for v in values)  # noqa: E731
+
+    def number(*values):
+        return b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
     white = (0.9642, 1.0, 0.8249)
     curve = b"curv" + struct.pack(">III", 0, 0, 0)
     if space == b"GRAY":
