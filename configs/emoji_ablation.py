@@ -51,7 +51,8 @@ def get_config() -> ConfigDict:
 
     config.evaluation = ConfigDict()
     # Sets of prompts on which every student, the untrained model and the teacher are compared: (title, file),
-    # '' for the prompts of the run.
+    # '' for the prompts of the run; (title, file, steps) draws all but the teacher with other steps than
+    # they were trained with.
     config.evaluation.prompts = (("training", ""),)
     # Prompts of each set, and pictures of each prompt; of two and more their diversity is measured.
     config.evaluation.num_prompts = 256

@@ -100,10 +100,12 @@ def get_config() -> ml_collections.ConfigDict:
             "ema_decay": 0.998,
             "blends": 0.15,
             "max_severity": 0.3,
+            "other_numbers": 0.4,  # share of scenes with a number of objects that their prompt does not name
+            "kinds": {"one": 0.4, "two": 0.15, "three": 0.2, "pair": 0.25},
         }
     )
     config.judge_model = ml_collections.ConfigDict(
-        {"image_size": 32, "num_classes": len(NOUNS), "num_grounds": 8, "max_count": 3}
+        {"image_size": 32, "num_classes": len(NOUNS), "num_grounds": 8, "max_count": 4}
         | {"channels": (16, 48, 96)}
     )
 
@@ -195,7 +197,9 @@ def get_config() -> ml_collections.ConfigDict:
                 "ema_decay": 0.998,
                 "attack_step": 4 / 255,  # sign-gradient step on the pictures that must score low
                 "attack_wrong": False,  # up to such a step on half of those that show something else, too
-                "count_share": 1 / 3,  # of pictures that show something else, those of another number
+                "wrong_margin": 0.0,  # by which those must score lower, in logits
+                "count_share": 1 / 3,  # of them, those of another number
+                "max_objects": 3,  # that they show
                 "kinds": config.kinds,
                 "max_logit_scale": 30.0,
                 "projection_dim": 96,
@@ -231,6 +235,17 @@ def get_config() -> ml_collections.ConfigDict:
             "attack_wrong": True,
             "count_share": 0.6,
             "kinds": {"one": 0.4, "two": 0.3, "three": 0.3, "pair": 0.0},
+        }
+    )
+
+    # What it goes on with then: two of a thing from three, and from the four that a student draws instead.
+    config.third_round = ml_collections.ConfigDict(
+        {
+            "num_updates": 2000,
+            "learning_rate": 4e-4,
+            "wrong_margin": 6.0,
+            "count_share": 0.7,
+            "max_objects": 4,
         }
     )
 

@@ -40,7 +40,7 @@ def tiny_comparison(models):
     config.student_steps, config.seeds = (2,), (0, 1)
     config.variants = (("RATS", {}), ("reward-only", {"gate.kind": "constant", "gate.value": 0.0}))
     config.evaluation.update({"num_prompts": 6, "num_seeds": 2, "batch_size": 8, "num_resamples": 100})
-    config.evaluation.prompts = (("training", ""), ("other", str(models / "other.txt")))
+    config.evaluation.prompts = (("training", ""), ("other", str(models / "other.txt"), 1))
     (models / "other.txt").write_text("a blue dog\ntwo green pears\n")
     return config
 
@@ -94,6 +94,15 @@ def test_every_variant_meets_every_number_of_steps_and_every_seed():
         ({"variants": (("a", {}, (4,)),)}, "variants: 'a'=(4,): expected some of student_steps=(3, 5, 8)"),
         ({"student_steps": (3, 3)}, "student_steps=(3, 3): expected different numbers"),
         ({"seeds": ()}, "seeds=(): expected different numbers"),
+        (
+            {"evaluation__prompts": (("a", "", 51),)},
+            "evaluation.prompts: 'a'=[51]: expected (title, file) or (title, file, steps), steps of the "
+            "teacher's at most",
+        ),
+        (
+            {"evaluation__prompts": (("a", ""), ("a", "", 2))},
+            "evaluation.prompts=['a', 'a']: expected titles that differ",
+        ),
         ({"base__heldout_reward": ""}, "base.heldout_reward='': expected the name of a reward in `monitor`"),
     ],
 )

@@ -56,6 +56,13 @@ def plan(config: Any, workdir: Path) -> list[Job]:
         expect(bool(values) and len(set(values)) == len(values), field, values, "different numbers")
     names = [variant[0] for variant in config.variants]
     expect(len({_slug(name) for name in names}) == len(names), "variants", names, "names that differ")
+    sets = tuple(config.evaluation.prompts)
+    for title, _, *steps in sets:
+        known = len(steps) <= 1 and all(1 <= count <= config.base.teacher.num_steps for count in steps)
+        expected = "(title, file) or (title, file, steps), steps of the teacher's at most"
+        expect(known, f"evaluation.prompts: {title!r}", steps, expected)
+    titles = [row[0] for row in sets]
+    expect(len(set(titles)) == len(titles) > 0, "evaluation.prompts", titles, "titles that differ")
     jobs = [_job(config, workdir, TEACHER, {}, config.base.teacher.num_steps, None)]
     jobs += [_job(config, workdir, UNTRAINED, {}, steps, None) for steps in config.student_steps]
     for name, changes, *only in config.variants:

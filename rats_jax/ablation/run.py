@@ -57,7 +57,7 @@ def run_all(jobs: Sequence[Job], config: Any, *, processes: int, say: Callable[[
     left = [job for job in jobs if not _is_done(job, settings)]
     if len(left) < len(jobs):
         say(f"{len(jobs) - len(left)} of {len(jobs)} were done before")
-    for _, file in settings["prompts"] if left else ():
+    for _, file, *_ in settings["prompts"] if left else ():
         if file:
             _find_prompts(file)  # what cannot be read is refused now, not after the training
     groups: dict[tuple[str, int], list[Job]] = {}
@@ -148,11 +148,12 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
     spacing = model.timestep_spacing
     drawer = _DRAWERS.setdefault((run.pretrained, model.sampler, spacing), model)
     model = drawer.with_network(model.pipeline.network, guidance_scale=model.guidance_scale)
-    entry = Entry(job.variant, model, job.num_steps, model.guidance_scale)
     judges, alexnet = _judges(run), _alexnet() if settings["num_seeds"] > 1 else {}
     options = {"batch_size": settings["batch_size"], "progress": False}
     scores: dict[str, Any] = {}
-    for title, file in settings["prompts"]:
+    for title, file, *other in settings["prompts"]:
+        num_steps = job.num_steps if job.variant == TEACHER else (*other, job.num_steps)[0]
+        entry = Entry(job.variant, model, num_steps, model.guidance_scale)
         contest = make_contest(
             _find_prompts(file or run.prompts),
             model.pipeline.latent_shape,
@@ -213,7 +214,7 @@ def write(jobs: Sequence[Job], config: Any, workdir: Path) -> str:
         The table and where it stands.
     """
     outcomes = {}
-    for title, _ in config.evaluation.prompts:
+    for title, *_ in config.evaluation.prompts:
         scores = _read_scores(jobs, title)
         outcomes[title] = ablation.compare(
             scores,

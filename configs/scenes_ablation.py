@@ -1,0 +1,41 @@
+"""What shaping and its gate are worth on the FLUX in miniature, whose pictures few steps break.
+
+    python -m rats_jax.ablate --config=configs/scenes_ablation.py --workdir=runs/scenes_ablation
+
+Runs at full length, ten seeds each. All but "moving teacher" have a frozen teacher, whose targets they share.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rats_jax.config.flags import load_config
+
+
+def get_config() -> ConfigDict:
+    """Make the config of the comparison."""
+    config = load_config(Path(__file__).with_name("emoji_ablation.py"))
+    config.base = load_config(Path(__file__).with_name("scenes_cpu.py"))
+    config.base.teacher.ema_decay = 1.0
+    config.base.checkpoint.every = 500
+    config.base.checkpoint.keep = 1
+    config.base.samples.every = 0
+    config.base.evaluation.num_prompts = 0
+
+    config.student_steps = (4,)
+    config.seeds = tuple(range(100, 110))  # none of them chose a setting
+    config.variants = (
+        ("RATS", {}),
+        ("static distillation", {"reward_weight": 0.0, "gate.kind": "constant", "gate.value": 1.0}),
+        ("reward-only", {"gate.kind": "constant", "gate.value": 0.0}),
+        ("constant gate, its mean", {"gate.kind": "constant", "gate.value": 0.37}),
+        ("moving teacher", {"teacher.ema_decay": 0.999}),
+    )
+
+    unseen = "assets/scenes/heldout_prompts.txt"
+    steps = (3, 5, 8)
+    config.evaluation.prompts = (("training", ""), ("unseen", unseen))
+    config.evaluation.prompts += tuple((f"training, drawn with {n} steps", "", n) for n in steps)
+    config.evaluation.num_prompts = 128
+    config.evaluation.num_seeds = 2
+    return config
