@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from rats_jax.errors import ConfigError, expect, reason_of
 
 PathLike = TypeVar("PathLike", Path, epath.Path)
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 # TensorStore, which writes checkpoints, says so in the text of its errors.
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 
@@ -26,27 +28,35 @@ def why_unwritable(error: BaseException, folder: Path) -> str:
 
     Args:
         error: of the system, of safetensors or of TensorStore. One that names a file is about the folder if
-            the file lies in it, or the folder in the file; one of the system that names none always is.
+            the file lies in it, or the folder in the file; one that names none, if it is one of disks.
         folder: which may not be there.
     """
-    if isinstance(error, OSError | SafetensorError):
-        named = Path(os.fsdecode(getattr(error, "filename", None) or folder))
+    if isinstance(error, OSError) and error.filename is not None:
+        named = Path(os.fsdecode(error.filename))
         return reason_of(error) if folder.is_relative_to(named) or named.is_relative_to(folder) else ""
+    if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno in _OF_DISKS):
+        return reason_of(error)
     found = _SYSTEM_ERROR.search(str(error))
     return os.strerror(int(found[1])) if found and str(folder) in str(error) else ""
 
 
 @contextmanager
-def naming_folder(
-    folder: Path, *, field: str, more: Callable[[], str] = str, at: Path | None = None
+def naming_disk(
+    path: Path,
+    *,
+    field: str,
+    kind: str = "folder",
+    more: Callable[[], str] = str,
+    at: Path | None = None,
 ) -> Iterator[None]:
-    """Turn what a disk that is full, read-only or not ours does to a folder into one line.
+    """Turn what a disk that is full, read-only or not ours does to results into one line.
 
     Args:
-        folder: for the message.
+        path: of the results, for the message.
         field: what the command calls it, for the message.
+        kind: 'folder' or 'file', for the message.
         more: gives what the message ends with.
-        at: where it is written until it has its name; without it there.
+        at: the folder in which they are written; without it `path`.
 
     Raises:
         ConfigError: it could not be written. Other errors pass.
@@ -56,11 +66,11 @@ def naming_folder(
     except ConfigError:
         raise
     except Exception as error:
-        reason = why_unwritable(error, at or folder)
+        reason = why_unwritable(error, at or path)
         if not reason:
             raise
         raise ConfigError(
-            f"{field}={str(folder)!r}: expected a folder that can be written ({reason}){more()}"
+            f"{field}={str(path)!r}: expected a {kind} that can be written ({reason}){more()}"
         ) from None
 
 
@@ -114,7 +124,7 @@ def new_folder(folder: Path, *, field: str) -> Iterator[Path]:
         raise ConfigError(f"{field}={str(folder)!r}: expected a folder that is not there yet")
     partial = folder.with_name(folder.name + ".partial")
     try:
-        with naming_folder(folder, field=field, at=partial):
+        with naming_disk(folder, field=field, at=partial):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial

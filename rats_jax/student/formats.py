@@ -76,6 +76,13 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
     return difference
 
 
+def count_bytes(model: TextToImage, dtype: str) -> int:
+    """Say how many bytes the weights of a model take in a dtype."""
+    pipeline = model.pipeline
+    leaves = jax.tree.leaves((pipeline.network, pipeline.text_encoder, pipeline.decoder))
+    return sum(leaf.size for leaf in leaves) * jnp.dtype(dtype).itemsize
+
+
 def origin_of(model: TextToImage) -> Origin:
     """Give the run that a model comes from.
 

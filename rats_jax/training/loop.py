@@ -13,7 +13,7 @@ from etils import epath
 from rats_jax.data.batches import Rounds
 from rats_jax.data.prompts import make_prompt_iterator
 from rats_jax.errors import StoppedError
-from rats_jax.files import expect_room, format_bytes, free_bytes, naming_folder
+from rats_jax.files import expect_room, format_bytes, free_bytes, naming_disk
 from rats_jax.parallel import processes
 from rats_jax.training import hacking
 from rats_jax.training.due import find_due
@@ -65,7 +65,7 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
     targets = open_targets(config, program)
     rounds = Rounds(stream, length=config.teacher.reuse_after, num_updates=config.num_updates)
     with (
-        _naming_disk(workdir, folder),
+        _naming_disk(workdir, folder, program.placed_state),
         locked(workdir, writes=writes),
         open_logs(workdir, writes=writes) as logs,
         checkpoint.open_manager(
@@ -126,19 +126,21 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
         return finish(program, config, state, book, workdir=workdir, writes=writes)
 
 
-def _naming_disk(workdir: str, folder: epath.Path) -> AbstractContextManager[None]:
-    """End a run whose disk fails with one line that says what is saved and how it goes on."""
+def _naming_disk(workdir: str, folder: epath.Path, state: Any) -> AbstractContextManager[None]:
+    """End a run whose disk fails with one line that says what is needed and how it goes on."""
 
     def more() -> str:
         try:
             steps = checkpoint.list_steps(folder)
         except OSError:
             return ""
-        kept = f"the checkpoint of update {steps[-1]} is whole" if steps else "there is no checkpoint yet"
-        free = format_bytes(free_bytes(Path(folder)))
-        return f"; {free} are free; {kept}, and the same command goes on from there"
+        free, size = format_bytes(free_bytes(Path(folder))), format_bytes(checkpoint.count_bytes(state))
+        goes_on = (
+            f"goes on after update {steps[-1]}, which is saved" if steps else "starts again: none is saved"
+        )
+        return f"; {free} are free, a checkpoint takes {size}; the same command {goes_on}"
 
-    return naming_folder(Path(workdir).expanduser(), field="workdir", more=more)
+    return naming_disk(Path(workdir).expanduser(), field="workdir", more=more)
 
 
 def _check_room(workdir: str, folder: epath.Path, state: Any, *, keep: int) -> None:
