@@ -237,7 +237,8 @@ def _as_noise(latents: Any) -> np.ndarray:
     """
     try:
         noise = np.asarray(latents)
-        expect(np.isrealobj(noise), "latents.dtype", noise.dtype.name, "a dtype of real numbers")
+        if np.iscomplexobj(noise):
+            raise TypeError("they are complex")
         noise = noise.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"latents: expected an array of numbers ({reason_of(error)})") from None
