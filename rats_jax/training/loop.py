@@ -80,6 +80,8 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
             stream.set_state(position)
         step, root = int(state.step), jax.random.key(config.seed)
         say(program.describe(step))
+        if config.samples.every or config.evaluation.num_prompts:
+            _ = program.render_fns  # reads the monitors, which may not be finite, before anything is compiled
         update = program.update
         say(f"compiled the update in {program.compile_seconds:.1f} s")
 
