@@ -18,7 +18,9 @@ def integer(value: Any, field: str, *, least: int, most: float = math.inf) -> in
         ConfigError: it is none, or out of range; True and 2.0 are none.
     """
     value = _scalar(value)
-    holds = isinstance(value, numbers.Integral) and not isinstance(value, bool) and least <= value <= most
+    holds = (
+        isinstance(value, numbers.Integral) and not isinstance(value, bool) and least <= int(value) <= most
+    )
     span = f">= {least}" if most == math.inf else f"from {least} to {most}"
     expect(holds, field, value, f"an integer {span}")
     return int(value)
@@ -31,7 +33,7 @@ def guidance(value: Any) -> float:
         ConfigError: it is no finite number of at least 1.
     """
     value = _scalar(value)
-    holds = isinstance(value, numbers.Real) and not isinstance(value, bool) and 1 <= value < math.inf
+    holds = isinstance(value, numbers.Real) and not isinstance(value, bool) and 1 <= float(value) < math.inf
     expect(holds, "guidance_scale", value, "a number >= 1 (1 is no guidance)")
     return float(value)
 

@@ -13,13 +13,14 @@ import numpy as np
 from absl import logging
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto import event_pb2
 
 from rats_jax.files import write_whole
 from rats_jax.texts import parse_json
 
 _FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 _FLUSH_SECONDS = 60
+_PROTO: Any = event_pb2  # its classes are made when it is imported
 
 
 class MetricsWriter:
@@ -84,11 +85,12 @@ class _Events:
 
     def __init__(self, folder: Path, *, step: int):
         """Begin a file whose events take the place of earlier ones from `step` on."""
+        start = _PROTO.SessionLog(status=_PROTO.SessionLog.START)
         self._writer, self._flushed = EventsWriter(str(folder / "events")), time.monotonic()
-        self._writer.write_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+        self._writer.write_event(_PROTO.Event(step=step, session_log=start))
 
     def write(self, step: int, content: Any) -> None:
-        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=content))
+        self._writer.write_event(_PROTO.Event(wall_time=time.time(), step=step, summary=content))
         if time.monotonic() > self._flushed + _FLUSH_SECONDS:
             self._writer.flush()
             self._flushed = time.monotonic()
