@@ -166,11 +166,15 @@ def test_a_signal_to_one_process_stops_all_after_the_same_update(models, tmp_pat
     settings = {"checkpoint__every": 10**6, "reference": ""} | sizes | unused
     running = start(models, tmp_path / "run", processes=2, devices=1, **settings)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-        assert all(process.poll() is None for process in running), running[0].communicate()[0][-4000:]
-        time.sleep(0.1)
-    running[1].send_signal(signal.SIGTERM)
-    outputs = [process.communicate(timeout=300)[0] for process in running]
+    try:
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+            assert all(process.poll() is None for process in running), running[0].communicate()[0][-4000:]
+            time.sleep(0.1)
+        running[1].send_signal(signal.SIGTERM)
+        outputs = [process.communicate(timeout=300)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
     (step,) = list_steps(tmp_path / "run" / "checkpoints")
     assert [record["step"] for record in read_metrics(tmp_path / "run")] == list(range(1, step + 1))
     for process, output in zip(running, outputs, strict=True):
