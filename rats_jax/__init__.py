@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rats_jax.errors import known_keywords
+
 if TYPE_CHECKING:
     from rats_jax.student.model import TextToImage
 
 
+@known_keywords
 def load(
     path: str,
     *,

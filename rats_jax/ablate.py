@@ -39,10 +39,12 @@ def main(_: list[str]) -> None:
         expect(jobs <= cores, "jobs", jobs, f"at most the {cores} cores of this machine")
         from rats_jax.ablation.plan import plan
         from rats_jax.ablation.run import run_all, write
+        from rats_jax.files import naming_disk
 
-        planned = plan(_CONFIG.value, workdir)
-        run_all(planned, _CONFIG.value, processes=jobs, say=lambda line: print(line, flush=True))
-        print(write(planned, _CONFIG.value, workdir))
+        with naming_disk(workdir, field="workdir", more=lambda: "; the same command goes on"):
+            planned = plan(_CONFIG.value, workdir)
+            run_all(planned, _CONFIG.value, processes=jobs, say=lambda line: print(line, flush=True))
+            print(write(planned, _CONFIG.value, workdir))
     except (ConfigError, DivergedError, HackingError, StoppedError) as error:
         fail(error)
 

@@ -30,14 +30,15 @@ def main(_: list[str]) -> None:
         validate_paths(config)
         expect(not out.exists(), "out", str(out), "a folder that is not there yet")
         from rats_jax.data.prompts import find_prompts
-        from rats_jax.files import new_folder
+        from rats_jax.files import expect_room, format_bytes, new_folder
         from rats_jax.pipelines.open import open_pipeline, options_of
         from rats_jax.pipelines.stored_embeds import count_bytes, write_prompt_embeds
 
         prompts = list(find_prompts(config.prompts))
         pipeline = open_pipeline(config.pretrained, dtype=config.compute_dtype, options=options_of(config))
         size = count_bytes(pipeline, prompts, dtype=config.frozen_dtype)
-        print(f"{size / 1e9:.2f} GB of embeddings will be written", flush=True)
+        expect_room(out, size, field="out", content="the embeddings")
+        print(f"{format_bytes(size)} of embeddings will be written", flush=True)
         with new_folder(out, field="out") as folder:
             count = write_prompt_embeds(
                 folder, pipeline, prompts, source=config.pretrained, dtype=config.frozen_dtype

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
-from typing import Any
+import functools
+import inspect
+import reprlib
+from collections.abc import Callable, Collection
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
@@ -53,3 +59,18 @@ def suggestion(name: str, known: Collection[str]) -> str:
     """Propose the known name that is closest to a misspelt one, or list nothing."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def known_keywords(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function refuse keywords that it does not have with a ConfigError that proposes one."""
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **keywords: P.kwargs) -> T:
+        for name, value in keywords.items():
+            if name not in known:
+                expected = f"one of the keywords {', '.join(known)}{suggestion(name, known)}"
+                raise ConfigError(f"{name}={reprlib.repr(value)}: expected {expected}")
+        return function(*args, **keywords)
+
+    return checked

@@ -104,7 +104,7 @@ def main(_: list[str]) -> None:
         batch_size = _BATCH_SIZE.value or 1
         use_cores_as_devices([batch_size])
         with new_folder(out, field="out") as folder:
-            overview = evaluating.evaluate(
+            evaluating.evaluate(
                 workdir,
                 folder,
                 step=_STEP.value,
@@ -117,8 +117,9 @@ def main(_: list[str]) -> None:
                 batch_size=batch_size,
                 dtype=str(_DTYPE.value),
                 command=shlex.join(["python", *sys.orig_argv[1:]]),
+                say=lambda overview: print(overview, flush=True),
             )
-        print(f"{overview}\n{out / 'report.html'}")
+        print(out / "report.html")
     except ConfigError as error:
         fail(error)
 

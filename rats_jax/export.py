@@ -33,14 +33,16 @@ def main(_: list[str]) -> None:
         out = Path(str(_OUT.value)).expanduser()
         expect(not out.exists(), "out", str(out), "a folder that is not there yet")
         import rats_jax
-        from rats_jax.files import new_folder
-        from rats_jax.student.formats import export_student
+        from rats_jax.files import expect_room, new_folder
+        from rats_jax.student.formats import count_bytes, export_student
 
         with new_folder(out, field="out") as folder:
             dtype = str(_DTYPE.value)
             # What is written in bfloat16 is read, and drawn with, in half the memory.
             compute = "bfloat16" if dtype == "bfloat16" else "float32"
             model = rats_jax.load(str(_WORKDIR.value), step=_STEP.value, dtype=compute)
+            if _FORMAT.value != "lora":
+                expect_room(out, count_bytes(model, dtype), field="out", content="the weights")
             difference = export_student(model, folder, format=str(_FORMAT.value), dtype=dtype)
         print(f"read back, it draws the student's picture to {255 * difference:.3f}/255\n{out}")
     except (ConfigError, ExportError) as error:

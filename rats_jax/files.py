@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -12,9 +15,95 @@ from typing import TypeVar
 from etils import epath
 from safetensors import SafetensorError
 
-from rats_jax.errors import ConfigError, reason_of
+from rats_jax.errors import ConfigError, expect, reason_of
 
 PathLike = TypeVar("PathLike", Path, epath.Path)
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+# TensorStore, which writes checkpoints, says so in the text of its errors.
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
+
+
+def why_unwritable(error: BaseException, folder: Path) -> str:
+    """Say why a folder could not be written, if an error is about that; else nothing.
+
+    Args:
+        error: of the system, of safetensors or of TensorStore. One that names a file is about the folder if
+            the file lies in it, or the folder in the file; one that names none, if it is one of disks.
+        folder: which may not be there.
+    """
+    if isinstance(error, OSError) and error.filename is not None:
+        named = Path(os.fsdecode(error.filename))
+        return reason_of(error) if folder.is_relative_to(named) or named.is_relative_to(folder) else ""
+    if isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno in _OF_DISKS):
+        return reason_of(error)
+    found = _SYSTEM_ERROR.search(str(error))
+    return os.strerror(int(found[1])) if found and str(folder) in str(error) else ""
+
+
+@contextmanager
+def naming_disk(
+    path: Path,
+    *,
+    field: str,
+    kind: str = "folder",
+    more: Callable[[], str] = str,
+    at: Path | None = None,
+) -> Iterator[None]:
+    """Turn what a disk that is full, read-only or not ours does to results into one line.
+
+    Args:
+        path: of the results, for the message.
+        field: what the command calls it, for the message.
+        kind: 'folder' or 'file', for the message.
+        more: gives what the message ends with.
+        at: the folder in which they are written; without it `path`.
+
+    Raises:
+        ConfigError: it could not be written. Other errors pass.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = why_unwritable(error, at or path)
+        if not reason:
+            raise
+        raise ConfigError(
+            f"{field}={str(path)!r}: expected a {kind} that can be written ({reason}){more()}"
+        ) from None
+
+
+def free_bytes(folder: Path) -> float:
+    """Say how much more the disk of a folder takes, which may not be there yet; inf where nobody knows."""
+    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), folder)
+    try:
+        usage = shutil.disk_usage(there)
+    except OSError:
+        return float("inf")
+    return usage.free if usage.total else float("inf")
+
+
+def expect_room(folder: Path, size: int, *, field: str, content: str) -> None:
+    """Refuse a folder whose disk is too small for what will be written, before that is computed.
+
+    Args:
+        folder: which may not be there yet.
+        size: bytes that will be written.
+        field: what the command calls it, for the message.
+        content: what they are, for the message.
+
+    Raises:
+        ConfigError: less is free.
+    """
+    free = free_bytes(folder)
+    expected = f"a disk with {format_bytes(size)} free for {content}, it has {format_bytes(free)}"
+    expect(free >= size, field, str(folder), expected)
+
+
+def format_bytes(size: float) -> str:
+    """Say a number of bytes as people do: 12.3 GB, 4.5 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 @contextmanager
@@ -35,17 +124,11 @@ def new_folder(folder: Path, *, field: str) -> Iterator[Path]:
         raise ConfigError(f"{field}={str(folder)!r}: expected a folder that is not there yet")
     partial = folder.with_name(folder.name + ".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(folder)
-    except (OSError, SafetensorError) as error:
-        named = Path(getattr(error, "filename", None) or partial)
-        if not (partial.is_relative_to(named) or named.is_relative_to(partial)):
-            raise  # of a file elsewhere
-        raise ConfigError(
-            f"{field}={str(folder)!r}: expected a folder that can be written ({reason_of(error)})"
-        ) from None
+        with naming_disk(folder, field=field, at=partial):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

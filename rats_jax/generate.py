@@ -58,6 +58,8 @@ def main(_: list[str]) -> None:
         prompts = [check_prompt(prompt, f"prompt={prompt!r}") for prompt in _PROMPT.value or []]
         if _PROMPTS_FILE.value:
             prompts += read_prompts(Path(_PROMPTS_FILE.value).expanduser())
+        scale = _GUIDANCE.value
+        expect(scale is None or scale < float("inf"), "guidance-scale", scale, "a finite number >= 1")
         expect(bool(prompts), "prompt", prompts, "at least one, from --prompt or --prompts-file")
         import rats_jax
         from rats_jax.files import new_folder
@@ -83,7 +85,7 @@ def main(_: list[str]) -> None:
                 prompts,
                 seeds=range(_SEED.value or 0, (_SEED.value or 0) + count),
                 num_steps=_NUM_STEPS.value,
-                guidance_scale=_GUIDANCE.value,
+                guidance_scale=scale,
                 batch_size=batch_size,
             )
         total = len(prompts) * count

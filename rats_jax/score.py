@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from rats_jax.config.flags import fail, parse_flags
 from rats_jax.data.pairs import read_pairs
 from rats_jax.errors import ConfigError, expect
-from rats_jax.files import write_whole
+from rats_jax.files import naming_disk, write_whole
 
 _REWARDS = flags.DEFINE_multi_string(
     "reward", None, "KIND or KIND=PATH of a reward; give the flag several times for several.", required=True
@@ -49,8 +49,10 @@ def main(_: list[str]) -> None:
         rewards = {kind: REWARDS[kind].load(path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
         scores = score_pairs(rewards, pairs, batch_size=_BATCH_SIZE.value)
         summary = summarise(pairs, scores, paths)
-        write_whole(out, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        print(f"{format_scores(pairs, scores)}\n\n{out}")
+        print(f"{format_scores(pairs, scores)}\n", flush=True)  # then a full disk takes nothing
+        with naming_disk(out, field="out", kind="file", at=out.parent):
+            write_whole(out, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        print(out)
         bad = [f"{kind} of {file!r}" for kind, files in summary["not_finite"].items() for file in files]
         if bad:
             fail(ConfigError(f"{len(bad)} scores are not finite: {', '.join(bad[:4])}; null in {out}"))

@@ -364,6 +364,7 @@ def evaluate_with(monkeypatch, folder, student, original, config, **options):
     reuse(monkeypatch, known, original)
     folder.mkdir()
     given = {"num_steps": [2], "step": None, "prompts": "", "others": {}, "command": "", "dtype": "float32"}
+    given["say"] = print
     settings = SIZE | given | options
     evaluating.evaluate("there", folder, **settings)
     return json.loads((folder / "report.json").read_text())

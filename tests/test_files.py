@@ -1,9 +1,15 @@
 """A folder of results appears whole or not at all."""
 
-import pytest
+import errno
+import os
+from pathlib import Path
 
+import pytest
+from safetensors import SafetensorError
+
+from rats_jax import files
 from rats_jax.errors import ConfigError
-from rats_jax.files import new_folder, whole_file, write_whole
+from rats_jax.files import expect_room, free_bytes, naming_disk, new_folder, whole_file, write_whole
 
 
 def test_it_has_its_name_only_once_all_is_there(tmp_path):
@@ -47,6 +53,70 @@ def test_an_error_of_another_file_is_not_taken_for_one_of_the_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         with new_folder(tmp_path / "out", field="out"):
             (tmp_path / "elsewhere").read_text()
+
+
+def of(number, file=None):
+    return OSError(number, os.strerror(number), file)
+
+
+TENSORSTORE = (
+    'RESOURCE_EXHAUSTED: Error writing local file "{}/3/_sharding": Failed to write 138995 bytes to file 19: '
+    "No space left on device [os_error_code='28'] [source locations='a.cc:1']"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (of(errno.ENOSPC), "No space left on device"),
+        (of(errno.EDQUOT), "Disk quota exceeded"),
+        (of(errno.EIO), "Input/output error"),
+        (of(errno.EROFS, "/there/run/metrics.jsonl"), "Read-only file system"),
+        (of(errno.EACCES, "/there/run"), "Permission denied"),
+        (of(errno.EACCES, b"/there"), "Permission denied"),
+        (SafetensorError("Error while serializing: I/O error"), "Error while serializing: I/O error"),
+        (ValueError(TENSORSTORE.format("/there/run/checkpoints")), "No space left on device"),
+        (of(errno.ENOENT, "/elsewhere/model.json"), None),
+        (of(errno.ENOSPC, "/elsewhere/cache"), None),
+        (of(errno.EACCES, "/there/runs"), None),
+        (of(errno.EPIPE), None),  # of a terminal that is gone
+        (ValueError(TENSORSTORE.format("/elsewhere")), None),
+        (ValueError("/there/run has an odd shape"), None),
+        (ConfigError(TENSORSTORE.format("/there/run")), None),
+        (KeyError("os_error_code"), None),
+    ],
+)
+def test_what_a_disk_does_is_one_line_and_other_errors_pass(error, reason):
+    with pytest.raises(type(error) if reason is None else ConfigError) as raised:
+        with naming_disk(Path("/there/run"), field="workdir", more=lambda: "; it goes on"):
+            raise error
+    if reason is None:
+        assert raised.value is error
+    else:
+        expected = f"workdir='/there/run': expected a folder that can be written ({reason}); it goes on"
+        assert str(raised.value) == expected
+
+
+def test_a_disk_that_is_too_small_is_known_before(tmp_path, monkeypatch):
+    there = tmp_path / "not" / "there" / "yet"
+    assert free_bytes(there) == pytest.approx(free_bytes(tmp_path), rel=0.1) and free_bytes(tmp_path) > 0
+    expect_room(there, 1, field="out", content="it")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 1.23e8)
+    expect_room(there, 123_000_000, field="out", content="the weights")
+    message = "^out='/a': expected a disk with 1.2 GB free for the weights, it has 0.1 GB$"
+    with pytest.raises(ConfigError, match=message):
+        expect_room(Path("/a"), 1_234_000_000, field="out", content="the weights")
+
+
+def test_what_a_killed_command_left_is_never_part_of_the_results(tmp_path):
+    stale = tmp_path / "out.partial"
+    stale.mkdir()
+    (stale / "cond_0.npy").write_text("of before")
+    with new_folder(tmp_path / "out", field="out") as folder:
+        (folder / "cond_1.npy").write_text("new")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["cond_1.npy"]
+    assert not stale.exists()
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

@@ -116,7 +116,9 @@ def test_a_report_judges_every_contestant_by_the_evaluations_of_its_family(run, 
     kind, workdir, _ = run
     options = {"prompts": "", "others": {}, "seed": 0, "batch_size": 8, "dtype": "float32", "command": ""}
     counts = {"num_steps": [1, 2], "num_prompts": 4, "num_seeds": 1}
-    table = evaluate(str(workdir), tmp_path, step=None, **counts, **options)
+    said = []
+    evaluate(str(workdir), tmp_path, step=None, say=said.append, **counts, **options)
+    (table,) = said
     rows = json.loads((tmp_path / REPORT).read_text())["rows"]
     nfe = {(row["contestant"], row["num_steps"]): row["nfe"] for row in rows}
     guided = 1 if kind.startswith("flux") else 2

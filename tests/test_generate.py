@@ -1,5 +1,7 @@
 """Pictures from a run, from a folder, from the command line."""
 
+import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +10,17 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 import rats_jax
 from rats_jax.data.prompts import read_records
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.networks.lora import Adapted, init_adapters, with_adapters
 from rats_jax.pipelines.open import load_pipeline
+from rats_jax.student.formats import export_student
+from rats_jax.student.load import load_pretrained
 from tests.finished import write_run
 from tests.tiny import PROMPTS, random_params, tiny_config
 
@@ -106,26 +111,142 @@ def test_adapters_are_merged_into_the_network(models, tmp_path):
     )
 
 
-def test_what_a_call_gets_wrong_is_one_line(models, run, student):
-    for call, message in (
-        (lambda: student([]), "prompts=.*: expected at least one"),
-        (lambda: student(["cat", " "]), r"^prompts\[1\]: expected a prompt, found a blank text"),
-        (lambda: student(["cat", 3]), r"^prompts\[1\]: expected a text, found 3"),
-        (lambda: student("cat \ud83d"), r"^prompts\[0\]: expected a text of whole characters"),
-        (lambda: student("cat", num_steps=0), "num_steps"),
-        (lambda: student("cat", guidance_scale=0.5), "guidance_scale=0.5: expected a number >= 1"),
+LATENTS = np.zeros((1, 8, 8, 4))
+GUIDANCE = r"expected a number >= 1 \(1 is no guidance\)$"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": []}, r"^prompts=\[\]: expected at least one$"),
+        ({"prompts": None}, "^prompts=None: expected a text or a list of texts$"),
+        ({"prompts": 5}, "^prompts=5: expected a text or a list of texts$"),
+        ({"prompts": b"cat"}, "^prompts=b'cat': expected a text or a list of texts$"),
+        ({"prompts": {"cat"}}, "^prompts={'cat'}: expected a text or a list of texts$"),
+        ({"prompts": {"cat": 1}}, "expected a text or a list of texts$"),
+        ({"prompts": ["cat", " "]}, r"^prompts\[1\]: expected a prompt, found a blank text"),
+        ({"prompts": ["cat", 3]}, r"^prompts\[1\]: expected a text, found 3"),
+        ({"prompts": [["cat"]]}, r"^prompts\[0\]: expected a text, found \['cat'\]"),
+        ({"prompts": "cat \ud83d"}, r"^prompts\[0\]: expected a text of whole characters"),
+        ({"num_steps": 0}, "^num_steps=0: expected an integer >= 1$"),
+        ({"num_steps": 2.0}, r"^num_steps=2\.0: expected an integer >= 1$"),
+        ({"num_steps": True}, "^num_steps=True: expected an integer >= 1$"),
+        ({"num_steps": "2"}, "^num_steps='2': expected an integer >= 1$"),
+        ({"num_steps": 2000}, "^num_steps=2000: "),
+        ({"guidance_scale": 0.5}, rf"^guidance_scale=0\.5: {GUIDANCE}"),
+        ({"guidance_scale": float("nan")}, f"^guidance_scale=nan: {GUIDANCE}"),
+        ({"guidance_scale": float("inf")}, f"^guidance_scale=inf: {GUIDANCE}"),
+        ({"guidance_scale": "3"}, f"^guidance_scale='3': {GUIDANCE}"),
+        ({"guidance_scale": [3.0]}, rf"^guidance_scale=\[3\.0\]: {GUIDANCE}"),
+        ({"seed": -1}, "^seed=-1: expected an integer from 0 to 4294967295$"),
+        ({"seed": 2**32}, "^seed=4294967296: expected an integer from 0 to 4294967295$"),
+        ({"prompts": ["cat"] * 3, "seed": 2**32 - 2}, "expected an integer from 0 to 4294967293$"),
+        ({"seed": 1.5}, r"^seed=1\.5: expected an integer"),
+        ({"seed": None}, "^seed=None: expected an integer"),
+        ({"latents": np.zeros((2, 8, 8, 4))}, r"^latents.shape=.*: expected \(1, 8, 8, 4\)"),
+        ({"latents": "noise"}, "^latents: expected an array of numbers "),
+        ({"latents": [[1, 2], [3]]}, "^latents: expected an array of numbers "),
+        ({"latents": LATENTS + 1j}, r"^latents: expected an array of numbers \(they are complex\)$"),
         (
-            lambda: student("cat", latents=np.zeros((2, 8, 8, 4))),
-            r"latents.shape=.*: expected \(1, 8, 8, 4\)",
+            {"latents": LATENTS + np.inf},
+            "^latents='256 of 256 are nan or infinite': expected finite numbers$",
         ),
-        (lambda: student("cat", seed=-1), "seed=-1: expected 0"),
-        (lambda: rats_jax.load(str(run[0]), step=3), "step=3: expected one of the checkpoints 2, 4"),
-        (lambda: rats_jax.load(str(models / "pipeline"), step=3), "step=3: expected none"),
+        ({"num_inference_steps": 4}, "^num_inference_steps=4: .*; did you mean 'num_steps'?"),
+        ({"generator": 4}, "^generator=4: expected one of the keywords prompts, num_steps, seed, latents, g"),
+    ],
+)
+def test_what_a_call_gets_wrong_is_one_line(student, arguments, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        student(**({"prompts": "cat"} | arguments))
+    assert "\n" not in str(error.value) and not student._programs
+
+
+@pytest.mark.slow
+def test_numbers_of_other_libraries_are_numbers(student):
+    expected = student(["cat", "dog"], num_steps=2, seed=3, guidance_scale=2.0)
+    numbers = {"num_steps": np.int64(2), "seed": np.uint32(3), "guidance_scale": jax.numpy.float32(2)}
+    for prompts in (("cat", "dog"), np.array(["cat", "dog"]), (text for text in ("cat", "dog"))):
+        np.testing.assert_array_equal(student(prompts, **numbers), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"step": 3}, "^step=3: expected one of the checkpoints 2, 4"),
+        ({"step": 2.0}, r"^step=2\.0: expected an integer >= 0$"),
+        ({"step": True}, "^step=True: expected an integer >= 0$"),
+        ({"dtype": "float8"}, "^dtype='float8': expected 'float32' or 'bfloat16'$"),
+        ({"dtype": np.float32}, "^dtype=<class 'numpy.float32'>: expected 'float32' or 'bfloat16'$"),
+        ({"height": -8}, "^height=-8: expected an integer >= 0$"),
+        ({"width": 32.0}, r"^width=32\.0: expected an integer >= 0$"),
+        ({"max_sequence_length": "77"}, "^max_sequence_length='77': expected an integer >= 0$"),
+        ({"path": None}, "^path=None: expected a folder or a hub id$"),
+        ({"path": ""}, "^path='': expected a folder or a hub id$"),
+        ({"path": b"runs"}, "^path=b'runs': expected a folder or a hub id$"),
+        ({"path": "models", "step": 3}, "^step=3: expected none"),
+        ({"hight": 64}, "^hight=64: expected one of the keywords path, .*; did you mean 'height'?"),
+    ],
+)
+def test_what_a_load_gets_wrong_is_one_line(run, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        rats_jax.load(**({"path": str(run[0])} | arguments))
+
+
+def test_what_loading_and_saving_get_wrong_is_one_line(models, student, tmp_path):
+    config = tiny_config(models)
+    for call, message in (
         (lambda: rats_jax.load(str(models)), "lacks 'model_index.json'"),
-        (lambda: rats_jax.load(str(models / "pipeline"), dtype="float8"), "dtype='float8'"),
+        (lambda: load_pretrained(config, role="judge"), "^role='judge': expected 'student' or 'teacher'$"),
+        (lambda: load_pretrained(config, role="student", dtype="half"), "^dtype='half': expected 'float32' "),
+        (lambda: student.compile(batch_size=0), "^batch_size=0: expected an integer >= 1$"),
+        (lambda: student.make_noise([0, 2.5]), r"^seed=2\.5: expected an integer"),
+        (
+            lambda: export_student(student, tmp_path, format="onnx", dtype="float32"),
+            "^format='onnx': expected one of diffusers, flax, lora, jax$",
+        ),
+        (
+            lambda: export_student(student, tmp_path, format="jax", dtype="int8"),
+            "^dtype='int8': expected one of float32, float16, bfloat16$",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def scaled(tree, factor):
+    return jax.tree.map(lambda leaf: leaf * np.float32(factor), tree)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["network", "text_encoder", "decoder"])
+def test_a_picture_that_is_not_finite_is_no_picture(student, part):
+    """Finite weights whose products are not; a decoder that gives infinity gave white pictures."""
+    weights = scaled(getattr(student.pipeline, part), 1e38 if part == "decoder" else 1e30)
+    pipeline = dataclasses.replace(student.pipeline, **{part: weights})
+    broken = dataclasses.replace(student, pipeline=pipeline, _weights=[])
+    message = "^guidance_scale=1, num_steps=2: 2 of 2 pictures of '.*' have nan or infinity, that of 'cat' is"
+    with pytest.raises(ConfigError, match=message):
+        broken(["cat", "dog"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named_when_they_are_loaded(models, run, tmp_path, bad):
+    shutil.copytree(models / "pipeline", tmp_path / "pipeline")
+    file = tmp_path / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.startswith("decoder.conv_out"))
+    weights[name].reshape(-1)[0] = bad
+    save_file(weights, file)
+    with pytest.raises(WeightsError, match=f"^weights '{file}', '{name}': expected finite numbers"):
+        rats_jax.load(str(tmp_path / "pipeline"))
+
+    student = jax.tree.map(np.copy, run[1])
+    student["conv_in"]["bias"][0] = bad
+    write_run(tmp_path / "run", tiny_config(models), student)
+    message = "finite weights in the checkpoint of update 4, conv_in/bias has nan or infinity"
+    with pytest.raises(ConfigError, match=f"^workdir='{tmp_path / 'run'}': expected {message}"):
+        rats_jax.load(str(tmp_path / "run"))
 
 
 def test_a_run_without_checkpoints_is_refused(models, tmp_path):
@@ -175,6 +296,8 @@ def test_the_command_writes_pictures_that_say_what_they_are(run, student, tmp_pa
     ("arguments", "message"),
     [
         (["--prompt=cat", "--num-steps=0"], "num-steps"),
+        (["--prompt=cat", "--guidance-scale=inf"], "guidance-scale=inf: expected a finite number >= 1"),
+        (["--prompt=cat", "--guidance-scale=nan"], "guidance-scale=nan: expected a finite number >= 1"),
         ([], "expected at least one, from --prompt or --prompts-file"),
         (["--prompt=cat", "--prompt= "], "prompt=' ': expected a prompt, found a blank text"),
         (["--prompt=caf\udce9"], "prompt='caf\\udce9': expected a text of whole characters"),

@@ -3,17 +3,20 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, StoppedError
 from rats_jax.parallel.processes import parse_processes
 from rats_jax.training.loop import train_and_evaluate
+from rats_jax.workdir.checkpoint import list_steps
 from rats_jax.workdir.metrics import read_metrics
 from tests.tiny import tiny_config
 
@@ -27,9 +30,14 @@ sys.modules["tests"] = tests = types.ModuleType("tests")
 tests.__path__ = [root + "/tests"]
 from rats_jax.parallel import processes as distributed
 distributed.initialize()
+from rats_jax.config.flags import fail
+from rats_jax.errors import StoppedError
 from rats_jax.training.loop import train_and_evaluate
 from tests.tiny import tiny_config
-train_and_evaluate(tiny_config(Path(models), **json.loads(overrides)), workdir)
+try:
+    train_and_evaluate(tiny_config(Path(models), **json.loads(overrides)), workdir)
+except StoppedError as error:
+    fail(error)
 """
 # Both axes reach over both processes, and the last batch of the table is filled up.
 SETTINGS = {"mesh__data": 2, "mesh__fsdp": 4, "samples__every": 2}
@@ -41,8 +49,8 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def run(models, workdir, *, processes, devices, **overrides):
-    """Run the job in so many processes with so many devices each; none may fail."""
+def start(models, workdir, *, processes, devices, **overrides):
+    """Start the job in so many processes with so many devices each."""
     port, running = free_port(), []
     for process in range(processes):
         environment = os.environ | {
@@ -66,6 +74,12 @@ def run(models, workdir, *, processes, devices, **overrides):
                 text=True,
             )
         )
+    return running
+
+
+def run(models, workdir, **options):
+    """Run the job as `start` does; no process may fail."""
+    running = start(models, workdir, **options)
     outputs = [process.communicate(timeout=900)[0] for process in running]
     for process, output in zip(running, outputs, strict=True):
         assert process.returncode == 0, output[-4000:]
@@ -143,6 +157,29 @@ def test_a_run_of_two_processes_goes_on_in_one(two_times_four, one_device, model
         (output,) = run(models, tmp_path / "run", processes=1, devices=1, **settings)
         assert "resuming at update 2" in output
     assert_same_curves(curves(tmp_path / "run"), one_device)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_the_same_update(models, tmp_path):
+    sizes = {"num_updates": 10**6, "batch_size": 2, "evaluation__batch_size": 2, "mesh__data": 2}
+    unused = {"samples__every": 0, "evaluation__num_prompts": 0, "optimizer__decay_updates": 0}
+    settings = {"checkpoint__every": 10**6, "reference": ""} | sizes | unused
+    running = start(models, tmp_path / "run", processes=2, devices=1, **settings)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    try:
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+            assert all(process.poll() is None for process in running), running[0].communicate()[0][-4000:]
+            time.sleep(0.1)
+        running[1].send_signal(signal.SIGTERM)
+        outputs = [process.communicate(timeout=300)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    (step,) = list_steps(tmp_path / "run" / "checkpoints")
+    assert [record["step"] for record in read_metrics(tmp_path / "run")] == list(range(1, step + 1))
+    for process, output in zip(running, outputs, strict=True):
+        assert process.returncode == StoppedError.status, output[-4000:]
+        assert f"stopped after update {step} of 1000000, which is saved" in output
 
 
 GIVEN = {"RATS_COORDINATOR": "host:1234", "RATS_NUM_PROCESSES": "4", "RATS_PROCESS_ID": "3"}

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from rats_jax.errors import ConfigError, DivergedError, HackingError, StoppedError
+from rats_jax.errors import ConfigError, DivergedError, HackingError, StoppedError, WeightsError
 from rats_jax.evaluation import guards
 from rats_jax.pipelines.open import open_pipeline
 from rats_jax.pipelines.stored_embeds import write_prompt_embeds
@@ -27,7 +27,7 @@ from rats_jax.rewards.base import without_weights
 from rats_jax.training.logbook import Logbook
 from rats_jax.training.loop import train, train_and_evaluate
 from rats_jax.training.program import Program
-from rats_jax.workdir.checkpoint import best_step, open_manager
+from rats_jax.workdir.checkpoint import best_step, list_steps, open_manager
 from rats_jax.workdir.metrics import read_metrics
 from tests.tiny import PROMPTS, tiny_config
 
@@ -363,12 +363,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(models,
         assert manager.latest_step() is None
 
 
-def test_a_monitor_that_is_nan_ends_the_run_before_it_costs_anything(models, tmp_path):
-    shutil.copytree(models / "heldout", tmp_path / "broken")
-    weights = load_file(tmp_path / "broken" / "model.safetensors")
-    weights["logit_scale"] = np.full_like(weights["logit_scale"], np.nan)
-    save_file(weights, tmp_path / "broken" / "model.safetensors")
-    config = tiny_config(models, monitor__heldout__path=str(tmp_path / "broken"))
-    with pytest.raises(DivergedError, match="update 0: monitor/heldout/student is nan, expected a finite"):
+def score_nothing(params, images, prompt):
+    """A reward that is nan for every picture."""
+    del params
+    return jax.numpy.nan * (prompt + images.mean(axis=(1, 2, 3)))
+
+
+NOTHING = without_weights("nothing", score_nothing, lambda prompts: np.zeros(len(prompts), np.float32))
+
+
+@pytest.mark.parametrize("section", ["rewards", "monitor"])
+def test_a_reward_that_is_nan_ends_the_run_before_it_costs_anything(models, tmp_path, monkeypatch, section):
+    monkeypatch.setitem(REWARDS, "nothing", NOTHING)
+    config = tiny_config(models, evaluation__num_prompts=0)
+    weight = {"weight": 1.0} if section == "rewards" else {}
+    config[section].nothing = ConfigDict({"kind": "nothing", "path": "", **weight})
+    where = "update 1: gate/" if section == "rewards" else "update 0: monitor/nothing/student is nan"
+    with pytest.raises(DivergedError, match=f"^{where}.*, expected a finite number; the newest checkpoint"):
         train_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run" / "samples.jsonl").read_text() == ""
+    assert list_steps(tmp_path / "run" / "checkpoints") == []
+
+
+@pytest.mark.parametrize("part", ["pretrained", "rewards.pickscore_emoji.path", "monitor.heldout.path"])
+def test_weights_that_are_not_finite_are_named_before_anything_is_compiled(models, tmp_path, part):
+    source = models / {"pretrained": "pipeline", "monitor.heldout.path": "heldout"}.get(part, "reward")
+    shutil.copytree(source, tmp_path / "broken")
+    file = tmp_path / "broken" / ("unet/diffusion_pytorch_model" if part == "pretrained" else "model")
+    file = file.with_suffix(".safetensors")
+    weights = load_file(file)
+    name = "conv_in.bias" if part == "pretrained" else "visual_projection.weight"
+    weights[name] = np.full_like(weights[name], np.nan)
+    save_file(weights, file)
+    config = tiny_config(models)
+    config.update_from_flattened_dict({part: str(tmp_path / "broken")})
+    with count_compilations() as compilations:
+        with pytest.raises(WeightsError, match=f"weights '{file}', '{name}': expected finite numbers"):
+            train_and_evaluate(config, tmp_path / "run")
+    assert compilations["update"] == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def evaluate(
     batch_size: int,
     dtype: str,
     command: str,
-) -> str:
+    say: Callable[[str], None],
+) -> None:
     """Judge all contestants and write the report.
 
     Args:
@@ -65,9 +66,7 @@ def evaluate(
         batch_size: pictures at once.
         dtype: what the networks of all contestants compute in, 'float32' or 'bfloat16'.
         command: that is being run, for the report.
-
-    Returns:
-        The overview as Markdown.
+        say: gets the overview as Markdown, before anything is written: a full disk takes nothing of it.
 
     Raises:
         ConfigError: as `load`, `open_judges`, `open_entries` and `features_of_real`, before anything is
@@ -110,8 +109,8 @@ def evaluate(
         "rows": summarise(entries, measured, seed=seed),
         "seconds": time.perf_counter() - start,
     }
+    say(tables.format_overview(report))
     _write(folder, report, entries, measured, contest)
-    return tables.format_overview(report)
 
 
 def _write(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.data.batches import filled_batches
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, expect
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.texts import parse_whole_json, read_text
 from rats_jax.types import Params, PromptEmbeds, PromptInputs
@@ -38,21 +39,27 @@ def write_prompt_embeds(
 
     Returns:
         N, the number of different prompts.
+
+    Raises:
+        ConfigError: an embedding is not finite.
     """
     texts = list(dict.fromkeys(prompts))
     params = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf.astype(dtype))), pipeline.text_encoder)
     encode = jax.jit(pipeline.encode_fn)
     folder.mkdir(parents=True, exist_ok=True)
-    files: list[np.ndarray] = []
-    for rows, kept in filled_batches(len(texts), _BATCH):
-        embeds: PromptEmbeds = encode(params, pipeline.tokenize([texts[i] for i in rows]))
-        if not files:
-            for i, x in enumerate(_leaves(embeds.cond)):
-                files.append(_create(folder / f"cond_{i}.npy", len(texts), _as_stored(x)))
-            for i, empty in enumerate(_leaves(embeds.uncond)):
-                np.save(folder / f"uncond_{i}.npy", _as_stored(empty[:1]))
-        for file, x in zip(files, _leaves(embeds.cond), strict=True):
-            file[rows[kept]] = _as_stored(x)[kept]
+    with contextlib.ExitStack() as opened:
+        files: list[BinaryIO] = []
+        for rows, kept in filled_batches(len(texts), _BATCH):
+            embeds: PromptEmbeds = encode(params, pipeline.tokenize([texts[i] for i in rows]))
+            _check_finite(embeds, [texts[i] for i in rows])
+            if not files:
+                for i, x in enumerate(_leaves(embeds.cond)):
+                    files.append(opened.enter_context((folder / f"cond_{i}.npy").open("wb")))
+                    _write_header(files[-1], len(texts), _as_stored(x))
+                for i, empty in enumerate(_leaves(embeds.uncond)):
+                    np.save(folder / f"uncond_{i}.npy", _as_stored(empty[:1]))
+            for file, x in zip(files, _leaves(embeds.cond), strict=True):
+                file.write(_as_stored(x)[kept].tobytes())  # the rows of a batch follow those of the last
     (folder / "prompts.json").write_text(json.dumps({"pretrained": source, "prompts": texts}))
     return len(texts)
 
@@ -172,5 +179,18 @@ def _read(file: Path) -> np.ndarray:
     return x.view(jnp.bfloat16) if x.dtype == np.uint16 else x
 
 
-def _create(file: Path, count: int, like: np.ndarray) -> np.ndarray:
-    return np.lib.format.open_memmap(file, mode="w+", dtype=like.dtype, shape=(count, *like.shape[1:]))
+def _write_header(file: BinaryIO, count: int, like: np.ndarray) -> None:
+    """Begin a .npy file. It is not mapped: a full disk would end the process with a bus error."""
+    header = {"descr": like.dtype.str, "fortran_order": False, "shape": (count, *like.shape[1:])}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _check_finite(embeds: PromptEmbeds, prompts: Sequence[str]) -> None:
+    """Refuse embeddings with numbers that are not finite; names a prompt."""
+    for x in _leaves(embeds.cond):
+        bad = ~np.isfinite(np.asarray(x, np.float32)).reshape(len(prompts), -1).all(axis=1)
+        expect(
+            not bad.any(), "prompts", prompts[int(bad.argmax())], "a finite embedding, it has nan or infinity"
+        )
+    for x in _leaves(embeds.uncond):
+        expect(bool(np.isfinite(np.asarray(x, np.float32)).all()), "prompts", "", "a finite embedding")

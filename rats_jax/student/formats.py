@@ -13,7 +13,7 @@ import numpy as np
 from jax import export
 from safetensors.numpy import load_file, save_file
 
-from rats_jax.errors import ConfigError, ExportError
+from rats_jax.errors import ConfigError, ExportError, expect
 from rats_jax.networks.lora import merge_adapters
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.pipelines.write import copy_tokenizers
@@ -26,6 +26,7 @@ from rats_jax.workdir import saved_config
 
 TOLERANCE = 2 / 255
 """The largest mean difference between a picture and the same one from what was written, images in [0, 1]."""
+_DTYPES = ("float32", "float16", "bfloat16")
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _PROGRAM, _WEIGHTS = "sampler.stablehlo", "weights.safetensors"
 _PROMPT, _SEED = "a photo of a red apple", 0
@@ -56,11 +57,13 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
         The mean difference between the picture that the model draws and the one that the folder gives.
 
     Raises:
-        ConfigError: the model has no adapters and the format is of adapters, or it computes what the classes
-            of the format do not.
+        ConfigError: another format or dtype; the model has no adapters and the format is of adapters, or it
+            computes what the classes of the format do not.
         ExportError: the difference is above TOLERANCE.
     """
-    origin = origin_of(model)
+    expect(format in list(FORMATS), "format", format, f"one of {', '.join(FORMATS)}")
+    expect(dtype in _DTYPES, "dtype", dtype, f"one of {', '.join(_DTYPES)}")
+    folder, origin = Path(folder), origin_of(model)
     FORMATS[format].write(model, folder, dtype)
     settings = {name: getattr(model, name) for name in ("num_steps", "guidance_scale", "sampler")}
     settings |= {"update": origin.step, "config": saved_config.to_dict(origin.config)}
@@ -74,6 +77,13 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
             f"expected at most {255 * TOLERANCE:.0f}/255; nothing is kept"
         )
     return difference
+
+
+def count_bytes(model: TextToImage, dtype: str) -> int:
+    """Say how many bytes the weights of a model take in a dtype."""
+    pipeline = model.pipeline
+    leaves = jax.tree.leaves((pipeline.network, pipeline.text_encoder, pipeline.decoder))
+    return sum(leaf.size for leaf in leaves) * jnp.dtype(dtype).itemsize
 
 
 def origin_of(model: TextToImage) -> Origin:

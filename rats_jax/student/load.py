@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -11,13 +12,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, expect
 from rats_jax.networks.lora import init_adapters, merge_adapters
 from rats_jax.pipelines.base import Options, Pipeline
 from rats_jax.pipelines.open import open_pipeline, options_of
+from rats_jax.student import arguments
 from rats_jax.student.model import Origin, TextToImage
 from rats_jax.weights.folder import read_json
 from rats_jax.weights.hub import find_file
+from rats_jax.weights.stored import is_finite
 from rats_jax.workdir import checkpoint, saved_config
 
 SETTINGS_FILE = "rats_jax.json"
@@ -46,12 +49,14 @@ def load(
         The model. Of a pipeline that says nothing of its student: its family's steps and guidance.
 
     Raises:
-        ConfigError: it is neither, or has no such checkpoint.
+        ConfigError: it is neither, or has no such checkpoint; an argument of another type or range.
     """
+    expect(isinstance(path, str | os.PathLike) and str(path) != "", "path", path, "a folder or a hub id")
     path = str(path)
-    if dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"dtype={dtype!r}: expected 'float32' or 'bfloat16'")
-    chosen = Options(height, width, max_sequence_length)
+    _check_dtype(dtype)
+    step = None if step is None else arguments.integer(step, "step", least=0)
+    sizes = {"height": height, "width": width, "max_sequence_length": max_sequence_length}
+    chosen = Options(**{field: arguments.integer(size, field, least=0) for field, size in sizes.items()})
     if (epath.Path(path).expanduser() / saved_config.FILE).exists():
         return _load_run(path, step=step, dtype=dtype, chosen=chosen)
     if step is not None:
@@ -81,6 +86,7 @@ def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) ->
     if lora:
         like = init_adapters(like, targets=config.lora.targets, rank=config.lora.rank, seed=config.seed)
     step, student = checkpoint.restore_student(folder / "checkpoints", like, step=step)
+    _expect_finite(student, workdir, step)
     network = student
     if lora:
         scale = config.lora.alpha / config.lora.rank
@@ -104,8 +110,10 @@ def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextTo
         dtype: as of `load`.
 
     Raises:
-        ConfigError: the config's `pretrained` is no pipeline.
+        ConfigError: the config's `pretrained` is no pipeline, or another role or dtype.
     """
+    expect(role in ("student", "teacher"), "role", role, "'student' or 'teacher'")
+    _check_dtype(dtype)
     pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=options_of(config))
     return _sampled(config.pretrained, pipeline, config, config[role], dtype)
 
@@ -133,3 +141,16 @@ def _read(pipeline: Pipeline, dtype: str) -> Pipeline:
         text_encoder=read(pipeline.text_encoder),
         decoder=read(pipeline.decoder),
     )
+
+
+def _check_dtype(dtype: Any) -> None:
+    known = "float32", "bfloat16"
+    expect(isinstance(dtype, str) and dtype in known, "dtype", dtype, " or ".join(map(repr, known)))
+
+
+def _expect_finite(student: Any, workdir: str, step: int) -> None:
+    """Refuse the student of a checkpoint that was saved with nan or infinity in it; names a weight."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(student):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        expected = f"finite weights in the checkpoint of update {step}, {name} has nan or infinity"
+        expect(is_finite(leaf), "workdir", workdir, expected)

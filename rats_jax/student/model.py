@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 from rats_jax.data.batches import filled_batches
 from rats_jax.data.pictures import CONTACT_SHEET
-from rats_jax.data.rows import check_prompt
 from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import SAMPLERS
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, expect, known_keywords, reason_of
 from rats_jax.parallel import placement
 from rats_jax.parallel.mesh import DATA_PARALLEL, make_mesh
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.report import figures
+from rats_jax.student import arguments
 from rats_jax.types import Array, Grid, Params, PromptInputs
 
 
@@ -54,6 +54,7 @@ class TextToImage:
     _weights: list[Any] = field(default_factory=list)
     _programs: dict[tuple[int, int], Any] = field(default_factory=dict)
 
+    @known_keywords
     def __call__(
         self,
         prompts: str | Sequence[str],
@@ -79,22 +80,19 @@ class TextToImage:
             [B, H, W, 3] float32 in [0, 1].
 
         Raises:
-            ConfigError: no prompts, or one that is no text; steps or guidance that there are not; latents of
-                another shape.
+            ConfigError: no prompts, or one that is no text; steps, seed or guidance that there are not;
+                latents of another shape; a picture that is not finite.
         """
-        given = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not given:
-            raise ConfigError("prompts=[]: expected at least one")
-        texts = [check_prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(given)]
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        if not scale >= 1:
-            raise ConfigError(f"guidance_scale={scale}: expected a number >= 1")
+        texts = arguments.prompts(prompts)
+        scale = arguments.guidance(self.guidance_scale if guidance_scale is None else guidance_scale)
         try:
             self.pipeline.evaluations(scale)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        noise = self.make_noise(range(seed, seed + len(texts))) if latents is None else latents
-        noise = np.asarray(noise, np.float32)
+        if latents is None:
+            first = arguments.integer(seed, "seed", least=0, most=2**32 - len(texts))
+            latents = self.make_noise(range(first, first + len(texts)))
+        noise = _as_noise(latents)
         expected = (len(texts), *self.pipeline.latent_shape)
         if noise.shape != expected:
             raise ConfigError(f"latents.shape={noise.shape}: expected {expected}")
@@ -102,12 +100,22 @@ class TextToImage:
         rows = np.arange(draw.rows) % len(texts)  # what the devices cannot share evenly is filled up
         prompt = self.pipeline.tokenize([texts[i] for i in rows])
         inputs = placement.place((prompt, noise[rows]), draw.layout)
-        return np.asarray(draw.program(self._placed(), *inputs, jnp.float32(scale)))[: len(texts)]
+        images = np.asarray(draw.program(self._placed(), *inputs, jnp.float32(scale)))[: len(texts)]
+        finite = np.isfinite(images).all(axis=(1, 2, 3))
+        if not finite.all():
+            prompt, settings = (
+                texts[int(finite.argmin())],
+                f"guidance_scale={scale:g}, num_steps={draw.steps}",
+            )
+            raise ConfigError(
+                f"{settings}: {np.sum(~finite)} of {len(texts)} pictures of {self.title!r} have nan or "
+                f"infinity, that of {prompt!r} is the first: expected finite numbers"
+            )
+        return images
 
     def make_noise(self, seeds: Sequence[int]) -> np.ndarray:
         """Draw the noise of each seed: [B, h, w, C] float32, the same on any number of devices."""
-        if min(seeds) < 0 or max(seeds) >= 2**32:
-            raise ConfigError(f"seed={min(seeds) if min(seeds) < 0 else max(seeds)}: expected 0 .. 2**32 - 1")
+        seeds = [arguments.integer(seed, "seed", least=0, most=2**32 - 1) for seed in seeds]
         draw = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), self.pipeline.latent_shape))
         return np.asarray(draw(np.array(seeds, np.uint32)))
 
@@ -117,8 +125,8 @@ class TextToImage:
         Raises:
             ConfigError: no such number of steps.
         """
-        steps = self.num_steps if num_steps is None else num_steps
-        key = steps, batch_size
+        steps = arguments.integer(self.num_steps if num_steps is None else num_steps, "num_steps", least=1)
+        key = steps, arguments.integer(batch_size, "batch_size", least=1)
         if key not in self._programs:
             mesh = make_mesh(DATA_PARALLEL)
             rows, layout = -(-batch_size // mesh.size) * mesh.size, placement.batch_sharding(mesh)
@@ -132,7 +140,7 @@ class TextToImage:
             with jax.set_mesh(mesh):
                 lowered = jitted.lower(weights, *inputs, scale)
             options = self.pipeline.compiler_options(mesh.devices.flat[0])
-            self._programs[key] = Program(lowered.compile(options), rows, layout)
+            self._programs[key] = Program(lowered.compile(options), rows, layout, steps)
         return self._programs[key]
 
     def with_network(self, network: Params, *, guidance_scale: float) -> TextToImage:
@@ -156,11 +164,12 @@ class TextToImage:
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled sampler of so many rows, laid out over the devices."""
+    """A compiled sampler of so many rows, laid out over the devices, with so many steps."""
 
     program: Any
     rows: int
     layout: Any
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -195,6 +204,12 @@ def make_sampler(pipeline: Pipeline, sampler: str, *, num_steps: int, timestep_s
     """
     grid = make_grid(pipeline, num_steps, timestep_spacing)
 
+    def decode(decoder: Params, latents: Array) -> Array:
+        """Decode, and make what is not finite nan: clipped, infinity would be white."""
+        finite = jnp.isfinite(latents).all(axis=tuple(range(1, latents.ndim)), keepdims=True)
+        images = pipeline.decode_fn(decoder, latents)
+        return jnp.where(finite & jnp.isfinite(images), images, jnp.nan)
+
     def draw(weights: Any, prompt: PromptInputs, noise: Array, guidance_scale: Array) -> Array:
         rollout_fn = functools.partial(
             rollout,
@@ -207,11 +222,29 @@ def make_sampler(pipeline: Pipeline, sampler: str, *, num_steps: int, timestep_s
             remat="none",
             unroll=False,
         )
-        draw_fn = make_draw_fn(pipeline.encode_fn, rollout_fn, pipeline.decode_fn, name="student")
+        draw_fn = make_draw_fn(pipeline.encode_fn, rollout_fn, decode, name="student")
         network, text_encoder, decoder = weights
         return draw_fn(network, text_encoder, decoder, prompt, noise)[1]
 
     return draw
+
+
+def _as_noise(latents: Any) -> np.ndarray:
+    """Give latents as float32.
+
+    Raises:
+        ConfigError: they are no array of finite numbers.
+    """
+    try:
+        noise = np.asarray(latents)
+        if np.iscomplexobj(noise):
+            raise TypeError("they are complex")
+        noise = noise.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"latents: expected an array of numbers ({reason_of(error)})") from None
+    bad = int(np.sum(~np.isfinite(noise)))
+    expect(not bad, "latents", f"{bad} of {noise.size} are nan or infinite", "finite numbers")
+    return noise
 
 
 def make_grid(pipeline: Pipeline, num_steps: int, timestep_spacing: str) -> Grid:

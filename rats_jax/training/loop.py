@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from etils import epath
 from rats_jax.data.batches import Rounds
 from rats_jax.data.prompts import make_prompt_iterator
 from rats_jax.errors import StoppedError
+from rats_jax.files import expect_room, format_bytes, free_bytes, naming_disk
 from rats_jax.parallel import processes
 from rats_jax.training import hacking
 from rats_jax.training.due import find_due
@@ -22,7 +24,7 @@ from rats_jax.training.stop import watch_for_stop
 from rats_jax.training.summary import finish
 from rats_jax.training.teacher import open_targets
 from rats_jax.workdir import checkpoint
-from rats_jax.workdir.folder import claim, open_logs
+from rats_jax.workdir.folder import claim, is_remote, open_logs
 from rats_jax.workdir.lock import locked
 
 
@@ -38,7 +40,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         The content of summary.json.
 
     Raises:
-        ConfigError: bad input, before anything is compiled.
+        ConfigError: bad input, before anything is compiled; a disk that fails, at any time.
         DivergedError: the loss is no longer finite; the last checkpoint stays.
         HackingError: the student climbs its reward only, and the config asks to stop there.
         StoppedError: SIGTERM came; the last update is saved.
@@ -63,18 +65,23 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
     targets = open_targets(config, program)
     rounds = Rounds(stream, length=config.teacher.reuse_after, num_updates=config.num_updates)
     with (
+        _naming_disk(workdir, folder, program.placed_state),
         locked(workdir, writes=writes),
         open_logs(workdir, writes=writes) as logs,
         checkpoint.open_manager(
             folder, keep=config.checkpoint.keep, every=config.checkpoint.every
         ) as manager,
     ):
+        if writes and manager.latest_step() != config.num_updates:
+            _check_room(workdir, folder, program.placed_state, keep=config.checkpoint.keep)
         restored = checkpoint.restore(manager, program.placed_state, say=say)
         state, position = restored or (program.init_state(), None)
         if position is not None:
             stream.set_state(position)
         step, root = int(state.step), jax.random.key(config.seed)
         say(program.describe(step))
+        if config.samples.every or config.evaluation.num_prompts:
+            _ = program.render_fns  # reads the monitors, which may not be finite, before anything is compiled
         update = program.update
         say(f"compiled the update in {program.compile_seconds:.1f} s")
 
@@ -119,3 +126,39 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
                     raise StoppedError(f"{done}: the same command goes on from there")
             checkpoint.save_now(manager, step, state, stream.get_state())
         return finish(program, config, state, book, workdir=workdir, writes=writes)
+
+
+def _naming_disk(workdir: str, folder: epath.Path, state: Any) -> AbstractContextManager[None]:
+    """End a run whose disk fails with one line that says what is needed and how it goes on."""
+
+    def more() -> str:
+        try:
+            steps = checkpoint.list_steps(folder)
+        except OSError:
+            return ""
+        free, size = format_bytes(free_bytes(Path(folder))), format_bytes(checkpoint.count_bytes(state))
+        goes_on = (
+            f"goes on after update {steps[-1]}, which is saved" if steps else "starts again: none is saved"
+        )
+        return f"; {free} are free, a checkpoint takes {size}; the same command {goes_on}"
+
+    return naming_disk(Path(workdir).expanduser(), field="workdir", more=more)
+
+
+def _check_room(workdir: str, folder: epath.Path, state: Any, *, keep: int) -> None:
+    """Refuse, before anything is compiled, a disk that takes no checkpoint; warn of one that takes too few.
+
+    Raises:
+        ConfigError: there is no room for one.
+    """
+    if is_remote(workdir):
+        return
+    size, place = checkpoint.count_bytes(state), Path(folder).expanduser()
+    expect_room(place.parent, size, field="workdir", content="a checkpoint")
+    missing = keep + 2 - len(checkpoint.list_steps(folder))  # the best one, and one that is being written
+    free = free_bytes(place)
+    if free < missing * size:
+        say(
+            f"warning: workdir={workdir!r}: {format_bytes(free)} are free, the checkpoints that will be kept "
+            f"take up to {format_bytes(missing * size)} more"
+        )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,14 +54,18 @@ def finish(
         "student_num_steps": config.student.num_steps,
     }
     if writes:
-        summary |= _draw_curves(book.folder)
-        write_whole(book.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        file = f"{workdir.rstrip('/')}/summary.json"
+        records = read_metrics(book.folder)
+        summary |= _read_curves(records)
         shown = [run_table.format_table(summary)] if judges else []
         if "heldout_prompts" in summary:
             text = run_table.format_table(summary | summary["heldout_prompts"])
             shown.append(f"prompts that training did not see\n{text}")
-        print("\n" + "\n\n".join([*shown, f"{_conclude(summary)}\n{file}"]))
+        print("\n" + "\n\n".join([*shown, _conclude(summary)]), flush=True)  # then a full disk takes nothing
+        write_whole(book.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        from rats_jax.report.curves import draw_curves  # matplotlib: a run should not start by importing it
+
+        draw_curves(records, book.folder / "curves.png", leads=summary["first_update_student_leads"])
+        print(f"{workdir.rstrip('/')}/summary.json")
     return summary
 
 
@@ -94,16 +97,12 @@ def _score(
     )
 
 
-def _draw_curves(folder: Path) -> dict[str, Any]:
-    """Draw the curves and read from them what the summary wants."""
-    records = read_metrics(folder)
+def _read_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Read from the metrics what the summary wants."""
     updates = [r["step"] for r in records]
     leads = first_update_student_leads(
         updates, [r["reward/student"] for r in records], [r["reward/teacher"] for r in records]
     )
-    from rats_jax.report.curves import draw_curves  # matplotlib: a run should not start by importing it
-
-    draw_curves(records, folder / "curves.png", leads=leads)
     # The median step: compilation, pictures and checkpoints fall between a few updates only.
     rates = [
         (after["time/elapsed"] - before["time/elapsed"]) / (after["step"] - before["step"])

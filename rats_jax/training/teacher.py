@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from safetensors.numpy import load, save
 
 from rats_jax.config.fields import flatten
 from rats_jax.errors import ConfigError
-from rats_jax.files import write_whole
+from rats_jax.files import naming_disk, write_whole
 from rats_jax.parallel import placement, processes
 from rats_jax.texts import parse_object, read_text
 from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
@@ -103,7 +104,8 @@ class TargetStore:
         """Keep the targets of an update, NumPy arrays [rows, ...]."""
         assert len(targets.denoised) == self._rows
         scores = {f"scores/{name}": np.asarray(array) for name, array in targets.scores.items()}
-        write_whole(self._file(update), save({"denoised": np.asarray(targets.denoised), **scores}))
+        with naming_disk(Path(self._folder), field="teacher.targets"):
+            write_whole(self._file(update), save({"denoised": np.asarray(targets.denoised), **scores}))
 
     def _file(self, update: int) -> epath.Path:
         return self._folder / f"{update:06d}-{self._process}.safetensors"

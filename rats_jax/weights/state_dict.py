@@ -187,9 +187,9 @@ def fit_state_dict(
             else:
                 problems.append(f"{name} has shape {found} (Flax layout), expected {expected}")
         if layers is None and tensors:
-            params[path] = StoredArray(*tensors[0])
+            params[path] = StoredArray(*tensors[0], name=f"{source!r}, {name_of(path)!r}")
         elif layers is not None and len(tensors) == len(layers):
-            params[path] = stored_stack(tensors)
+            params[path] = stored_stack(tensors, name=f"{source!r}, layers {'/'.join(path)!r}")
     # Buffers that old exports carry and no network learns.
     extra = {n for n in state if not n.endswith("position_ids") and not n.startswith(unused)} - used
     problems += [f"unexpected {name}" for name in sorted(extra)]
@@ -233,7 +233,10 @@ def open_weights(
     ]
     _raise_problems(problems, source=str(file))
     return unflatten_dict(
-        {path: StoredArray(flat[path], range(len(leaf.shape))) for path, leaf in wanted.items()}
+        {
+            path: StoredArray(flat[path], range(leaf.ndim), name=f"{str(file)!r}, {'/'.join(path)!r}")
+            for path, leaf in wanted.items()
+        }
     )
 
 

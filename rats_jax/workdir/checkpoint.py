@@ -5,8 +5,11 @@ The frozen weights are not in them, and no key either: keys are folded from the 
 
 from __future__ import annotations
 
+import errno
 import functools
+import logging as standard_logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rats_jax.errors import ConfigError
+from rats_jax.files import free_bytes
 from rats_jax.workdir.checksums import find_damage, write_checksums
 from rats_jax.workdir.folder import is_remote
 
@@ -42,6 +46,8 @@ def open_manager(directory: epath.PathLike, *, keep: int, every: int) -> ocp.Che
         The manager; use it in a `with`, or `close` it, so that the last save finishes.
     """
     managers, folder = ocp.checkpoint_managers, epath.Path(directory).expanduser().absolute()
+    for logger in ("absl", "asyncio"):
+        standard_logging.getLogger(logger).addFilter(_is_news)
     best = managers.BestN(get_metric_fn=_rank, n=1)
     options = ocp.CheckpointManagerOptions(
         best_fn=_rank,  # without it Orbax does not write metrics
@@ -51,6 +57,12 @@ def open_manager(directory: epath.PathLike, *, keep: int, every: int) -> ocp.Che
         async_options=ocp.AsyncOptions(post_finalization_callback=functools.partial(_seal, folder)),
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+def _is_news(record: standard_logging.LogRecord) -> bool:
+    """Leave out what Orbax logs, with tracebacks, of a disk that fails: it raises the same."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, OSError) and "orbax-checkpoint-tmp" not in str(error)
 
 
 def _seal(folder: epath.Path) -> None:
@@ -178,6 +190,19 @@ def _move_aside(folder: epath.Path, step: int) -> epath.Path:
     return target
 
 
+def list_steps(directory: epath.PathLike) -> list[int]:
+    """List the updates of the checkpoints that have their name, ascending; nothing is changed."""
+    folder = epath.Path(directory).expanduser().absolute()
+    # The manager would make a folder that it may not write, or warn that it may not.
+    found = ocp.path.step.standard_name_format().find_all(folder) if folder.is_dir() else []
+    return sorted(metadata.step for metadata in found)
+
+
+def count_bytes(state: Any) -> int:
+    """Say how many bytes a checkpoint takes, at most; its leaves may be shapes alone."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
 def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -> tuple[int, Any]:
     """Read the student of a run, and nothing else of its state.
 
@@ -193,9 +218,7 @@ def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -
         ConfigError: there is no checkpoint, or none of that step, or none that can be read.
     """
     folder = epath.Path(directory).expanduser().absolute()
-    # The manager would make a folder that it may not write, or warn that it may not.
-    found = ocp.path.step.standard_name_format().find_all(folder) if folder.is_dir() else []
-    steps = sorted(metadata.step for metadata in found)
+    steps = list_steps(folder)
     if not steps:
         raise ConfigError(f"workdir={str(folder.parent)!r}: expected a run with checkpoints, it has none")
     if step is not None and step not in steps:
@@ -229,7 +252,21 @@ def _save(
     rank: float,
     force: bool,
 ) -> bool:
+    if force or manager.should_save(step):
+        manager.wait_until_finished()  # what the last one replaces is gone then
+        _expect_room(manager, state)
     arguments = ocp.args.Composite(
         state=ocp.args.StandardSave(state), prompts=ocp.args.JsonSave(prompt_state)
     )
     return manager.save(step, args=arguments, metrics={"rank": rank}, force=force)
+
+
+def _expect_room(manager: ocp.CheckpointManager, state: Any) -> None:
+    """Raise what a full disk does before it is full: Orbax, cut off, leaves a trail of tracebacks."""
+    folder = manager.directory
+    if (
+        jax.process_index() == 0
+        and not is_remote(str(folder))
+        and free_bytes(Path(folder)) < count_bytes(state)
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, reason_of
 from rats_jax.files import write_whole
 from rats_jax.workdir import saved_config
 
@@ -82,7 +82,7 @@ def claim(workdir: str, config: Mapping[str, Any], *, writes: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(file, saved_config.to_json(config))
     except OSError as error:
-        raise ConfigError(f"workdir={workdir!r}: expected a writable folder ({error.strerror})") from None
+        raise ConfigError(f"workdir={workdir!r}: expected a writable folder ({reason_of(error)})") from None
 
 
 def _copy(source: epath.Path, target: epath.Path, skip: str = "") -> None:

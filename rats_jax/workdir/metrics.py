@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 import numpy as np
 from absl import logging
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
 from rats_jax.files import write_whole
 from rats_jax.texts import parse_json
 
 _FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
+_FLUSH_SECONDS = 60
+_PROTO: Any = event_pb2  # its classes are made when it is imported
 
 
 class MetricsWriter:
@@ -36,7 +41,7 @@ class MetricsWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = _reopen(folder / _FILE, step)
         self._sample_lines = _reopen(folder / SAMPLES_FILE, step)
-        self._events = SummaryWriter(str(folder), purge_step=step + 1)
+        self._events = _Events(folder, step=step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add the line {"step": step, name: number, ...}; a number that is not finite is null."""
@@ -51,13 +56,13 @@ class MetricsWriter:
         for name, value in metrics.items():
             number = float(value)
             record[name] = number if math.isfinite(number) else None
-            self._events.add_scalar(prefix + name, number, step)
+            self._events.write(step, summary.scalar(prefix + name, number))
         lines.write(json.dumps(record) + "\n")
         lines.flush()
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Add a picture to TensorBoard: [H, W, 3], uint8 or float in [0, 1]."""
-        self._events.add_image(name, image, step, dataformats="HWC")
+        self._events.write(step, summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
         """Write out what is buffered and close the files."""
@@ -70,6 +75,28 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Events:
+    """TensorBoard events of a run, written by the thread that measures: it sees what the disk says.
+
+    SummaryWriter has a thread of its own. When the disk fails that ends, and the run waits for it for ever.
+    """
+
+    def __init__(self, folder: Path, *, step: int):
+        """Begin a file whose events take the place of earlier ones from `step` on."""
+        start = _PROTO.SessionLog(status=_PROTO.SessionLog.START)
+        self._writer, self._flushed = EventsWriter(str(folder / "events")), time.monotonic()
+        self._writer.write_event(_PROTO.Event(step=step, session_log=start))
+
+    def write(self, step: int, content: Any) -> None:
+        self._writer.write_event(_PROTO.Event(wall_time=time.time(), step=step, summary=content))
+        if time.monotonic() > self._flushed + _FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def _reopen(file: Path, step: int) -> TextIO:

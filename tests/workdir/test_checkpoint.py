@@ -1,5 +1,6 @@
 """Checkpoints: bit for bit, in order, and never half of one."""
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,12 @@ from rats_jax.parallel.mesh import make_mesh
 from rats_jax.parallel.placement import param_sharding
 from rats_jax.training.optimizer import make_optimizer
 from rats_jax.types import Moments, TrainState
+from rats_jax.workdir import checkpoint
 from rats_jax.workdir.checkpoint import (
+    _is_news,
     best_step,
+    count_bytes,
+    list_steps,
     open_manager,
     restore,
     restore_student,
@@ -261,6 +266,31 @@ def test_where_no_checkpoint_is_whole_nothing_is_moved(tmp_path):
     with pytest.raises(ConfigError, match=message):
         restore_student(folder, like["student"], step=None)
     assert (folder / "2").exists() and (folder / "4").exists()
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_not_filled(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    like = write_steps(folder, 2)
+    assert list_steps(folder) == [2] and count_bytes(like) == 12
+    with open_manager(folder, keep=9, every=2) as manager:
+        monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 11)
+        assert not save(manager, 3, like, {})  # not due
+        for write in (save_now, lambda *inputs: save_ranked(*inputs, 1.0), save):
+            with pytest.raises(OSError, match="No space left on device") as error:
+                write(manager, 4, {"student": {"x": jnp.ones(3)}}, {})
+            assert error.value.filename == str(folder)
+        assert list_steps(folder) == [2] and [file.name for file in folder.iterdir()] == ["2"]
+        monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 12)
+        save_now(manager, 4, {"student": {"x": jnp.ones(3)}}, {})
+    assert list_steps(folder) == [2, 4]
+
+
+def test_what_orbax_logs_of_a_disk_that_fails_is_left_out():
+    tensorstore = ValueError("RESOURCE_EXHAUSTED: .../checkpoints/4.orbax-checkpoint-tmp/state: ...")
+    for error, shown in ((OSError(28, "full"), False), (tensorstore, False), (ValueError("a bug"), True)):
+        record = logging.LogRecord("absl", logging.ERROR, "", 1, "failed", (), (type(error), error, None))
+        assert _is_news(record) == shown
+    assert _is_news(logging.LogRecord("absl", logging.ERROR, "", 1, "failed", (), None))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 3}', '{"a": [1]}', "[" * 100_000, "{}\0"])

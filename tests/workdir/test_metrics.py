@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 
 from rats_jax.workdir.metrics import MetricsWriter, first_update_student_leads, read_metrics
@@ -124,3 +125,25 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path, caplog):
     (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
     assert read_metrics(tmp_path) == whole
     assert "6 lines are damaged and left out, the first is 2" in caplog.text
+
+
+def test_a_full_disk_is_seen_by_who_writes(tmp_path, monkeypatch):
+    """TensorBoard's own writer has a thread, which ends then, and who has more to write waits for ever."""
+
+    def fail(writer, event):
+        raise OSError(28, "No space left on device")
+
+    with MetricsWriter(tmp_path, step=0) as writer:
+        writer.write(1, {"x": 1.0})
+        monkeypatch.setattr(EventsWriter, "write_event", fail)
+        for write in (
+            lambda: writer.write(2, {"x": 2.0}),
+            lambda: writer.write_image(2, "samples", np.zeros((4, 6, 3), np.uint8)),
+        ):
+            with pytest.raises(OSError, match="No space left on device"):
+                write()
+    monkeypatch.undo()
+    assert read_metrics(tmp_path) == [{"step": 1, "x": 1.0}]
+    with MetricsWriter(tmp_path, step=1) as writer:
+        writer.write(2, {"x": 2.0})
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]

@@ -1,0 +1,57 @@
+"""Arguments of the Python API: what is of another type or out of range is refused as on the command line."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from rats_jax.data.rows import brief, check_prompt
+from rats_jax.errors import ConfigError, expect
+
+
+def integer(value: Any, field: str, *, least: int, most: float = math.inf) -> int:
+    """Give a whole number, Python's or NumPy's, as Python's.
+
+    Raises:
+        ConfigError: it is none, or out of range; True and 2.0 are none.
+    """
+    value = _scalar(value)
+    holds = (
+        isinstance(value, numbers.Integral) and not isinstance(value, bool) and least <= int(value) <= most
+    )
+    span = f">= {least}" if most == math.inf else f"from {least} to {most}"
+    expect(holds, field, value, f"an integer {span}")
+    return int(value)
+
+
+def guidance(value: Any) -> float:
+    """Give a scale of guidance as Python's float.
+
+    Raises:
+        ConfigError: it is no finite number of at least 1.
+    """
+    value = _scalar(value)
+    holds = isinstance(value, numbers.Real) and not isinstance(value, bool) and 1 <= float(value) < math.inf
+    expect(holds, "guidance_scale", value, "a number >= 1 (1 is no guidance)")
+    return float(value)
+
+
+def prompts(value: Any) -> list[str]:
+    """Give a text, or texts in an order, as a list of stripped ones.
+
+    Raises:
+        ConfigError: there is none, or one of them is no text.
+    """
+    listed = isinstance(value, Iterable) and not isinstance(value, Mapping | Set | bytes | bytearray)
+    if not listed:
+        raise ConfigError(f"prompts={brief(value)}: expected a text or a list of texts")
+    given = [value] if isinstance(value, str) else list(value)
+    expect(bool(given), "prompts", given, "at least one")
+    return [check_prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(given)]
+
+
+def _scalar(value: Any) -> Any:
+    """Take the number out of an array without axes, NumPy's or jax's; give anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () else value
