@@ -29,6 +29,12 @@ hypothesis.settings.register_profile("default", deadline=None, max_examples=50, 
 hypothesis.settings.load_profile("default")
 
 
+def pytest_addoption(parser):
+    """Add what `make stress` asks for."""
+    parser.addoption("--stress", action="store_true", help="the full campaign of tests/stress")
+    parser.addoption("--stress-seed", type=int, default=0, help="of its damage and its moments")
+
+
 def pytest_collection_modifyitems(items):
     """Begin with the files of the slowest tests, so that no worker is left with one at the end."""
     slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))

@@ -69,7 +69,7 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
         locked(workdir, writes=writes),
         open_logs(workdir, writes=writes) as logs,
         checkpoint.open_manager(
-            folder, keep=config.checkpoint.keep, every=config.checkpoint.every
+            folder, keep=config.checkpoint.keep, every=config.checkpoint.every, say=say
         ) as manager,
     ):
         if writes and manager.latest_step() != config.num_updates:

@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from rats_jax.errors import ConfigError
 from rats_jax.files import free_bytes
+from rats_jax.texts import parse_object
 from rats_jax.workdir.checksums import find_damage, write_checksums
 from rats_jax.workdir.folder import is_remote
 
@@ -34,13 +35,18 @@ _TIMES = "_CHECKPOINT_METADATA"
 _UNRANKED = float("-inf")
 
 
-def open_manager(directory: epath.PathLike, *, keep: int, every: int) -> ocp.CheckpointManager:
+def open_manager(
+    directory: epath.PathLike, *, keep: int, every: int, say: Callable[[str], None] = logging.warning
+) -> ocp.CheckpointManager:
     """Open the checkpoints of a run, made if there are none; what an interrupted save left is removed.
+
+    One whose rank cannot be read is moved aside: Orbax reads all ranks at once, and would open none.
 
     Args:
         directory: folder of the checkpoints.
         keep: newest checkpoints that stay, >= 1; the one of the highest rank stays besides.
         every: `save` writes the steps that this divides, >= 1.
+        say: gets a line for each checkpoint that is damaged.
 
     Returns:
         The manager; use it in a `with`, or `close` it, so that the last save finishes.
@@ -48,6 +54,12 @@ def open_manager(directory: epath.PathLike, *, keep: int, every: int) -> ocp.Che
     managers, folder = ocp.checkpoint_managers, epath.Path(directory).expanduser().absolute()
     for logger in ("absl", "asyncio"):
         standard_logging.getLogger(logger).addFilter(_is_news)
+    if jax.process_index() == 0:
+        for step in list_steps(folder):
+            if damage := _damage_of_rank(folder / str(step)):
+                _tell(say, step, damage, _move_aside(folder, step))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the checkpoints can be opened")
     best = managers.BestN(get_metric_fn=_rank, n=1)
     options = ocp.CheckpointManagerOptions(
         best_fn=_rank,  # without it Orbax does not write metrics
@@ -135,9 +147,11 @@ def restore(
         return None
     _, restored, damaged = _read_newest(folder, steps, lambda step: manager.restore(step, args=arguments))
     for newer, damage in damaged.items():
-        aside = _move_aside(folder, newer)
-        say(f"the checkpoint of update {newer} is damaged ({damage}) and lies in {aside} now")
+        if jax.process_index() == 0:
+            _tell(say, newer, damage, _move_aside(folder, newer))
     if damaged:
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are moved aside")
         manager.reload()
     return restored["state"], restored["prompts"]
 
@@ -180,14 +194,26 @@ def _move_aside(folder: epath.Path, step: int) -> epath.Path:
     """Move a checkpoint out of the way of those that will be saved; nothing of it is lost."""
     aside = folder.parent / f"{folder.name}_damaged"
     target = aside / str(step)
-    if jax.process_index() == 0:
-        aside.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            target.rmtree()
-        (folder / str(step)).rename(target)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"checkpoint {step} is moved aside")
+    aside.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target.rmtree()
+    (folder / str(step)).rename(target)
     return target
+
+
+def _tell(say: Callable[[str], None], step: int, damage: str, aside: epath.Path) -> None:
+    say(f"the checkpoint of update {step} is damaged ({damage}) and lies in {aside} now")
+
+
+def _damage_of_rank(checkpoint: epath.Path) -> str:
+    """Say what is wrong with the rank that is stored with a checkpoint, if there is one."""
+    file = checkpoint / "metrics" / "metrics"
+    try:
+        if file.exists() and not isinstance(parse_object(file.read_text())["rank"], int | float):
+            raise TypeError("no number")
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{file.parent.name}/{file.name} cannot be read"
+    return ""
 
 
 def list_steps(directory: epath.PathLike) -> list[int]:

@@ -1,0 +1,102 @@
+"""A tiny run as a command: started, ended from outside, and what it leaves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
+
+from rats_jax.workdir import saved_config
+from rats_jax.workdir.metrics import read_metrics
+from tests.tiny import tiny_config, write_tiny_models
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+from pathlib import Path
+from ml_collections import ConfigDict
+from rats_jax.workdir import saved_config
+
+def get_config():
+    return ConfigDict(saved_config.from_json(Path(__file__).with_suffix(".json").read_text()))
+"""
+SETTINGS = {
+    "num_updates": 12,
+    "batch_size": 2,
+    "samples__every": 5,
+    "samples__num": 2,
+    "checkpoint__every": 2,
+    "evaluation__num_prompts": 4,
+    "evaluation__batch_size": 4,
+}
+
+
+def write_job(folder, **changes):
+    """Write models and the config of a tiny run; gives the config's file."""
+    models = folder / "models"
+    write_tiny_models(models)
+    (folder / "job.json").write_text(saved_config.to_json(tiny_config(models, **(SETTINGS | changes))))
+    (folder / "job.py").write_text(CONFIG)
+    return folder / "job.py"
+
+
+def start(config, workdir, *, failing=None, **environment):
+    """Start the run; `failing` numbers a write that fails, see job.py."""
+    arguments = [f"--config={config}", f"--workdir={workdir}"]
+    command = [sys.executable, "-P", "-m", "rats_jax.main", *arguments]
+    if failing is not None:
+        job = Path(__file__).with_name("job.py")
+        command = [sys.executable, "-P", str(job), str(workdir), str(failing), *arguments]
+    flags = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    flags["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=workdir.parent, env=os.environ | flags | environment, **pipes)
+
+
+def finish(config, workdir, **options):
+    """Run to the end: exit status and what it said."""
+    running = start(config, workdir, **options)
+    said, _ = running.communicate(timeout=600)
+    return running.returncode, said
+
+
+def saved_steps(workdir):
+    """List the updates of the checkpoints that have their names."""
+    folder = workdir / "checkpoints"
+    found = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in found if name.isdecimal())
+
+
+def last_logged(workdir):
+    """Give the last update in the log, 0 if there is none."""
+    file = workdir / "metrics.jsonl"
+    return max((record["step"] for record in read_metrics(workdir)), default=0) if file.exists() else 0
+
+
+def result(workdir):
+    """Give all that a run ends with, as text and bytes: the same for the same run."""
+    records = [
+        {name: value for name, value in record.items() if not name.startswith("time/")}
+        for record in read_metrics(workdir)
+    ]
+    summary = json.loads((workdir / "summary.json").read_text())
+    found = {"metrics": json.dumps(records), "table": json.dumps(summary["reward"])}
+    found["samples"] = b"".join(file.read_bytes() for file in sorted((workdir / "samples").iterdir()))
+    newest = workdir / "checkpoints" / str(saved_steps(workdir)[-1]) / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        content = checkpointer.metadata(newest).item_metadata.tree
+        as_numpy = {"restore_type": np.ndarray}
+        arguments = ocp.checkpoint_utils.construct_restore_args(content)
+        arguments = __import__("jax").tree.map(lambda _: ocp.RestoreArgs(**as_numpy), arguments)
+        state = checkpointer.restore(newest, args=ocp.args.PyTreeRestore(restore_args=arguments))
+    leaves = flatten_dict(state, sep="/")
+    found["state"] = b"".join(np.asarray(leaves[name]).tobytes() for name in sorted(leaves))
+    return found
+
+
+def same(actual, expected):
+    """Name what differs between two results."""
+    return [name for name in expected if actual[name] != expected[name]]
