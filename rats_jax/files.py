@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ def new_folder(folder: Path, *, field: str) -> Iterator[Path]:
     Raises:
         ConfigError: the folder exists, or it cannot be written, at first or later.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise ConfigError(f"{field}={str(folder)!r}: expected a folder that is not there yet")
     partial = folder.with_name(folder.name + ".partial")
     try:
@@ -48,6 +49,27 @@ def new_folder(folder: Path, *, field: str) -> Iterator[Path]:
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def saving(results: str, path: PathLike, *, field: str) -> Iterator[None]:
+    """Print results that cannot be saved, so that the work is not lost.
+
+    Args:
+        results: as text.
+        path: of the file or folder that is written inside.
+        field: what the command calls it, for messages.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        print(results, flush=True)
+        raise ConfigError(
+            f"{field}={str(path)!r}: expected a path that can be written ({reason_of(error)})"
+        ) from None
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import pytest
 
 from rats_jax.errors import ConfigError
-from rats_jax.files import new_folder, whole_file, write_whole
+from rats_jax.files import new_folder, saving, whole_file, write_whole
 
 
 def test_it_has_its_name_only_once_all_is_there(tmp_path):
@@ -47,6 +47,18 @@ def test_an_error_of_another_file_is_not_taken_for_one_of_the_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         with new_folder(tmp_path / "out", field="out"):
             (tmp_path / "elsewhere").read_text()
+
+
+def test_results_that_cannot_be_saved_are_printed(tmp_path, capsys):
+    with saving("mean 3.5", tmp_path / "scores", field="out"):
+        write_whole(tmp_path / "scores", "3.5")
+    assert capsys.readouterr().out == ""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match="^out='.*folder': expected a path that can be written [(]Is a dir"):
+        with saving("mean 3.5", tmp_path / "folder", field="out"):
+            write_whole(tmp_path / "folder", "3.5")
+    assert capsys.readouterr().out == "mean 3.5\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "scores"]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

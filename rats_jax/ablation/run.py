@@ -27,7 +27,7 @@ from rats_jax.errors import ConfigError, expect, reason_of
 from rats_jax.evaluation.contestants import Entry
 from rats_jax.evaluation.fixed_set import Judges, make_contest, open_judges
 from rats_jax.evaluation.measures import measure, open_alexnet
-from rats_jax.files import whole_file, write_whole
+from rats_jax.files import saving, whole_file, write_whole
 from rats_jax.parallel.cache import keep_compiled
 from rats_jax.student.load import load, load_pretrained
 from rats_jax.student.model import TextToImage
@@ -226,12 +226,13 @@ def write(jobs: Sequence[Job], config: Any, workdir: Path) -> str:
     curves = read_curves(jobs)
     outcome: dict[str, Any] = {"prompts": outcomes, "training": summarise(curves), "cost": _read_cost(jobs)}
     outcome["num_updates"], outcome["num_seeds"] = config.base.num_updates, len(config.seeds)
-    write_whole(workdir / "ablation.json", json.dumps(outcome, indent=2) + "\n")
     parts = [f"{title} prompts:\n\n{ablation.format_tables(found)}" for title, found in outcomes.items()]
     table = "\n\n".join([*parts, f"Training:\n\n{format_training(outcome['training'])}"])
-    write_whole(workdir / "ablation.md", table + "\n")
-    ablation.draw(outcomes, workdir / "ablation.png")
-    draw_curves(curves, workdir / "ablation_curves.png")
+    with saving(table, workdir, field="workdir"):
+        write_whole(workdir / "ablation.json", json.dumps(outcome, indent=2) + "\n")
+        write_whole(workdir / "ablation.md", table + "\n")
+        ablation.draw(outcomes, workdir / "ablation.png")
+        draw_curves(curves, workdir / "ablation_curves.png")
     hours = outcome["cost"]["cpu_seconds"] / 3600
     return f"{table}\n\n{len(jobs)} jobs, {hours:.2f} hours of a core\n{workdir / 'ablation.md'}"
 

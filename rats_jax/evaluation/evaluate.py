@@ -27,6 +27,7 @@ from rats_jax.evaluation.measures import (
     open_alexnet,
     summarise,
 )
+from rats_jax.files import saving
 from rats_jax.report import page, plots, tables
 from rats_jax.report.figures import draw_sheet, save_picture
 from rats_jax.report.tables import TEACHER, count_steps
@@ -110,8 +111,10 @@ def evaluate(
         "rows": summarise(entries, measured, seed=seed),
         "seconds": time.perf_counter() - start,
     }
-    _write(folder, report, entries, measured, contest)
-    return tables.format_overview(report)
+    overview = tables.format_overview(report)
+    with saving(overview, folder, field="out"):
+        _write(folder, report, entries, measured, contest)
+    return overview
 
 
 def _write(

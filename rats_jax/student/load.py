@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from rats_jax.errors import ConfigError
 from rats_jax.networks.lora import init_adapters, merge_adapters
+from rats_jax.paths import find_model, kind_of
 from rats_jax.pipelines.base import Options, Pipeline
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student.model import Origin, TextToImage
@@ -46,14 +47,15 @@ def load(
         The model. Of a pipeline that says nothing of its student: its family's steps and guidance.
 
     Raises:
-        ConfigError: it is neither, or has no such checkpoint.
+        ConfigError: it is neither, or a file, or has no such checkpoint.
     """
     path = str(path)
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"dtype={dtype!r}: expected 'float32' or 'bfloat16'")
     chosen = Options(height, width, max_sequence_length)
-    if (epath.Path(path).expanduser() / saved_config.FILE).exists():
-        return _load_run(path, step=step, dtype=dtype, chosen=chosen)
+    folder = find_model(path, "path")
+    if kind_of(folder / saved_config.FILE):
+        return _load_run(str(folder), step=step, dtype=dtype, chosen=chosen)
     if step is not None:
         raise ConfigError(f"step={step}: expected none, as {path!r} is no work directory of a run")
     settings: dict[str, Any] = {"sampler": "ddim"}
@@ -73,7 +75,7 @@ def load(
 
 
 def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) -> TextToImage:
-    folder = epath.Path(workdir).expanduser()
+    folder = epath.Path(workdir)
     config: Any = ConfigDict(saved_config.read(folder / saved_config.FILE))
     pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=_prefer(chosen, config))
     lora = config.lora.rank > 0

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from etils import epath
 
 from rats_jax.data.batches import Rounds
 from rats_jax.data.prompts import make_prompt_iterator
 from rats_jax.errors import StoppedError
 from rats_jax.parallel import processes
+from rats_jax.paths import any_path, expect_workdir
 from rats_jax.training import hacking
 from rats_jax.training.due import find_due
 from rats_jax.training.logbook import Logbook, say
@@ -43,6 +43,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         HackingError: the student climbs its reward only, and the config asks to stop there.
         StoppedError: SIGTERM came; the last update is saved.
     """
+    expect_workdir(str(workdir), "workdir")
     return train(Program(config), config, workdir)
 
 
@@ -55,7 +56,8 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
         config, workdir: as of `train_and_evaluate`.
     """
     started = time.perf_counter()
-    workdir, folder = str(workdir), epath.Path(workdir) / "checkpoints"
+    place = any_path(str(workdir), "workdir")
+    workdir, folder = str(place), place / "checkpoints"
     stream = make_prompt_iterator(program.prompts, batch_size=config.batch_size, seed=config.seed)
     writes = jax.process_index() == 0
     claim(workdir, config, writes=writes)

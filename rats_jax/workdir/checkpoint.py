@@ -19,8 +19,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rats_jax.errors import ConfigError
+from rats_jax.paths import is_remote
 from rats_jax.workdir.checksums import find_damage, write_checksums
-from rats_jax.workdir.folder import is_remote
 
 _SHOWN = 200
 # Orbax writes into this file when it gives the checkpoint its name.
