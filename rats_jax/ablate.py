@@ -8,43 +8,45 @@ ablation.md, ablation.png and ablation.json. The same command goes on where it s
 
 from __future__ import annotations
 
+import functools
 import os
-from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from rats_jax.config.flags import fail, parse_flags
+from rats_jax.config.flags import define_config, fail, parse_flags
 from rats_jax.errors import ConfigError, DivergedError, HackingError, StoppedError, expect
+from rats_jax.paths import expect_workdir, local_path
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
-)
+_CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the comparison; one that holds it goes on.", required=True
 )
 _JOBS = flags.DEFINE_integer(
     "jobs", 1, "Processes that share the processor's cores; on accelerators 1.", lower_bound=1
 )
-flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
     """Check the input, train what is missing, compare; the slow imports wait until the input is good."""
     logging.set_verbosity(logging.WARNING)
     try:
-        workdir = Path(str(_WORKDIR.value)).expanduser()
-        expect(not workdir.exists() or workdir.is_dir(), "workdir", str(workdir), "a folder, it is a file")
+        workdir = local_path(str(_WORKDIR.value), "workdir")
+        expect_workdir(str(_WORKDIR.value), "workdir")
         jobs, cores = _JOBS.value or 1, os.cpu_count() or 1
         expect(jobs <= cores, "jobs", jobs, f"at most the {cores} cores of this machine")
+        from rats_jax.parallel.environment import open_environment
+
+        open_environment()
         from rats_jax.ablation.plan import plan
         from rats_jax.ablation.run import run_all, write
         from rats_jax.files import naming_disk
 
+        say = functools.partial(print, flush=True)
         with naming_disk(workdir, field="workdir", more=lambda: "; the same command goes on"):
             planned = plan(_CONFIG.value, workdir)
-            run_all(planned, _CONFIG.value, processes=jobs, say=lambda line: print(line, flush=True))
-            print(write(planned, _CONFIG.value, workdir))
+            run_all(planned, _CONFIG.value, processes=jobs, say=say)
+            write(planned, _CONFIG.value, workdir, say=say)
+        print(workdir / "ablation.md")
     except (ConfigError, DivergedError, HackingError, StoppedError) as error:
         fail(error)
 

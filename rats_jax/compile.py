@@ -14,16 +14,15 @@ import os
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from rats_jax.aot.chips import CHIPS, describe_machine
-from rats_jax.config.flags import fail, parse_flags
+from rats_jax.config.flags import define_config, fail, parse_flags
 from rats_jax.config.together import validate
 from rats_jax.errors import ConfigError, expect
+from rats_jax.files import naming_disk, write_whole
+from rats_jax.paths import output_file
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
-)
+_CONFIG = define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", None, "TPU generation and chips, e.g. v5e:4x4.", required=True)
 _DRY = flags.DEFINE_bool("dry", False, "Only trace and count.")
 _EFFORT = flags.DEFINE_float(
@@ -33,8 +32,7 @@ _EFFORT = flags.DEFINE_float(
     lower_bound=-1.0,
     upper_bound=1.0,
 )
-_HLO = flags.DEFINE_string("hlo", "", "File to write the compiled program's text to.")
-flags.mark_flag_as_required("config")
+_HLO = flags.DEFINE_string("hlo", None, "File to write the compiled program's text to.")
 
 
 def main(_: list[str]) -> None:
@@ -44,21 +42,26 @@ def main(_: list[str]) -> None:
         topology = str(_TOPOLOGY.value)
         generation = topology.partition(":")[0]
         expect(generation in CHIPS, "topology", topology, f"GENERATION:SHAPE, with {', '.join(CHIPS)}")
+        hlo = None if _HLO.value is None else output_file(_HLO.value, "hlo")
         validate(_CONFIG.value)
         os.environ |= describe_machine(generation)
+        from rats_jax.parallel.environment import check_variables
+
+        check_variables()
         from rats_jax.aot import trace as compiling
 
         program = compiling.trace(_CONFIG.value, compiling.find_devices(topology))
         report = {"config": _CONFIG.value.pretrained, "topology": topology, **program.counts}
+        text = ""
         if not _DRY.value:
             result = compiling.compile_for(program, effort=_EFFORT.value, chip=CHIPS[generation])
-            if _HLO.value and result.text:
-                with open(_HLO.value, "w") as file:
-                    file.write(result.text)
-            report |= result.report
+            report, text = report | result.report, result.text
+        print(json.dumps(report), flush=True)
+        if hlo and text:
+            with naming_disk(hlo, field="hlo", kind="file", at=hlo.parent):
+                write_whole(hlo, text)
     except ConfigError as error:
         fail(error)
-    print(json.dumps(report))
     if not report.get("fits", True):
         print(f"error: {compiling.advice(_CONFIG.value)}", file=sys.stderr)
         sys.exit(1)

@@ -5,30 +5,27 @@ A run with --config.prompt_embeds=DIR then needs no text encoder in device memor
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from rats_jax.config.flags import fail, parse_flags
+from rats_jax.config.flags import define_config, fail, parse_flags
 from rats_jax.config.together import validate, validate_paths
-from rats_jax.errors import ConfigError, expect
+from rats_jax.errors import ConfigError
+from rats_jax.paths import output_folder
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
-)
+_CONFIG = define_config()
 _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
-flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
     """Check the input, compute, store; the slow imports wait until the input is known to be good."""
     logging.set_verbosity(logging.WARNING)
     try:
-        config, out = _CONFIG.value, Path(str(_OUT.value)).expanduser()
+        config, out = _CONFIG.value, output_folder(str(_OUT.value), "out")
         validate(config)
         validate_paths(config)
-        expect(not out.exists(), "out", str(out), "a folder that is not there yet")
+        from rats_jax.parallel.environment import open_environment
+
+        open_environment()
         from rats_jax.data.prompts import find_prompts
         from rats_jax.files import expect_room, format_bytes, new_folder
         from rats_jax.pipelines.open import open_pipeline, options_of

@@ -12,12 +12,12 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags, logging
 
 from rats_jax.config.flags import fail, parse_flags
 from rats_jax.errors import ConfigError, expect
+from rats_jax.paths import expect_prompts, find_model, kind_of, local_path, output_folder
 from rats_jax.report.tables import OWN_NAMES
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run.", required=True)
@@ -29,14 +29,16 @@ _NUM_PROMPTS = flags.DEFINE_integer(
     "num-prompts", 256, "Prompts, chosen once; all if there are fewer.", lower_bound=1
 )
 _SEEDS = flags.DEFINE_integer("seeds", 4, "Pictures of each prompt.", lower_bound=1)
-_PROMPTS = flags.DEFINE_string("prompts", "", "File to choose prompts from; without it the run's.")
+_PROMPTS = flags.DEFINE_string("prompts", None, "File to choose prompts from; without it the run's.")
 _CONTESTANTS = flags.DEFINE_multi_string(
     "contestant", [], "NAME=FOLDER[,guidance_scale=S] of another pipeline; give the flag several times."
 )
 _SEED = flags.DEFINE_integer("seed", 1234, "Of the choice of prompts and of the noise.", lower_bound=0)
 _BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "Pictures at once.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the networks compute in.")
-_OUT = flags.DEFINE_string("out", "", "Folder to write, not there yet; without it evaluation/ in --workdir.")
+_OUT = flags.DEFINE_string(
+    "out", None, "Folder to write, not there yet; without it evaluation/ in --workdir."
+)
 
 
 def parse_steps(texts: Sequence[str]) -> list[int]:
@@ -63,7 +65,7 @@ def parse_contestants(texts: Sequence[str], *, taken: Sequence[str]) -> dict[str
         By name: the folder, and the scale or None.
 
     Raises:
-        ConfigError: another form, a name that is taken or has a slash, or a scale below 1.
+        ConfigError: another form, a name that is taken or has a slash, no folder, or a scale below 1.
     """
     found: dict[str, tuple[str, float | None]] = {}
     for text in texts:
@@ -79,6 +81,7 @@ def parse_contestants(texts: Sequence[str], *, taken: Sequence[str]) -> dict[str
         except ValueError:
             value = 0.0
         expect(value is None or 1 <= value < float("inf"), "contestant", text, form)
+        find_model(folder, f"contestant={name}")
         found[name] = folder, value
     return found
 
@@ -89,20 +92,20 @@ def main(_: list[str]) -> None:
     try:
         workdir = str(_WORKDIR.value)
         steps = parse_steps(list(_NUM_STEPS.value or []))
-        seed = _SEED.value or 0
-        expect(seed < 2**32, "seed", seed, "0 .. 2**32 - 1")
-        out = Path(_OUT.value or f"{workdir}/evaluation").expanduser()
-        expect(not out.exists(), "out", str(out), "a folder that is not there yet")
+        expect((_SEED.value or 0) < 2**32, "seed", _SEED.value, "0 .. 2**32 - 1")
+        is_folder = kind_of(local_path(workdir, "workdir")) == "folder"
+        expect(is_folder, "workdir", workdir, "the work directory of a run")
+        out = output_folder(f"{workdir}/evaluation" if _OUT.value is None else _OUT.value, "out")
+        expect_prompts(_PROMPTS.value, "prompts")
         others = parse_contestants(list(_CONTESTANTS.value or []), taken=OWN_NAMES)
-        expect(Path(workdir).expanduser().is_dir(), "workdir", workdir, "the work directory of a run")
+        from rats_jax.parallel.environment import open_environment
+
+        open_environment()
         from rats_jax.evaluation import evaluate as evaluating
         from rats_jax.files import new_folder
-        from rats_jax.parallel.cache import keep_compiled
         from rats_jax.parallel.cores import use_cores_as_devices
 
-        keep_compiled()
-        batch_size = _BATCH_SIZE.value or 1
-        use_cores_as_devices([batch_size])
+        use_cores_as_devices([_BATCH_SIZE.value or 1])
         with new_folder(out, field="out") as folder:
             evaluating.evaluate(
                 workdir,
@@ -111,10 +114,10 @@ def main(_: list[str]) -> None:
                 num_steps=steps,
                 num_prompts=_NUM_PROMPTS.value or 1,
                 num_seeds=_SEEDS.value or 1,
-                prompts=str(_PROMPTS.value),
+                prompts=_PROMPTS.value or "",
                 others=others,
-                seed=seed,
-                batch_size=batch_size,
+                seed=_SEED.value or 0,
+                batch_size=_BATCH_SIZE.value or 1,
                 dtype=str(_DTYPE.value),
                 command=shlex.join(["python", *sys.orig_argv[1:]]),
                 say=lambda overview: print(overview, flush=True),

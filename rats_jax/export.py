@@ -12,12 +12,11 @@ What was written is read back and draws a picture; nothing stays if it is not th
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import app, flags, logging
 
 from rats_jax.config.flags import fail, parse_flags
 from rats_jax.errors import ConfigError, ExportError, expect
+from rats_jax.paths import find_model, kind_of, output_folder
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
@@ -30,8 +29,12 @@ def main(_: list[str]) -> None:
     """Check the input, write, verify; the slow imports wait until the input is known to be good."""
     logging.set_verbosity(logging.WARNING)
     try:
-        out = Path(str(_OUT.value)).expanduser()
-        expect(not out.exists(), "out", str(out), "a folder that is not there yet")
+        out = output_folder(str(_OUT.value), "out")
+        is_folder = kind_of(find_model(str(_WORKDIR.value), "workdir")) == "folder"
+        expect(is_folder, "workdir", _WORKDIR.value, "the work directory of a run")
+        from rats_jax.parallel.environment import open_environment
+
+        open_environment()
         import rats_jax
         from rats_jax.files import expect_room, new_folder
         from rats_jax.student.formats import count_bytes, export_student

@@ -120,7 +120,7 @@ def new_folder(folder: Path, *, field: str) -> Iterator[Path]:
     Raises:
         ConfigError: the folder exists, or it cannot be written, at first or later.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise ConfigError(f"{field}={str(folder)!r}: expected a folder that is not there yet")
     partial = folder.with_name(folder.name + ".partial")
     try:

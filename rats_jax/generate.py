@@ -9,19 +9,16 @@ guidance and model in its metadata, a contact sheet, and prompts.jsonl for `pyth
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import app, flags, logging
 
 from rats_jax.config.flags import fail, parse_flags
-from rats_jax.data.prompts import read_prompts
-from rats_jax.data.rows import check_prompt
 from rats_jax.errors import ConfigError, expect
+from rats_jax.paths import find_model, output_folder
 
 _MODEL = flags.DEFINE_string("model", None, "Work directory, pipeline folder or hub id.", required=True)
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "Prompt; give the flag several times for several.")
 _PROMPTS_FILE = flags.DEFINE_string(
-    "prompts-file", "", "Text file, a prompt a line; or .jsonl, .ndjson, .json, .csv or .tsv."
+    "prompts-file", None, "Text file, a prompt a line; or .jsonl, .ndjson, .json, .csv or .tsv."
 )
 _NUM_STEPS = flags.DEFINE_integer(
     "num-steps", None, "Sampling steps; without it those that the student was trained for.", lower_bound=1
@@ -53,14 +50,21 @@ def main(_: list[str]) -> None:
     """Check the input, draw, write; the slow imports wait until the input is known to be good."""
     logging.set_verbosity(logging.WARNING)
     try:
-        out = Path(str(_OUT.value)).expanduser()
-        expect(not out.exists(), "out", str(out), "a folder that is not there yet")
+        out = output_folder(str(_OUT.value), "out")
+        find_model(str(_MODEL.value), "model")
+        from rats_jax.parallel.environment import check_devices, check_variables
+
+        check_variables()
+        from rats_jax.data.prompts import find_prompts
+        from rats_jax.data.rows import check_prompt
+
         prompts = [check_prompt(prompt, f"prompt={prompt!r}") for prompt in _PROMPT.value or []]
-        if _PROMPTS_FILE.value:
-            prompts += read_prompts(Path(_PROMPTS_FILE.value).expanduser())
+        if _PROMPTS_FILE.value is not None:
+            prompts += find_prompts(_PROMPTS_FILE.value, field="prompts-file")
         scale = _GUIDANCE.value
         expect(scale is None or scale < float("inf"), "guidance-scale", scale, "a finite number >= 1")
         expect(bool(prompts), "prompt", prompts, "at least one, from --prompt or --prompts-file")
+        check_devices()
         import rats_jax
         from rats_jax.files import new_folder
         from rats_jax.parallel.cache import keep_compiled

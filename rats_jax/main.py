@@ -3,22 +3,19 @@
 import gc
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from rats_jax.config.flags import fail, parse_flags
+from rats_jax.config.flags import define_config, fail, parse_flags
 from rats_jax.config.together import validate, validate_paths
 from rats_jax.errors import ConfigError, DivergedError, HackingError, StoppedError
+from rats_jax.paths import expect_workdir
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
-)
+_CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
     "Folder of the run: logs, samples, checkpoints. One that holds a run resumes it.",
     required=True,
 )
-flags.mark_flag_as_required("config")
 
 
 def main(_: list[str]) -> None:
@@ -27,7 +24,11 @@ def main(_: list[str]) -> None:
     try:
         validate(_CONFIG.value)
         validate_paths(_CONFIG.value)
+        expect_workdir(_WORKDIR.value, "workdir")
+        from rats_jax.parallel.environment import check_devices, check_variables
+
         gc.disable()  # what imports make stays
+        check_variables()
         from rats_jax.parallel import processes as distributed
         from rats_jax.parallel.cache import keep_compiled
         from rats_jax.parallel.cores import use_cores_of
@@ -37,6 +38,7 @@ def main(_: list[str]) -> None:
         gc.enable()
         keep_compiled()
         distributed.initialize()
+        check_devices()
         use_cores_of(_CONFIG.value)
         train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     except (ConfigError, DivergedError, HackingError, StoppedError) as error:

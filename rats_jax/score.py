@@ -8,14 +8,14 @@ The rewards are the functions that training uses. Several at once, with weights 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Sequence
 
 from absl import app, flags, logging
 
 from rats_jax.config.flags import fail, parse_flags
-from rats_jax.data.pairs import read_pairs
 from rats_jax.errors import ConfigError, expect
 from rats_jax.files import naming_disk, write_whole
+from rats_jax.paths import expect_model, output_file, resolve_path
 
 _REWARDS = flags.DEFINE_multi_string(
     "reward", None, "KIND or KIND=PATH of a reward; give the flag several times for several.", required=True
@@ -37,13 +37,20 @@ def main(_: list[str]) -> None:
     """Check the input, score, write and print."""
     logging.set_verbosity(logging.WARNING)
     try:
-        pairs = read_pairs(Path(str(_IMAGES.value)), Path(str(_PROMPTS.value)))
-        out = Path(str(_OUT.value))
-        expect(out.parent.is_dir(), "out", str(out), "a file in an existing folder")
+        paths = parse_rewards(_REWARDS.value or [])
+        out = output_file(str(_OUT.value), "out")
+        images = resolve_path(str(_IMAGES.value), "images")
+        prompts = resolve_path(str(_PROMPTS.value), "prompts")
+        from rats_jax.parallel.environment import check_devices, check_variables
+
+        check_variables()
+        from rats_jax.data.pairs import read_pairs
+
+        pairs = read_pairs(images, prompts)
+        check_devices()
         from rats_jax.evaluation.score import format_scores, score_pairs, summarise
         from rats_jax.rewards import REWARDS
 
-        paths = dict(_kind_and_path(reward) for reward in _REWARDS.value or [])
         for kind in paths:
             expect(kind in REWARDS, "reward", kind, f"one of {', '.join(sorted(REWARDS))}")
         rewards = {kind: REWARDS[kind].load(path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
@@ -60,9 +67,26 @@ def main(_: list[str]) -> None:
         fail(error)
 
 
-def _kind_and_path(reward: str) -> tuple[str, str]:
-    kind, _, path = reward.partition("=")
-    return kind, path
+def parse_rewards(texts: Sequence[str]) -> dict[str, str]:
+    """Read KIND or KIND=PATH.
+
+    Args:
+        texts: of the flags.
+
+    Returns:
+        The path of each kind, '' for the published weights.
+
+    Raises:
+        ConfigError: a kind twice, or a path that is no folder, file or hub id.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        kind, given, path = text.partition("=")
+        expect(kind not in found, "reward", text, "each kind once")
+        if given:
+            expect_model(path, f"reward={kind}")
+        found[kind] = path
+    return found
 
 
 if __name__ == "__main__":

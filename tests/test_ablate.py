@@ -209,7 +209,8 @@ def test_a_comparison_goes_on_where_it_stopped(models, tmp_path):
 
     def compare_all():
         run_all(jobs, config, processes=1, say=said.append)
-        return write(jobs, config, workdir)
+        write(jobs, config, workdir, say=said.append)
+        return said[-1]
 
     shown = compare_all()
     table = (workdir / "ablation.md").read_text()

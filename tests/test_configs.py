@@ -63,6 +63,23 @@ BAD = {
         "pretrained='assets/nothing': expected an existing folder",
     ),
     "unknown_flag": (["--confg.seed=3"], "confg.seed"),
+    "empty_workdir": (["--workdir="], "workdir='': expected a path"),
+    "unknown_scheme": (["--workdir=foo://x"], "workdir='foo://x': expected a folder, or an address as gs://"),
+    "unknown_home": (["--config.reference=~nobodyhere/x"], "reference='~nobodyhere/x': expected the home of"),
+    "unknown_home_of_config": (["--config=~nobodyhere/x.py"], "config='~nobodyhere/x.py': expected the home"),
+    "missing_embeds": (["--config.prompt_embeds=setup.py"], "prompt_embeds='setup.py': expected an existing"),
+    "bad_targets": (["--config.teacher.targets=setup.py/x"], "teacher.targets='setup.py/x': expected a path"),
+    "field_twice": (["--config.seed=1", "--config.seed=1"], "--config.seed: expected once, it is given 2"),
+    "field_both_ways": (
+        ["--config.gate.relative", "--noconfig.gate.relative"],
+        "--config.gate.relative: expected once, it is given 2 times",
+    ),
+    "section_after_field": (
+        ["--config.gate.value=1", "--config.gate={'value': 0.5}"],
+        "Flag --config.gate is provided after --config.gate.value",
+    ),
+    "item": (["--config.horizon.weights[0]=1"], "expected all of it, as in --config.horizon.weights='"),
+    "missing_flagfile": (["--flagfile=nothing"], "Unable to open flagfile: [Errno 2]"),
     "no_flag": (["seed=3"], "arguments=['seed=3']"),
 }
 

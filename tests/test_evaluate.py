@@ -35,7 +35,7 @@ from rats_jax.rewards import REWARDS
 from rats_jax.student.model import Origin
 from rats_jax.weights.lpips_file import load_alexnet
 from tests.finished import write_run
-from tests.tiny import PROMPTS, random_params, read_reward, tiny_config
+from tests.tiny import PROMPTS, flags_with, random_params, read_reward, tiny_config
 
 ROOT = Path(__file__).parent.parent
 SIZE = {"num_steps": [1, 2], "num_prompts": 5, "num_seeds": 2, "seed": 7, "batch_size": 8}
@@ -485,11 +485,11 @@ def test_steps_are_read_and_sorted(command):
 
 
 def test_contestants_are_read(command):
-    texts = ["one=runs/a", "the other=b/c,guidance_scale=1.5", "three=d=e"]
+    texts = ["one=runs/a", "the other=b/c,guidance_scale=1.5", "three=assets/emoji/pipeline"]
     assert command.parse_contestants(texts, taken=["student"]) == {
         "one": ("runs/a", None),
         "the other": ("b/c", 1.5),
-        "three": ("d=e", None),
+        "three": ("assets/emoji/pipeline", None),
     }
 
 
@@ -502,14 +502,20 @@ def test_contestants_are_read(command):
         (["name="], "NAME=FOLDER or"),
         (["../name=runs/a"], "no / in NAME"),
         (["student=runs/a"], "a name other than teacher, student, untrained, untrained, guided$"),
-        (["one=a", "one=b"], "a name other than teacher, .*, one$"),
-        *((["one=a", f"b=runs/a,guidance_scale={s}"], "S >= 1") for s in ("0.5", "x", "nan", "inf", "")),
+        (["one=runs/a", "one=runs/b"], "a name other than teacher, .*, one$"),
+        *((["one=runs/a", f"b=runs/a,guidance_scale={s}"], "S >= 1") for s in ("0.5", "x", "nan", "inf", "")),
     ],
 )
 def test_bad_contestants_are_one_line(command, texts, expected):
     with pytest.raises(ConfigError, match=f"^contestant='{texts[-1]}': expected .*{expected}") as caught:
         command.parse_contestants(texts, taken=tables.OWN_NAMES)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "setup.py", "~nobodyhere/x", "foo://x"])
+def test_contestants_that_are_nowhere_are_named_before_the_work(command, folder):
+    with pytest.raises(ConfigError, match=f"^contestant=one='{folder}': expected "):
+        command.parse_contestants([f"one={folder}"], taken=())
 
 
 @pytest.fixture(scope="module")
@@ -541,7 +547,7 @@ def misfits(models, tmp_path_factory):
         (["--workdir=MODELS"], "lacks 'model_index.json'"),
         (["--workdir=MISFITS/begun"], "expected a run with checkpoints, it has none"),
         (["--step=3"], "step=3: expected one of the checkpoints 2, 4"),
-        (["--prompts=nowhere.txt"], "prompts='nowhere.txt': expected a readable text file"),
+        (["--prompts=nowhere.txt"], "prompts='nowhere.txt': expected an existing file"),
         (["--out=tests"], "out='tests': expected a folder that is not there yet"),
         (["--out=/proc/none/out"], "out='/proc/none/out': expected a folder that can be written"),
         (["--contestant=other=MODELS"], "lacks 'model_index.json'"),
@@ -556,7 +562,8 @@ def test_bad_input_of_the_command_is_one_line_and_leaves_nothing(
 ):
     monkeypatch.setattr(measures, "draw", fails_to_draw)
     reuse(monkeypatch, {(str(run), None): student, (str(models / "pipeline"), None): original}, original)
-    given = [f"--out={tmp_path / 'out'}", f"--workdir={run}", "--num-steps=1,2", *arguments]
+    given = [f"--out={tmp_path / 'out'}", f"--workdir={run}", "--num-steps=1,2"]
+    given = flags_with(given, arguments)
     given = [a.replace("MODELS", str(models)).replace("MISFITS", str(misfits)) for a in given]
     assert message in end(command, capsys, given)
     assert list(tmp_path.iterdir()) == []

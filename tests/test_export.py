@@ -28,7 +28,7 @@ from rats_jax.pipelines.base import Parts
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.student import formats as exporting
 from tests.finished import write_run
-from tests.tiny import PROMPTS, SCHEDULER, UNET, VAE, random_params, tiny_config
+from tests.tiny import PROMPTS, SCHEDULER, UNET, VAE, flags_with, random_params, tiny_config
 from tests.torch_pipelines import make_original
 
 ROOT = Path(__file__).parent.parent
@@ -334,7 +334,7 @@ def test_a_disk_that_is_full_ends_in_one_line_and_leaves_nothing(emoji, tmp_path
     ],
 )
 def test_bad_input_of_the_command_is_one_line_and_leaves_nothing(arguments, message, tmp_path):
-    given = [f"--out={tmp_path / 'out'}", f"--workdir={tmp_path}", *arguments]
+    given = flags_with([f"--out={tmp_path / 'out'}", f"--workdir={tmp_path}"], arguments)
     result = subprocess.run(
         [sys.executable, "-m", "rats_jax.export", *given],
         cwd=ROOT,

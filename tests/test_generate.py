@@ -22,7 +22,7 @@ from rats_jax.pipelines.open import load_pipeline
 from rats_jax.student.formats import export_student
 from rats_jax.student.load import load_pretrained
 from tests.finished import write_run
-from tests.tiny import PROMPTS, random_params, tiny_config
+from tests.tiny import PROMPTS, flags_with, random_params, tiny_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -301,7 +301,7 @@ def test_the_command_writes_pictures_that_say_what_they_are(run, student, tmp_pa
         ([], "expected at least one, from --prompt or --prompts-file"),
         (["--prompt=cat", "--prompt= "], "prompt=' ': expected a prompt, found a blank text"),
         (["--prompt=caf\udce9"], "prompt='caf\\udce9': expected a text of whole characters"),
-        (["--prompts-file=setup.py"], "prompts='setup.py': expected text with one prompt per line"),
+        (["--prompts-file=setup.py"], "prompts-file='setup.py': expected text with one prompt per line"),
         (["--prompt=cat", "--out=tests"], "out='tests': expected a folder that is not there yet"),
         (["--prompt=cat", "--model=tests"], "lacks 'model_index.json'"),
         (
@@ -311,8 +311,8 @@ def test_the_command_writes_pictures_that_say_what_they_are(run, student, tmp_pa
     ],
 )
 def test_bad_input_of_the_command_is_one_line_and_leaves_nothing(arguments, message, tmp_path):
-    given = [f"--out={tmp_path / 'out'}", "--model=assets/emoji/pipeline", *arguments]
-    result = generate(*given)
+    given = [f"--out={tmp_path / 'out'}", "--model=assets/emoji/pipeline"]
+    result = generate(*flags_with(given, arguments))
     assert result.returncode == 1 and message in result.stderr, result.stderr[-2000:]
     lines = [line for line in result.stderr.splitlines() if "deprecated" not in line]
     assert len(lines) == 1, lines

@@ -46,7 +46,7 @@ FOUNDATIONS_OF = {
     "types": set(),
     "errors": set(),
     "fields": set(),
-    "paths": set(),
+    "paths": {"errors"},
     "texts": set(),
     "files": {"errors"},
     "diffusion": {"types", "fields"},

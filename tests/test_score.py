@@ -145,9 +145,13 @@ def test_the_command_writes_a_table_and_json(folder):
 
 BAD = {
     "unknown reward": (["--reward=beauty"], "reward='beauty': expected one of aesthetic, clipscore,"),
-    "no weights there": (["--reward=pickscore=nowhere"], "'nowhere' is no file or folder, and no hub id"),
+    "no weights there": (["--reward=pickscore=nowhere"], "reward=pickscore='nowhere': expected an existing"),
+    "no path where one was begun": (["--reward=pickscore="], "reward=pickscore='': expected a path"),
+    "a kind twice": (["--reward=clipscore"] * 2, "reward='clipscore': expected each kind once"),
+    "a flag twice": (["--reward=colour_target", "--prompts=a"], "--prompts: expected once, it is given 2"),
+    "a folder to write": (["--reward=colour_target", "--out=images"], "out='images': expected a file"),
     "no reward": ([], "--reward"),
-    "a weight where there is none": (["--reward=colour_target=x"], "path='x': expected ''"),
+    "a weight where there is none": (["--reward=colour_target=images"], "path='images': expected ''"),
     "no folder to write to": (["--reward=colour_target", "--out=a/b.json"], "out='a/b.json': expected"),
 }
 

@@ -104,6 +104,12 @@ def write_tiny_reward(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def flags_with(defaults, given):
+    """A command line of `given` flags, and of `defaults` those that it does not give: a flag counts once."""
+    names = {flag.split("=")[0] for flag in given}
+    return [flag for flag in defaults if flag.split("=")[0] not in names] + list(given)
+
+
 def mesh_sizes(**sizes):
     """Give the sizes of a mesh as a config has them; those that are not named are 1."""
     axes = ("data", "fsdp", "tensor")

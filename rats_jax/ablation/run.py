@@ -202,16 +202,14 @@ _alexnet = functools.cache(open_alexnet)
 _find_prompts = functools.cache(find_prompts)
 
 
-def write(jobs: Sequence[Job], config: Any, workdir: Path) -> str:
+def write(jobs: Sequence[Job], config: Any, workdir: Path, *, say: Callable[[str], None]) -> None:
     """Compare all variants and write ablation.json, ablation.md, ablation.png and ablation_curves.png.
 
     Args:
         jobs: all of them done.
         config: of the comparison.
         workdir: its folder.
-
-    Returns:
-        The table and where it stands.
+        say: gets the table, before anything is written: a full disk takes nothing of it.
     """
     outcomes = {}
     for title, *_ in config.evaluation.prompts:
@@ -227,14 +225,14 @@ def write(jobs: Sequence[Job], config: Any, workdir: Path) -> str:
     curves = read_curves(jobs)
     outcome: dict[str, Any] = {"prompts": outcomes, "training": summarise(curves), "cost": _read_cost(jobs)}
     outcome["num_updates"], outcome["num_seeds"] = config.base.num_updates, len(config.seeds)
-    write_whole(workdir / "ablation.json", json.dumps(outcome, indent=2) + "\n")
     parts = [f"{title} prompts:\n\n{ablation.format_tables(found)}" for title, found in outcomes.items()]
     table = "\n\n".join([*parts, f"Training:\n\n{format_training(outcome['training'])}"])
+    hours = outcome["cost"]["cpu_seconds"] / 3600
+    say(f"{table}\n\n{len(jobs)} jobs, {hours:.2f} hours of a core")
+    write_whole(workdir / "ablation.json", json.dumps(outcome, indent=2) + "\n")
     write_whole(workdir / "ablation.md", table + "\n")
     ablation.draw(outcomes, workdir / "ablation.png")
     draw_curves(curves, workdir / "ablation_curves.png")
-    hours = outcome["cost"]["cpu_seconds"] / 3600
-    return f"{table}\n\n{len(jobs)} jobs, {hours:.2f} hours of a core\n{workdir / 'ablation.md'}"
 
 
 def _read_scores(jobs: Sequence[Job], title: str) -> ablation.Scores:

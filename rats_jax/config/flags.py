@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
+from ml_collections import config_flags
 
 from rats_jax.config.fields import RULES, flatten
 from rats_jax.errors import ConfigError, expect, suggestion
+from rats_jax.paths import kind_of, resolve_path
+
+flags.disclaim_key_flags()  # those that are defined here are shown as the command's own
 
 
 def load_config(path: str | Path) -> Any:
@@ -27,14 +31,30 @@ def load_config(path: str | Path) -> Any:
     Raises:
         ConfigError: there is no such file, or it defines no `get_config`.
     """
-    file = Path(path)
-    expect(file.is_file() and file.suffix == ".py", "config", str(path), "an existing Python file")
+    file = resolve_path(str(path), "config")
+    expect(kind_of(file) == "file" and file.suffix == ".py", "config", str(path), "an existing Python file")
     spec = importlib.util.spec_from_file_location(f"{file.stem}_config", file)
     assert spec is not None and spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     expect(hasattr(module, "get_config"), "config", str(path), "a file that defines get_config()")
     return module.get_config()
+
+
+def define_config() -> Any:
+    """Define --config and its overrides --config.FIELD=VALUE, as every command of a config has them.
+
+    Returns:
+        The holder: its `value` is the ConfigDict, locked.
+    """
+    try:
+        holder = config_flags.DEFINE_config_file(
+            "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
+        )
+    except flags.Error as error:  # it reads --flagfile
+        fail(error)
+    flags.mark_flag_as_required("config")
+    return holder
 
 
 def validate_overrides(argv: Sequence[str]) -> None:
@@ -56,9 +76,16 @@ def validate_overrides(argv: Sequence[str]) -> None:
     flat = flatten(load_config(paths[-1]))
     sections = {field.rsplit(".", depth)[0] for field in flat for depth in range(1, field.count(".") + 1)}
     for override in line:
-        found = re.match(r"--?(?:no)?config\.([^=\[]+)", override)
+        found = re.match(r"--?(?:no)?config\.([^=\[]*)(?:\[(.*?)\])?", override)
         if found and found[1] not in flat and found[1] not in sections:
             raise ConfigError(f"{override}: no field {found[1]!r} in {paths[-1]}{suggestion(found[1], flat)}")
+        if found and found[2] is not None and not _has_item(flat.get(found[1]), found[2]):
+            raise ConfigError(f"{override}: expected all of it, as in --config.{found[1]}='(1, 2)'")
+
+
+def _has_item(value: Any, index: str) -> bool:
+    """Tell whether ml_collections can set an item: of a list, one that is there."""
+    return isinstance(value, list) and index.isdecimal() and int(index) < len(value)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -71,8 +98,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         What absl wants back: the program's name. A mistake prints one line and exits with status 1.
     """
     try:
-        validate_overrides(argv)
-        arguments = flags.FLAGS(argv)
+        given = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+        validate_overrides(given)
+        arguments = flags.FLAGS([_expand_config(argument) for argument in given])
+        validate_once(flags.FLAGS)
         expect(len(arguments) == 1, "arguments", arguments[1:], "flags only, as in --config=FILE")
         return arguments
     except flags.IllegalFlagValueError as error:
@@ -81,6 +110,24 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         fail(ConfigError(f"{found[1]}={found[2]}: expected {rule.expected}") if found and rule else error)
     except (ConfigError, flags.Error) as error:
         fail(error)
+
+
+def validate_once(values: flags.FlagValues) -> None:
+    """Check that no flag was given twice but those that may be repeated; of others absl takes the last.
+
+    Raises:
+        ConfigError: names the flag.
+    """
+    for name in sorted(values):
+        flag = values[name]
+        if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
+            raise ConfigError(f"--{name}: expected once, it is given {flag.present} times")
+
+
+def _expand_config(argument: str) -> str:
+    """Give --config=~/file.py the path that a shell gives --config ~/file.py."""
+    found = re.fullmatch(r"(--?config=)(.+)", argument)
+    return found[1] + str(resolve_path(found[2], "config")) if found else argument
 
 
 def fail(error: Exception) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rats_jax.config.fields import MONITOR_RULES, REWARD_RULES, RULES, flatten
 from rats_jax.errors import expect, suggestion
-from rats_jax.paths import is_hub_id, resolve_path
+from rats_jax.paths import expect_model, expect_prompts, expect_workdir, is_hub_id, kind_of, resolve_path
 
 
 def validate(config: Mapping[str, Any]) -> None:
@@ -145,13 +145,15 @@ def validate_paths(config: Mapping[str, Any]) -> None:
         ConfigError: names the field and the path that is missing.
     """
     path = config["pretrained"]
-    known = resolve_path(path).is_dir() or is_hub_id(path)
+    known = kind_of(resolve_path(path, "pretrained")) == "folder" or is_hub_id(path)
     expect(known, "pretrained", path, "an existing folder, or a hub id 'owner/name'")
     for field, reward in _all_rewards(config).items():
-        known = reward["path"] == "" or resolve_path(reward["path"]).exists() or is_hub_id(reward["path"])
-        expected = "an existing folder or file, a hub id 'owner/name', or '' for the published weights"
-        expect(known, f"{field}.path", reward["path"], expected)
-    for field in ("prompts", "heldout_prompts", "reference"):
+        if reward["path"]:  # else the published weights
+            expect_model(reward["path"], f"{field}.path")
+    for field in ("prompts", "heldout_prompts"):
+        expect_prompts(config[field] or None, field)
+    for field, kind in (("reference", "file"), ("prompt_embeds", "folder")):
         path = config[field]
-        elsewhere = path == "" or (field != "reference" and path.startswith("tfds:"))
-        expect(elsewhere or resolve_path(path).is_file(), field, path, "an existing file")
+        expect(not path or kind_of(resolve_path(path, field)) == kind, field, path, f"an existing {kind}")
+    if config["teacher"]["targets"]:
+        expect_workdir(config["teacher"]["targets"], "teacher.targets")

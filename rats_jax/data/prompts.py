@@ -34,7 +34,9 @@ def find_prompts(path: str, *, field: str = "prompts") -> Sequence[str]:
         ConfigError: as `read_prompts` and `open_captions`.
     """
     try:
-        return open_captions(path) if path.startswith("tfds:") else read_prompts(resolve_path(path))
+        if path.startswith("tfds:"):
+            return open_captions(path)
+        return read_prompts(resolve_path(path, "prompts"))
     except ConfigError as error:
         raise ConfigError(f"{field}={str(error).removeprefix('prompts=')}") from None
 

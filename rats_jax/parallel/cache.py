@@ -6,9 +6,12 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
+from absl import logging
+
+from rats_jax.errors import ConfigError
+from rats_jax.paths import any_path, expect_workdir, local_path
 
 _MAX_BYTES = 8 * 2**30
 
@@ -16,12 +19,26 @@ _MAX_BYTES = 8 * 2**30
 def keep_compiled() -> None:
     """Keep compiled programs in `$XDG_CACHE_HOME/rats_jax`, else `~/.cache/rats_jax`, up to 8 GiB.
 
-    JAX_COMPILATION_CACHE_DIR, if it is set, names another folder, or none if it is empty.
+    JAX_COMPILATION_CACHE_DIR, if it is set, names another folder, or none if it is empty. Where there is no
+    home, or it cannot be written, a warning says that none are kept.
+
+    Raises:
+        ConfigError: JAX_COMPILATION_CACHE_DIR cannot be written.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen is not None:
+        if chosen:
+            expect_workdir(chosen, "JAX_COMPILATION_CACHE_DIR")
+            jax.config.update("jax_compilation_cache_dir", str(any_path(chosen, "JAX_COMPILATION_CACHE_DIR")))
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(home / "rats_jax"))
+    variable = "XDG_CACHE_HOME" if os.environ.get("XDG_CACHE_HOME") else "HOME"
+    folder = f"{os.environ['XDG_CACHE_HOME'] if variable != 'HOME' else '~/.cache'}/rats_jax"
+    try:
+        expect_workdir(folder, variable)
+    except ConfigError as error:
+        logging.warning("compiled programs are not kept: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(local_path(folder, variable)))
     jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -10,9 +10,12 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, expect, reason_of
 
 _VARIABLES = ("RATS_COORDINATOR", "RATS_NUM_PROCESSES", "RATS_PROCESS_ID")
+_RANK, _NODES = "SLURM_PROCID", "SLURM_STEP_NODELIST"
+# All that jax reads of SLURM: https://docs.jax.dev/en/latest/multi_process.html.
+_SLURM = ("SLURM_JOB_ID", "SLURM_NTASKS", _RANK, "SLURM_LOCALID", _NODES)
 
 
 def initialize(environment: Mapping[str, str] = os.environ) -> None:
@@ -25,13 +28,22 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
         environment: variables by name.
 
     Raises:
-        ConfigError: only some of the three variables are set, or they hold no process of that many.
+        ConfigError: only some of the three variables are set, or they hold no process of that many; the same
+            of SLURM's; or the others are not found.
     """
     given = {name: environment[name] for name in _VARIABLES if environment.get(name)}
-    if given:
-        jax.distributed.initialize(*parse_processes(given))
-    elif int(environment.get("SLURM_NTASKS", "1")) > 1 or _is_tpu(environment):
-        jax.distributed.initialize()
+    if not (given or _is_slurm(environment) or _is_tpu(environment)):
+        return
+    arguments = parse_processes(given) if given else None
+    try:
+        if arguments is None:
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(*arguments)
+    except (RuntimeError, ValueError, OSError) as error:
+        names = [name for name in (*_VARIABLES, *_SLURM, "JAX_LOCAL_DEVICE_IDS") if environment.get(name)]
+        said = ", ".join(f"{name}={environment[name]!r}" for name in names) or "this TPU"
+        raise ConfigError(f"{said}: expected to find the other processes ({reason_of(error)})") from None
 
 
 def parse_processes(given: Mapping[str, str]) -> tuple[str, int, int]:
@@ -41,7 +53,7 @@ def parse_processes(given: Mapping[str, str]) -> tuple[str, int, int]:
         raise ConfigError(f"{missing[0]} is not set: expected all of {', '.join(_VARIABLES)}, or none")
     numbers = []
     for name in _VARIABLES[1:]:
-        if not given[name].isdigit():
+        if not given[name].isdecimal():
             raise ConfigError(f"{name}={given[name]!r}: expected a number")
         numbers.append(int(given[name]))
     count, index = numbers
@@ -50,7 +62,7 @@ def parse_processes(given: Mapping[str, str]) -> tuple[str, int, int]:
             f"RATS_PROCESS_ID={index}: expected from 0 to {count - 1}, one less than the number"
         )
     host, _, port = given["RATS_COORDINATOR"].rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"RATS_COORDINATOR={given['RATS_COORDINATOR']!r}: expected host:port")
     return given["RATS_COORDINATOR"], count, index
 
@@ -69,6 +81,26 @@ def wait(name: str) -> None:
     """Wait until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def _is_slurm(environment: Mapping[str, str]) -> bool:
+    """Tell whether SLURM started several processes, and check that it says what jax needs to join them.
+
+    Raises:
+        ConfigError: names the variable that is missing or wrong.
+    """
+    count, index = environment.get("SLURM_NTASKS") or "1", environment.get(_RANK) or "0"
+    expect(count.isdecimal(), "SLURM_NTASKS", count, "a number")
+    expect(index.isdecimal(), _RANK, index, "a number")
+    most = max(int(count), 1) - 1
+    expect(int(index) <= most, _RANK, index, f"from 0 to {most}, one less than SLURM_NTASKS")
+    if most == 0:
+        return False
+    for name in _SLURM:
+        value = environment.get(name, "")
+        expect(value != "", name, value, f"what srun sets, as SLURM_NTASKS={count}: start it with srun")
+        expect(name == _NODES or value.isdecimal(), name, value, "a number")
+    return True
 
 
 def _is_tpu(environment: Mapping[str, str]) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from rats_jax.errors import WeightsError, expect
 from rats_jax.networks.kernels import find_kernels
 from rats_jax.networks.t5 import T5EncoderModel
+from rats_jax.paths import is_hub_id, kind_of, resolve_path
 from rats_jax.pipelines import PIPELINES
 from rats_jax.pipelines.base import OWN, Family, Options, Parts, Pipeline, naming_file
 from rats_jax.pipelines.published import PUBLISHED
@@ -122,8 +123,12 @@ def options_of(config: Any) -> Options:
 def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family, Parts]:
     """Build the networks that the config files describe; their weights are shapes."""
 
+    place = kind_of(resolve_path(path, "pretrained"))
+    expect(place != "file", "pretrained", path, "an existing folder, or a hub id 'owner/name'")
+    published = PUBLISHED.get(path) if is_hub_id(path) else None  # what lies here is read
+
     def read(file: str) -> Mapping[str, Any]:
-        return PUBLISHED[path][file] if path in PUBLISHED else read_json(get_file(path, file))
+        return read_json(get_file(path, file)) if published is None else published[file]
 
     index = read("model_index.json")
     kind = _class_name(index, "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,10 +16,10 @@ import numpy as np
 
 from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.networks.detector import Detector
-from rats_jax.paths import resolve_path
 from rats_jax.rewards.base import Reward
 from rats_jax.types import Array, Params, RewardFn, RewardModel
 from rats_jax.weights.folder import CLIP_WEIGHTS, read_json
+from rats_jax.weights.hub import get_file
 from rats_jax.weights.state_dict import load_safetensors
 
 _NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3}
@@ -86,7 +85,8 @@ def load_detector(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     """Load a detector as a judge of what pictures show.
 
     Args:
-        path: folder with config.json and model.safetensors; the config names the things and the colours.
+        path: folder with config.json and model.safetensors, the latter itself, or hub id; the config names
+            the things and the colours.
         dtype: not read: it computes in float32.
 
     Returns:
@@ -98,9 +98,9 @@ def load_detector(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     del dtype
     if not path:
         raise WeightsError("path='': expected the folder of a detector, there is no published one")
-    folder = Path(str(resolve_path(path)))
-    config: Mapping[str, Any] = read_json(folder / "config.json")
-    file = str(folder / "config.json")
+    config_file = get_file(path, "config.json")
+    config: Mapping[str, Any] = read_json(config_file)
+    file = str(config_file)
     if config.get("model_type") != "detector" or any(name not in config for name in _WORDS):
         raise WeightsError(f"{file!r}: expected a detector's, with {', '.join(_WORDS)}")
     sizes = {name: value for name, value in config.items() if name not in (*_WORDS, "model_type")}
@@ -113,7 +113,7 @@ def load_detector(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
         if len(values) != getattr(detector, size):
             have, named = getattr(detector, size), len(values)
             raise WeightsError(f"{file!r}: {size}={have}: expected the {named} of {name}")
-    params = load_safetensors(folder / CLIP_WEIGHTS, detector.abstract_params())
+    params = load_safetensors(get_file(path, CLIP_WEIGHTS), detector.abstract_params())
     return RewardModel(
         make_accuracy_fn(detector), params, lambda prompts: parse_prompts(prompts, nouns, colours)
     )

@@ -238,5 +238,5 @@ def _read_evaluation(workdir: str, step: int) -> dict[str, Any]:
 
 
 def _read(workdir: str, name: str) -> dict[str, Any]:
-    file = epath.Path(workdir).expanduser() / name
+    file = epath.Path(workdir) / name
     return read_json(file) if file.exists() else {}

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from rats_jax.errors import ConfigError, expect
 from rats_jax.networks.lora import init_adapters, merge_adapters
+from rats_jax.paths import find_model, kind_of
 from rats_jax.pipelines.base import Options, Pipeline
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student import arguments
@@ -49,7 +50,8 @@ def load(
         The model. Of a pipeline that says nothing of its student: its family's steps and guidance.
 
     Raises:
-        ConfigError: it is neither, or has no such checkpoint; an argument of another type or range.
+        ConfigError: it is neither, or a file, or has no such checkpoint; an argument has another type or
+            range.
     """
     expect(isinstance(path, str | os.PathLike) and str(path) != "", "path", path, "a folder or a hub id")
     path = str(path)
@@ -57,8 +59,9 @@ def load(
     step = None if step is None else arguments.integer(step, "step", least=0)
     sizes = {"height": height, "width": width, "max_sequence_length": max_sequence_length}
     chosen = Options(**{field: arguments.integer(size, field, least=0) for field, size in sizes.items()})
-    if (epath.Path(path).expanduser() / saved_config.FILE).exists():
-        return _load_run(path, step=step, dtype=dtype, chosen=chosen)
+    folder = find_model(path, "path")
+    if kind_of(folder / saved_config.FILE):
+        return _load_run(str(folder), step=step, dtype=dtype, chosen=chosen)
     if step is not None:
         raise ConfigError(f"step={step}: expected none, as {path!r} is no work directory of a run")
     settings: dict[str, Any] = {"sampler": "ddim"}
@@ -78,7 +81,7 @@ def load(
 
 
 def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) -> TextToImage:
-    folder = epath.Path(workdir).expanduser()
+    folder = epath.Path(workdir)
     config: Any = ConfigDict(saved_config.read(folder / saved_config.FILE))
     pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=_prefer(chosen, config))
     lora = config.lora.rank > 0

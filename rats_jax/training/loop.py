@@ -15,6 +15,7 @@ from rats_jax.data.prompts import make_prompt_iterator
 from rats_jax.errors import StoppedError
 from rats_jax.files import expect_room, format_bytes, free_bytes, naming_disk
 from rats_jax.parallel import processes
+from rats_jax.paths import any_path, expect_workdir, is_remote
 from rats_jax.training import hacking
 from rats_jax.training.due import find_due
 from rats_jax.training.logbook import Logbook, say
@@ -24,7 +25,7 @@ from rats_jax.training.stop import watch_for_stop
 from rats_jax.training.summary import finish
 from rats_jax.training.teacher import open_targets
 from rats_jax.workdir import checkpoint
-from rats_jax.workdir.folder import claim, is_remote, open_logs
+from rats_jax.workdir.folder import claim, open_logs
 from rats_jax.workdir.lock import locked
 
 
@@ -45,6 +46,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         HackingError: the student climbs its reward only, and the config asks to stop there.
         StoppedError: SIGTERM came; the last update is saved.
     """
+    expect_workdir(str(workdir), "workdir")
     return train(Program(config), config, workdir)
 
 
@@ -57,7 +59,8 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
         config, workdir: as of `train_and_evaluate`.
     """
     started = time.perf_counter()
-    workdir, folder = str(workdir), epath.Path(workdir) / "checkpoints"
+    place = any_path(str(workdir), "workdir")
+    workdir, folder = str(place), place / "checkpoints"
     stream = make_prompt_iterator(program.prompts, batch_size=config.batch_size, seed=config.seed)
     writes = jax.process_index() == 0
     claim(workdir, config, writes=writes)

@@ -18,6 +18,7 @@ from rats_jax.config.fields import flatten
 from rats_jax.errors import ConfigError
 from rats_jax.files import naming_disk, write_whole
 from rats_jax.parallel import placement, processes
+from rats_jax.paths import any_path
 from rats_jax.texts import parse_object, read_text
 from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
 
@@ -64,7 +65,7 @@ class TargetStore:
     """
 
     def __init__(self, folder: str, config: Any, prompts: Sequence[str], rows: np.ndarray):
-        self._folder, self._process = epath.Path(folder).expanduser(), jax.process_index()
+        self._folder, self._process = any_path(folder, "teacher.targets"), jax.process_index()
         settings = describe(config, prompts) | {"processes": jax.process_count()}
         file = self._folder / _FILE
         try:

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
 from rats_jax.errors import WeightsError
-from rats_jax.paths import is_hub_id, resolve_path
+from rats_jax.paths import is_hub_id, kind_of, resolve_path
+
+_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".msgpack"}
 
 
 def find_file(path: str, *names: str) -> Path | None:
     """Find the first of several files of a model, downloading it if the model lies on the hub.
 
     Args:
-        path: a folder, a file, `assets/...` in this package, or a hub id 'owner/name[@revision]'.
-        names: file names in the order of preference. A file as `path` is found if its suffix is the suffix of
-            one of them; files beside it count as lying in its folder.
+        path: a folder, a file of weights, `assets/...` in this package, or a hub id 'owner/name[@revision]'.
+        names: file names in the order of preference. Where they are names of weights, a file as `path` is
+            the one that is found, whatever lies beside it; others lie beside it.
 
     Returns:
         The file, or None if the model has none of them.
 
     Raises:
-        WeightsError: `path` is neither, or the hub cannot be reached or does not give the file; of a gated
-            repository it says where its licence is accepted.
+        ConfigError: `path` is none, as `resolve_path` says.
+        WeightsError: `path` is neither, or a file of other weights, or the hub cannot be reached or does not
+            give the file; of a gated repository it says where its licence is accepted.
     """
     local = resolve_path(path)
-    if local.is_file():
-        if local.suffix in {Path(name).suffix for name in names}:
+    if kind_of(local) == "file":
+        suffixes = list(dict.fromkeys(Path(name).suffix for name in names))
+        if _WEIGHTS.isdisjoint(suffixes):
+            return _first(local.parent, names)
+        if local.suffix in _WEIGHTS.intersection(suffixes) or local.name in names:
             return local
-        local = local.parent
-    if local.is_dir():
-        return next((local / name for name in names if (local / name).is_file()), None)
+        raise WeightsError(f"{path!r}: expected a folder, or a file of weights with {' or '.join(suffixes)}")
+    if kind_of(local) == "folder":
+        return _first(local, names)
     if not is_hub_id(path):
         raise WeightsError(f"{path!r} is no file or folder, and no hub id as 'owner/name'")
     repository, _, revision = path.partition("@")
@@ -58,6 +67,10 @@ def find_file(path: str, *names: str) -> Path | None:
     return None
 
 
+def _first(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if kind_of(folder / name) == "file"), None)
+
+
 def get_file(path: str, *names: str) -> Path:
     """Find a file as `find_file` does; that there is none is an error too."""
     file = find_file(path, *names)
@@ -67,5 +80,6 @@ def get_file(path: str, *names: str) -> Path:
 
 
 def _unreadable(path: str, name: str, error: Exception) -> WeightsError:
-    reason = " ".join(str(error).split())
+    given = [f"{name}={os.environ[name]!r}" for name in _VARIABLES if os.environ.get(name)]
+    reason = " ".join(str(error).split()) + (f"; the environment sets {', '.join(given)}" if given else "")
     return WeightsError(f"model {path!r} is no folder here, and the hub does not give its {name!r}: {reason}")

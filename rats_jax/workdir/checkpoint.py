@@ -23,9 +23,9 @@ from jax.experimental import multihost_utils
 
 from rats_jax.errors import ConfigError
 from rats_jax.files import free_bytes
+from rats_jax.paths import is_remote
 from rats_jax.texts import parse_object
 from rats_jax.workdir.checksums import find_damage, write_checksums
-from rats_jax.workdir.folder import is_remote
 
 _SHOWN = 200
 # Orbax writes into this file when it gives the checkpoint its name.

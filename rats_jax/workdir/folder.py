@@ -12,6 +12,7 @@ from etils import epath
 
 from rats_jax.errors import ConfigError, reason_of
 from rats_jax.files import write_whole
+from rats_jax.paths import any_path, is_remote, kind_of, local_path
 from rats_jax.workdir import saved_config
 
 
@@ -41,7 +42,7 @@ def open_logs(workdir: str, *, writes: bool) -> Iterator[Logs]:
         writes: whether this process writes; all others get a folder that is thrown away.
     """
     if writes and not is_remote(workdir):
-        yield Logs(Path(workdir).expanduser(), None)
+        yield Logs(local_path(workdir, "workdir"), None)
         return
     with tempfile.TemporaryDirectory() as temporary:
         remote = epath.Path(workdir) if writes else None
@@ -54,11 +55,6 @@ def open_logs(workdir: str, *, writes: bool) -> Iterator[Logs]:
             logs.push()
 
 
-def is_remote(workdir: str) -> bool:
-    """Tell an address such as gs://bucket/run from a folder."""
-    return "://" in workdir
-
-
 def claim(workdir: str, config: Mapping[str, Any], *, writes: bool) -> None:
     """Take a new work directory, or check that the run in it had the same config.
 
@@ -68,10 +64,10 @@ def claim(workdir: str, config: Mapping[str, Any], *, writes: bool) -> None:
         writes: whether this process writes config.json; all others only check.
 
     Raises:
-        ConfigError: it is a file, cannot be written, or holds a run with another config.
+        ConfigError: it is no path, or a file, cannot be written, or holds a run with another config.
     """
-    folder = epath.Path(workdir).expanduser()
-    if folder.exists() and not folder.is_dir():
+    folder = any_path(workdir, "workdir")
+    if kind_of(folder) == "file":
         raise ConfigError(f"workdir={workdir!r}: expected a folder, it is a file")
     file = folder / saved_config.FILE
     if file.exists():

@@ -6,10 +6,9 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from rats_jax.errors import ConfigError
-from rats_jax.workdir.folder import is_remote
+from rats_jax.paths import is_remote, local_path
 
 FILE = ".lock"
 
@@ -33,7 +32,7 @@ def locked(workdir: str, *, writes: bool) -> Iterator[None]:
     if not writes or is_remote(workdir):
         yield
         return
-    with (Path(workdir).expanduser() / FILE).open("a+") as file:
+    with (local_path(workdir, "workdir") / FILE).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from absl import flags
 
-from rats_jax.config.flags import fail, load_config, validate_overrides
+from rats_jax.config.flags import fail, load_config, validate_once, validate_overrides
 from rats_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -19,7 +20,7 @@ def test_load_config_does_not_depend_on_the_working_directory(tmp_path, monkeypa
 
 @pytest.mark.parametrize("path", ["missing.py", "", str(CONFIGS), str(CONFIGS.parent / "pyproject.toml")])
 def test_a_missing_file_is_named(path):
-    with pytest.raises(ConfigError, match="expected an existing Python file"):
+    with pytest.raises(ConfigError, match=f"^config='{path}': expected (an existing Python file|a path, it)"):
         load_config(path)
 
 
@@ -37,7 +38,7 @@ def test_a_file_that_makes_no_config(tmp_path):
         ["--workdir=x"],
         [f"--config={EMOJI}", "--config.student.num_steps=8"],
         ["--config", EMOJI, "--config.student.num_steps", "8", "--noconfig.gate.relative"],
-        [f"--config={EMOJI}", "--config.horizon.weights[0]=1", "--config.rewards.pickscore_emoji.weight=2"],
+        [f"--config={EMOJI}", "--config.horizon.weights=(1,2)", "--config.rewards.pickscore_emoji.weight=2"],
         [f"--config={EMOJI}", "--config.student={'num_steps': 8}"],
         [f"--config={EMOJI}", "--", "--config.nothing=1"],
     ],
@@ -53,12 +54,40 @@ def test_good_overrides_pass(arguments):
         ("-config.bath_size=8", "did you mean 'batch_size'"),
         ("--noconfig.gate.realtive", "did you mean 'gate.relative'"),
         ("--config.xyzzy=8", "no field 'xyzzy' in .*emoji_cpu.py$"),
+        ("--config.=8", "no field ''"),
+        ("--config.horizon.weights[0]=1", "expected all of it, as in --config.horizon.weights='"),
+        ("--config.student[0]=1", "expected all of it"),
         ("--config.rewards.other.weight=8", "no field 'rewards.other.weight'"),
     ],
 )
 def test_unknown_overrides_are_named_with_the_nearest_field(override, expected):
     with pytest.raises(ConfigError, match=expected):
         validate_overrides(["main", f"--config={EMOJI}", override])
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (["--out=a"], None),
+        (["--prompt=a", "--prompt=a", "--dry"], None),
+        (["--out=a", "--out", "a"], "out"),
+        (["--steps=1", "--steps=2"], "steps"),
+        (["--dry", "--nodry"], "dry"),
+    ],
+)
+def test_a_flag_counts_twice_or_is_refused(line, named):
+    values = flags.FlagValues()
+    flags.DEFINE_string("out", None, "", flag_values=values)
+    flags.DEFINE_list("steps", [], "", flag_values=values)
+    flags.DEFINE_bool("dry", False, "", flag_values=values)
+    flags.DEFINE_multi_string("prompt", [], "", flag_values=values)
+    values(["command", *line])
+    if named is None:
+        validate_once(values)
+        assert values.prompt == [text[9:] for text in line if text.startswith("--prompt")]
+        return
+    with pytest.raises(ConfigError, match=f"^--{named}: expected once, it is given 2 times$"):
+        validate_once(values)
 
 
 def test_an_error_is_one_line_and_status_1(capsys):

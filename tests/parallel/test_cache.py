@@ -5,6 +5,7 @@ import gc
 import jax
 import pytest
 
+from rats_jax.errors import ConfigError
 from rats_jax.parallel.cache import keep_compiled, without_collections
 
 OPTIONS = (
@@ -33,11 +34,46 @@ def test_programs_are_kept_in_the_cache_of_the_user(monkeypatch, tmp_path):
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "home" / ".cache" / "rats_jax")
 
 
-@pytest.mark.parametrize("named", ["", "/elsewhere"])
-def test_the_variable_of_jax_decides(monkeypatch, options, named):
+@pytest.mark.parametrize(("named", "kept"), [("", None), ("~/elsewhere", "elsewhere")])
+def test_the_variable_of_jax_decides(monkeypatch, options, tmp_path, named, kept):
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", named)
     keep_compiled()
+    folder = {"jax_compilation_cache_dir": str(tmp_path / kept)} if kept else {}
+    assert {name: getattr(jax.config, name) for name in OPTIONS} == options | folder
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("file", "JAX_COMPILATION_CACHE_DIR='file': expected a folder, it is a file"),
+        ("file/x", "JAX_COMPILATION_CACHE_DIR='file/x': expected a path that can be written, '.*file' is no"),
+        ("~nobodyhere/x", "JAX_COMPILATION_CACHE_DIR='~nobodyhere/x': expected the home of a user"),
+        ("foo://x", "JAX_COMPILATION_CACHE_DIR='foo://x': expected a folder, or an address as gs://"),
+    ],
+)
+def test_a_folder_that_was_chosen_and_is_none_is_refused(monkeypatch, tmp_path, named, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", named)
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        keep_compiled()
+
+
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
+def test_without_a_home_that_can_be_written_no_programs_are_kept_and_it_is_said(
+    monkeypatch, options, tmp_path, variable
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
+    said = []
+    monkeypatch.setattr("absl.logging.warning", lambda text, *values: said.append(text % values))
+    keep_compiled()
     assert {name: getattr(jax.config, name) for name in OPTIONS} == options
+    (line,) = said
+    assert line.startswith(f"compiled programs are not kept: {variable}=") and "is no folder" in line
 
 
 def test_no_collection_interrupts_and_they_go_on_afterwards():

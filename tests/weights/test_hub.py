@@ -48,6 +48,31 @@ def test_a_file_is_itself_for_names_of_its_kind_and_a_folder_for_others(folder):
     assert find_file(str(file), "vocab.json") is None
 
 
+@pytest.mark.parametrize("name", ["x.ckpt", "model.bin", "config.json", "weights", "vocab.json"])
+def test_a_named_file_is_never_replaced_by_its_neighbour(folder, name):
+    (folder / name).write_text("named")
+    expected = "expected a folder, or a file of weights with .safetensors or .json$"
+    with pytest.raises(WeightsError, match=f"^'.*{name}': {expected}"):
+        find_file(str(folder / name), "model.safetensors", "model.safetensors.index.json")
+    assert find_file(str(folder / name), "config.json") == folder / "config.json"
+
+
+def test_a_named_index_of_weights_is_read(folder):
+    index = folder / "model.safetensors.index.json"
+    index.write_text("{}")
+    assert find_file(str(index), "model.safetensors", index.name) == index
+    assert (
+        find_file(str(folder / "model.safetensors"), index.name, "model.safetensors").name
+        == "model.safetensors"
+    )
+
+
+def test_what_the_environment_says_of_the_hub_is_named(cached, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WeightsError, match="; the environment sets HF_HUB_OFFLINE='1'"):
+        find_file("nobody/model", "config.json")
+
+
 def test_files_of_the_hub_come_from_its_cache(cached):
     assert find_file("someone/model", "config.json") == cached / "config.json"
     assert find_file("someone/model@v2", "weights.pt") == cached / "weights.pt"
@@ -114,7 +139,7 @@ def test_what_is_neither_file_nor_hub_id_is_refused(path):
 
 def test_a_missing_file_of_a_model_is_named(folder):
     with pytest.raises(WeightsError, match=r"^model '.*' lacks 'a.pt' or 'b.pt'$"):
-        get_file(str(folder / "config.json"), "a.pt", "b.pt")
+        get_file(str(folder), "a.pt", "b.pt")
 
 
 def test_hub_ids(tmp_path, monkeypatch):

@@ -1,0 +1,93 @@
+"""Environment variables that JAX and the hub read: one that is wrong is one line that names it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from typing import NoReturn
+
+from rats_jax.errors import ConfigError, expect, reason_of
+
+_SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_ON_OFF = {"", "0", "1", "true", "false", "yes", "no", "on", "off"}
+# What fails to read a variable fails while it is imported.
+_READERS = {"jax": "JAX_", "huggingface_hub.constants": "HF_", "tqdm": "TQDM_"}
+# In the order in which they choose the devices.
+_CHOOSING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
+# XLA reads its flags once, and ends the process where it cannot.
+_READ_XLA_FLAGS = "from jaxlib import xla_client; xla_client.CompileOptions()"
+
+
+def open_environment() -> None:
+    """Check variables, keep compiled programs and find the devices, of a command that is one process.
+
+    Raises:
+        ConfigError: as `check_variables`, `keep_compiled` and `check_devices`.
+    """
+    check_variables()
+    from rats_jax.parallel.cache import keep_compiled
+
+    keep_compiled()
+    check_devices()
+
+
+def check_variables() -> None:
+    """Check all that is read when jax is imported, and import it; no device is used yet.
+
+    Raises:
+        ConfigError: names the variable and its value.
+    """
+    for name in _SWITCHES:
+        value = os.environ.get(name, "")
+        expect(value.lower() in _ON_OFF, name, value, "1 or 0")
+    devices = os.environ.get("JAX_NUM_CPU_DEVICES", "-1")
+    expect(devices == "-1" or _is_count(devices), "JAX_NUM_CPU_DEVICES", devices, "a number >= 1")
+    if os.environ.get("XLA_FLAGS") and sys.executable:
+        _check_xla_flags(os.environ["XLA_FLAGS"])
+    for module, prefix in _READERS.items():
+        try:
+            importlib.import_module(module)
+        except (ValueError, TypeError) as error:
+            given = [name for name in sorted(os.environ) if name.startswith(prefix)]
+            found = [name for name in given if _is_named(name, error)]
+            _refuse(error, found, f"what {module} reads of {prefix}...")
+
+
+def check_devices() -> None:
+    """Find the devices, which all that computes needs; call it once other processes are joined.
+
+    Raises:
+        ConfigError: the platform that the environment asks for is not here, or none is.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        _refuse(error, [name for name in _CHOOSING if os.environ.get(name)][:1], "a platform that is here")
+
+
+def _check_xla_flags(value: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_XLA_FLAGS], capture_output=True, text=True, errors="replace", check=False
+    )
+    lines = re.findall(r"^[EF]\d+ .*?\] (.*)", done.stderr, flags=re.MULTILINE)
+    expect(done.returncode == 0 or not lines, "XLA_FLAGS", value, f"flags of XLA ({''.join(lines[:1])})")
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and int(text) >= 1
+
+
+def _is_named(name: str, error: Exception) -> bool:
+    """Tell whether an error is about a variable, by its name or by its value in quotes."""
+    value = os.environ[name]
+    return any(part in str(error) for part in (name, name.lower(), f"'{value}'", f'"{value}"'))
+
+
+def _refuse(error: Exception, names: list[str], expected: str) -> NoReturn:
+    given = ", ".join(f"{name}={os.environ[name]!r}" for name in names) or "environment"
+    raise ConfigError(f"{given}: expected {expected} ({reason_of(error)})") from None
