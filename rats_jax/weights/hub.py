@@ -9,6 +9,11 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntr
 
 from rats_jax.errors import WeightsError
 from rats_jax.paths import is_hub_id, resolve_path
+from rats_jax.weights.download import check_download
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Of files that `read_state_dict` reads."""
+_SHOWN = 6
 
 
 def find_file(path: str, *names: str) -> Path | None:
@@ -16,29 +21,35 @@ def find_file(path: str, *names: str) -> Path | None:
 
     Args:
         path: a folder, a file, `assets/...` in this package, or a hub id 'owner/name[@revision]'.
-        names: file names in the order of preference. A file as `path` is found if its suffix is the suffix of
-            one of them; files beside it count as lying in its folder.
+        names: file names in the order of preference. If they are of weights, a file as `path` is that file,
+            whatever its name; for other names the files beside it count as lying in its folder.
 
     Returns:
         The file, or None if the model has none of them.
 
     Raises:
-        WeightsError: `path` is neither, or the hub cannot be reached or does not give the file; of a gated
-            repository it says where its licence is accepted.
+        WeightsError: `path` is neither, or a file that holds no weights where they are wanted; the file is
+            empty or what is found in place of files that were not downloaded; the hub cannot be reached or
+            does not give the file; of a gated repository it says where its licence is accepted.
     """
     local = resolve_path(path)
+    if local.is_file() and any(Path(name).suffix in WEIGHT_SUFFIXES for name in names):
+        if local.suffix not in WEIGHT_SUFFIXES and not local.name.endswith(".index.json"):
+            raise WeightsError(
+                f"{path!r}: expected a folder or a file of weights, *{', *'.join(WEIGHT_SUFFIXES)}"
+            )
+        return check_download(local)
     if local.is_file():
-        if local.suffix in {Path(name).suffix for name in names}:
-            return local
         local = local.parent
     if local.is_dir():
-        return next((local / name for name in names if (local / name).is_file()), None)
+        found = next((local / name for name in names if (local / name).is_file()), None)
+        return found and check_download(found)
     if not is_hub_id(path):
         raise WeightsError(f"{path!r} is no file or folder, and no hub id as 'owner/name'")
     repository, _, revision = path.partition("@")
     for name in names:
         try:
-            return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision or None))
+            found = huggingface_hub.hf_hub_download(repository, name, revision=revision or None)
         except (
             LocalEntryNotFoundError
         ) as error:  # no connection; an earlier one may have seen that it is absent
@@ -55,6 +66,7 @@ def find_file(path: str, *names: str) -> Path | None:
             continue
         except Exception as error:  # no such repository, gated, no disk space: whatever the hub has to say
             raise _unreadable(path, name, error) from None
+        return check_download(Path(found))
     return None
 
 
@@ -62,8 +74,21 @@ def get_file(path: str, *names: str) -> Path:
     """Find a file as `find_file` does; that there is none is an error too."""
     file = find_file(path, *names)
     if file is None:
-        raise WeightsError(f"model {path!r} lacks {' or '.join(map(repr, names))}")
+        raise WeightsError(
+            f"model {path!r} lacks {' or '.join(map(repr, names))}{seen_beside(path, names[0])}"
+        )
     return file
+
+
+def seen_beside(path: str, name: str) -> str:
+    """Say what lies where a file of a local model should be; nothing of the hub's or where nothing does."""
+    local = resolve_path(path)
+    folder = ((local.parent if local.is_file() else local) / name).parent
+    seen = sorted(file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+    if not seen:
+        return ""
+    more = f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else ""
+    return f"; beside it are {', '.join(map(repr, seen[:_SHOWN]))}{more}"
 
 
 def _unreadable(path: str, name: str, error: Exception) -> WeightsError:

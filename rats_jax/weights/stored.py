@@ -61,7 +61,8 @@ class StoredArray:
         dropped = tuple(axis for axis in range(found.ndim) if axis not in kept)
         found = found.transpose(*dropped, *kept).reshape([found.shape[axis] for axis in kept])
         new = tuple(i for i, axis in enumerate(self._axes) if axis is None)
-        return np.asarray(np.expand_dims(found, new), self.dtype, order="C")
+        # A copy, for what is found may lie in a file that somebody changes.
+        return np.array(np.expand_dims(found, new), self.dtype, order="C")
 
     def astype(self, dtype: Any) -> StoredArray:
         """Give the same weights in another dtype, as unread as before."""
