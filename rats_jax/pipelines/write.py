@@ -91,9 +91,8 @@ def write_flow_pipeline(
 
 def kept_index(parts: Parts) -> dict[str, Any]:
     """Give what an export keeps of model_index.json, under PyTorch's names; a Flax folder had its own."""
-    index = read_json(
-        get_file(parts.source, "model_index.json")
-    )  # of a published model `parts` has a part of it
+    # The file's own: of a published model `parts` knows less.
+    index = read_json(get_file(parts.source, "model_index.json"))
     kept = {name: part for name, part in index.items() if name.startswith(_KEPT)}
     return {
         name: [text and text.removeprefix("Flax") for text in part] if isinstance(part, list) else part

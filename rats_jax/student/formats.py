@@ -94,7 +94,7 @@ def _write_diffusers(model: TextToImage, folder: Path, dtype: str) -> None:
 
 
 def _prompt(model: TextToImage) -> str:
-    """Give the prompt of the check: the words that were learned, if there are any, then what all models know."""
+    """Give the prompt of the check: the words that were learned, then what all models know."""
     return " ".join([*model.pipeline.learned_words, _PROMPT])
 
 

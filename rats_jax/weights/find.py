@@ -65,9 +65,8 @@ def find_weights(path: str, folder: str, *, transformers: bool) -> Path:
     if others:
         listed = ", ".join(map(repr, sorted(others.values())))
         raise WeightsError(f"model {path!r} has {listed}: expected one of them, or one called {plain!r}")
-    raise WeightsError(
-        f"model {path!r} lacks {plain!r}, its index, or the same as .bin or .msgpack{seen_beside(path, plain)}"
-    )
+    seen = seen_beside(path, plain)
+    raise WeightsError(f"model {path!r} lacks {plain!r}, its index, or the same as .bin or .msgpack{seen}")
 
 
 def _other_variants(path: str, stem: str, suffix: str) -> list[str]:

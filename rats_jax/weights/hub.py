@@ -88,7 +88,7 @@ def seen_beside(path: str, name: str) -> str:
     if not seen:
         return ""
     more = f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else ""
-    return f"; beside it are {', '.join(map(repr, seen[:_SHOWN]))}{more}"
+    return f"; there are {', '.join(map(repr, seen[:_SHOWN]))}{more}"
 
 
 def _unreadable(path: str, name: str, error: Exception) -> WeightsError:

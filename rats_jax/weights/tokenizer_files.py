@@ -1,4 +1,4 @@
-"""Files of a tokenizer as people have them: refused where transformers would read something else, or nothing."""
+"""Files of a tokenizer as people have them: refused where something else would be read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ WHOLE_TOKENIZER = "tokenizer.json"
 _OPTIONS = ("tokenizer_config.json", "special_tokens_map.json")
 _ADDED = "added_tokens.json"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", WHOLE_TOKENIZER, *_OPTIONS, _ADDED)
-"""Files of a CLIP tokenizer: the first two, or the third, which transformers 5 writes; then options, and words
-that were learned later."""
+"""Files of a CLIP tokenizer: the first two, or the third, which transformers 5 writes; options; words
+that were learned."""
 T5_TOKENIZER_FILES = (WHOLE_TOKENIZER, *_OPTIONS, "spiece.model")
 """Files of a T5 tokenizer: the first is read, and the second for its limit."""
 NO_LIMIT = 10**9
@@ -53,16 +53,13 @@ def read_length(file: Path, options: Mapping[str, Any]) -> int:
 def check_bpe(folder: Path) -> None:
     """Refuse a vocabulary and merges that do not belong together, or of which a part is missing.
 
-    Every word of more than one letter is made by a merge, of two words. Where merges are missing, as in a file
-    that was cut, words are spelt in smaller pieces, and the prompt means something else.
+    Every word of more than one letter is made by a merge, of two words. Where merges are missing, as in a
+    file that was cut, words are spelt in smaller pieces, and the prompt means something else.
 
     Raises:
         WeightsError: names the file and the word.
     """
-    vocabulary, file = read_json(folder / "vocab.json"), folder / "merges.txt"
-    for word, number in vocabulary.items():
-        integer = isinstance(number, int) and not isinstance(number, bool)
-        _expect(integer, folder / "vocab.json", repr(word), number, "an integer")
+    vocabulary, file = _read_words(folder / "vocab.json"), folder / "merges.txt"
     try:
         first, *lines = split_lines(read_text(file))
     except (OSError, ValueError) as error:
@@ -91,6 +88,14 @@ def check_bpe(folder: Path) -> None:
         )
 
 
+def _read_words(file: Path) -> dict[str, int]:
+    """Read words and their ids; a file that is not there has none."""
+    words = read_json(file) if file.is_file() else {}
+    for word, number in words.items():
+        _expect(isinstance(number, int) and not isinstance(number, bool), file, repr(word), number, "an integer")
+    return words
+
+
 def _special_words(folder: Path) -> set[str]:
     """List the words that need no merge: marks, and those that were added."""
     special = {"<|startoftext|>", "<|endoftext|>"}
@@ -103,8 +108,7 @@ def _special_words(folder: Path) -> set[str]:
         for value in values:
             text = value.get("content") if isinstance(value, Mapping) else value
             special |= {text} if isinstance(text, str) else set()
-    added = folder / _ADDED
-    return special | set(read_json(added) if added.is_file() else ())
+    return special | set(_read_words(folder / _ADDED))
 
 
 def check_ids(folder: Path, vocabulary: Mapping[str, Any], size: int) -> None:

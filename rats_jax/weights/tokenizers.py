@@ -76,7 +76,7 @@ def _clean_for_clip(prompt: str) -> str:
 
 
 def _make_clean_for_clip(tokenizer: Any) -> Callable[[str], str]:
-    """Make what mends a prompt around the words of a vocabulary that would be lost by it: a learned <My-Cat>."""
+    """Make what mends a prompt, but for words of the vocabulary that it would change: a learned <My-Cat>."""
     lost = [word for word in tokenizer.get_added_vocab() if _clean_for_clip(word) != word]
     if not lost:
         return _clean_for_clip
@@ -91,7 +91,7 @@ def _make_clean_for_clip(tokenizer: Any) -> Callable[[str], str]:
 
 
 def learned_words(tokenizer: Any) -> list[str]:
-    """List the words that were added to a vocabulary and mean something, such as those of textual inversion."""
+    """List the words that were added to a vocabulary and mean something, as those of textual inversion."""
     if isinstance(tokenizer, T5Tokenizer):
         added = tokenizer.pieces.get_added_tokens_decoder().values()
         return [token.content for token in added if not token.special]
@@ -235,8 +235,8 @@ def load_t5_tokenizer(folder: Path, t5_config: Any = None) -> T5Tokenizer:
     pieces.no_padding()
     check_options(folder)
     named = read_json(options) if options.is_file() else {}
-    pad = named.get("pad_token", "<pad>") or ""
-    pad_token_id = pieces.token_to_id(pad["content"] if isinstance(pad, dict) else pad)
+    pad = named.get("pad_token", "<pad>")
+    pad_token_id = pieces.token_to_id(pad["content"] if isinstance(pad, dict) else pad or "")
     if pad_token_id is None:
         raise WeightsError(f"{str(file)!r} has no token {pad!r}: expected the one that fills prompts up")
     check_ids(folder, pieces.get_vocab(), getattr(t5_config, "vocab_size", NO_LIMIT))
