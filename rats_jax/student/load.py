@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -11,9 +13,12 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from rats_jax.config.fields import RULES, flatten
+from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.errors import ConfigError
+from rats_jax.fields import Field, expect, integer, one_of, read_fields
 from rats_jax.networks.lora import init_adapters, merge_adapters
-from rats_jax.pipelines.base import Options, Pipeline
+from rats_jax.pipelines.base import Options, Pipeline, naming_file
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student.model import Origin, TextToImage
 from rats_jax.weights.folder import read_json
@@ -22,6 +27,20 @@ from rats_jax.workdir import checkpoint, saved_config
 
 SETTINGS_FILE = "rats_jax.json"
 """What an exported folder says of its student, beside the files of the pipeline."""
+_SETTINGS = {
+    "sampler": one_of(*SAMPLERS),
+    "num_steps": integer(None),
+    "guidance_scale": Field(
+        None, RULES["student.guidance_scale"].holds, RULES["student.guidance_scale"].expected
+    ),
+    "config": Field({}, lambda value: isinstance(value, Mapping), "an object"),
+}
+_OPTIONS = ("height", "width", "max_sequence_length")
+_READ = (
+    *("pretrained", "student.num_steps", "student.guidance_scale", "student.timestep_spacing", "sampler"),
+    *("seed", "lora.rank", "lora.alpha", "lora.targets", *_OPTIONS),
+)
+"""Fields of a run's config that drawing needs."""
 
 
 def load(
@@ -52,15 +71,16 @@ def load(
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"dtype={dtype!r}: expected 'float32' or 'bfloat16'")
     chosen = Options(height, width, max_sequence_length)
-    if (epath.Path(path).expanduser() / saved_config.FILE).exists():
+    folder = epath.Path(path).expanduser()
+    if (folder / saved_config.FILE).exists() and not (folder / "model_index.json").exists():
         return _load_run(path, step=step, dtype=dtype, chosen=chosen)
     if step is not None:
         raise ConfigError(f"step={step}: expected none, as {path!r} is no work directory of a run")
     settings: dict[str, Any] = {"sampler": "ddim"}
     found = find_file(path, SETTINGS_FILE)
     if found is not None:
-        settings |= read_json(found)
-        chosen = _prefer(chosen, ConfigDict(saved_config.with_added(settings["config"])))
+        settings |= naming_file(str(found), functools.partial(_read_settings, read_json(found)))
+        chosen = _prefer(chosen, ConfigDict(settings["config"]))
     pipeline = open_pipeline(path, dtype=jnp.dtype(dtype), options=chosen)
     return TextToImage(
         path,
@@ -74,7 +94,10 @@ def load(
 
 def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) -> TextToImage:
     folder = epath.Path(workdir).expanduser()
-    config: Any = ConfigDict(saved_config.read(folder / saved_config.FILE))
+    file = folder / saved_config.FILE
+    saved = saved_config.read(file)
+    naming_file(str(file), functools.partial(_check_fields, saved, _READ))
+    config: Any = ConfigDict(saved)
     pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=_prefer(chosen, config))
     lora = config.lora.rank > 0
     like = pipeline.network
@@ -87,6 +110,24 @@ def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) ->
         network = merge_adapters(pipeline.network, student, scale=scale, dtype=jnp.dtype(dtype))
     model = _sampled(workdir, dataclasses.replace(pipeline, network=network), config, config.student, dtype)
     return dataclasses.replace(model, origin=Origin(config, step, student if lora else None))
+
+
+def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Read what an exported folder says of its student; ValueError 'field=value: expected ...'."""
+    values = read_fields(settings, _SETTINGS, ignored=settings.keys())
+    given = {name: values[name] for name in _SETTINGS if name in settings}
+    config = saved_config.with_added(values["config"])
+    _check_fields(config, _OPTIONS)
+    return given | {"config": config}
+
+
+def _check_fields(config: Mapping[str, Any], fields: Iterable[str]) -> None:
+    """Refuse the config of another program; ValueError names the field that is not there or not right."""
+    flat = flatten(config)
+    for field in fields:
+        if field not in flat:
+            raise ValueError(f"expected the config of a run, which has {field!r}")
+        expect(RULES[field].holds(flat[field]), field, flat[field], RULES[field].expected)
 
 
 def _prefer(chosen: Options, config: Any) -> Options:

@@ -45,7 +45,7 @@ def tuple_depth(pickled: bytes) -> int:
 
 
 def _pop(stack: list[int | None], wanted: Sequence[object]) -> list[int]:
-    """Take the depths of what an opcode takes: so many objects, or all down to the last mark and some more."""
+    """Take the depths of what an opcode takes: so many objects, or all down to the last mark."""
     taken, count = [], len(wanted)
     if pickletools.markobject in wanted:
         while (depth := stack.pop()) is not None:

@@ -92,7 +92,9 @@ def _read_words(file: Path) -> dict[str, int]:
     """Read words and their ids; a file that is not there has none."""
     words = read_json(file) if file.is_file() else {}
     for word, number in words.items():
-        _expect(isinstance(number, int) and not isinstance(number, bool), file, repr(word), number, "an integer")
+        _expect(
+            isinstance(number, int) and not isinstance(number, bool), file, repr(word), number, "an integer"
+        )
     return words
 
 
