@@ -22,9 +22,12 @@ class Field:
     expected: str
 
 
-def integer(default: int | None, *, least: int = 1) -> Field:
-    """Accept integers from `least` on."""
-    return Field(default, lambda value: _is_int(value) and value >= least, f"an integer >= {least}")
+def integer(default: int | None, *, least: int = 1, most: int | None = None) -> Field:
+    """Accept integers from `least` on; of what is counted out one by one, up to `most`."""
+    if most is None:
+        return Field(default, lambda value: _is_int(value) and value >= least, f"an integer >= {least}")
+    expected = f"an integer from {least} to {most}"
+    return Field(default, lambda value: _is_int(value) and least <= value <= most, expected)
 
 
 def number(default: float, *, positive: bool = True) -> Field:

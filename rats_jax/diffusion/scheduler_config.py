@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rats_jax.fields import Field, anything, flag, integer, listed, number, one_of, only, optional
+from rats_jax.fields import Field, flag, integer, listed, number, one_of, only, optional
 
 FLOW_CLASS = "FlowMatchEulerDiscreteScheduler"
 _FLOW_PREDICTION = "flow_prediction"
@@ -159,7 +159,7 @@ _FLOW_SIGMAS = {
 _CONSISTENCY = {
     **_RESCALES,
     "set_alpha_to_one": flag(True),
-    "original_inference_steps": integer(50),
+    "original_inference_steps": integer(50, most=100_000),
     "beta_start": _beta(0.00085),
     "beta_end": _beta(0.012),
     "beta_schedule": one_of("scaled_linear", "linear", "squaredcos_cap_v2"),
@@ -171,7 +171,7 @@ _K_DIFFUSION = {"beta_start": _beta(0.00085), "beta_end": _beta(0.012)}
 def _diffusion(spacing: str, own: Mapping[str, Field] | None = None) -> Mapping[str, Field]:
     """List the fields of a diffusion's scheduler: those of all, then its own."""
     return {
-        "num_train_timesteps": integer(1000),
+        "num_train_timesteps": integer(1000, most=100_000),
         "beta_start": _beta(0.0001),
         "beta_end": _beta(0.02),
         "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2"),
@@ -220,7 +220,7 @@ _CLASSES: Mapping[str, _Class] = {
     "TCDScheduler": _Class(_diffusion("leading", _CONSISTENCY), "consistency", reads_spacing=False),
     FLOW_CLASS: _Class(
         {
-            "num_train_timesteps": integer(1000),
+            "num_train_timesteps": integer(1000, most=100_000),
             "shift": number(1.0),
             "prediction_type": one_of("flow", _FLOW_PREDICTION),
             "use_dynamic_shifting": flag(False),

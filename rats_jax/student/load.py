@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,10 +13,9 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from rats_jax.config.fields import RULES, flatten
 from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.errors import ConfigError
-from rats_jax.fields import Field, expect, integer, one_of, read_fields
+from rats_jax.fields import Field, integer, number, one_of, read_fields
 from rats_jax.networks.lora import init_adapters, merge_adapters
 from rats_jax.pipelines.base import Options, Pipeline, naming_file
 from rats_jax.pipelines.open import open_pipeline, options_of
@@ -30,9 +29,7 @@ SETTINGS_FILE = "rats_jax.json"
 _SETTINGS = {
     "sampler": one_of(*SAMPLERS),
     "num_steps": integer(None),
-    "guidance_scale": Field(
-        None, RULES["student.guidance_scale"].holds, RULES["student.guidance_scale"].expected
-    ),
+    "guidance_scale": Field(None, lambda value: number(1.0).holds(value) and value >= 1, "a number >= 1"),
     "config": Field({}, lambda value: isinstance(value, Mapping), "an object"),
 }
 _OPTIONS = ("height", "width", "max_sequence_length")
@@ -96,7 +93,7 @@ def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) ->
     folder = epath.Path(workdir).expanduser()
     file = folder / saved_config.FILE
     saved = saved_config.read(file)
-    naming_file(str(file), functools.partial(_check_fields, saved, _READ))
+    naming_file(str(file), functools.partial(saved_config.check_fields, saved, _READ))
     config: Any = ConfigDict(saved)
     pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=_prefer(chosen, config))
     lora = config.lora.rank > 0
@@ -117,17 +114,8 @@ def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
     values = read_fields(settings, _SETTINGS, ignored=settings.keys())
     given = {name: values[name] for name in _SETTINGS if name in settings}
     config = saved_config.with_added(values["config"])
-    _check_fields(config, _OPTIONS)
+    saved_config.check_fields(config, _OPTIONS)
     return given | {"config": config}
-
-
-def _check_fields(config: Mapping[str, Any], fields: Iterable[str]) -> None:
-    """Refuse the config of another program; ValueError names the field that is not there or not right."""
-    flat = flatten(config)
-    for field in fields:
-        if field not in flat:
-            raise ValueError(f"expected the config of a run, which has {field!r}")
-        expect(RULES[field].holds(flat[field]), field, flat[field], RULES[field].expected)
 
 
 def _prefer(chosen: Options, config: Any) -> Options:

@@ -66,7 +66,8 @@ def find_file(path: str, *names: str) -> Path | None:
             continue
         except Exception as error:  # no such repository, gated, no disk space: whatever the hub has to say
             raise _unreadable(path, name, error) from None
-        return check_download(Path(found))
+        else:
+            return check_download(Path(found))
     return None
 
 

@@ -40,11 +40,14 @@ def read_shards(index: Path, find: Callable[[str], Path | None]) -> StateDict:
     files = read_json(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()) or not files:
         raise WeightsError(f"{str(index)!r}: expected a 'weight_map' of names of tensors to names of files")
-    state: dict[str, np.ndarray] = {}
+    shards: dict[str, Path] = {}
     for file in sorted(set(files.values())):
         found = find(file) if _is_shard(file) else None
         if found is None:
             raise WeightsError(f"{str(index)!r} names {file!r}: expected that file of weights beside it")
+        shards[file] = found
+    state: dict[str, np.ndarray] = {}
+    for file, found in shards.items():
         tensors, named = read_state_dict(found), {name for name in files if files[name] == file}
         if lacking := sorted(named - set(tensors)):
             raise WeightsError(f"{str(index)!r} says that {lacking[0]!r} is in {file!r}: expected it there")
