@@ -104,9 +104,7 @@ def _read_diffusers(model: TextToImage, folder: Path) -> np.ndarray:
     for word in model.pipeline.learned_words:  # one of many changes too little of the picture
         pairs = zip(*(jax.tree.leaves(m.pipeline.tokenize([word])) for m in (model, read)), strict=True)
         if not all(np.array_equal(*pair) for pair in pairs):
-            raise ExportError(
-                f"what was written reads the learned word {word!r} as other words; nothing is kept"
-            )
+            raise ExportError(f"what was written reads the learned word {word!r} otherwise; nothing is kept")
     return read([_prompt(model)], seed=_SEED)
 
 

@@ -37,7 +37,7 @@ def tuple_depth(pickled: bytes) -> int:
             stack.pop()
         else:
             inside = _pop(stack, opcode.stack_before)
-            holds = name.startswith("TUPLE") or name == "FROZENSET"
+            holds = "TUPLE" in name or name == "FROZENSET"
             depth = 1 + max(inside, default=0) if holds else 0
             deepest = max(deepest, depth)
             stack += [depth] * len(opcode.stack_after)

@@ -143,7 +143,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 DAMAGE = {
     "no index": (lambda f: (f / "model_index.json").unlink(), "lacks 'model_index.json'"),
     "no unet config": (lambda f: (f / "unet" / "config.json").unlink(), "lacks 'unet/config.json'"),
-    "no unet weights": (lambda f: (f / "unet" / WEIGHTS).unlink(), f"lacks 'unet/{WEIGHTS}' or"),
+    "no unet weights": (
+        lambda f: (f / "unet" / WEIGHTS).unlink(),
+        f"lacks 'unet/{WEIGHTS}', its index, .*; there are 'config.json'",
+    ),
     "no vae": (lambda f: shutil.rmtree(f / "vae"), "lacks 'vae/config.json'"),
     "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "lacks 'tokenizer/vocab.json'"),
     "no merges": (lambda f: (f / "tokenizer" / "merges.txt").unlink(), "lacks 'tokenizer/merges.txt'"),
@@ -187,7 +190,7 @@ DAMAGE = {
     ),
     "another pipeline": (
         lambda f: rewrite(f / "model_index.json", _class_name="PixArtSigmaPipeline"),
-        "is a 'PixArtSigmaPipeline' folder, expected 'StableDiffusionPipeline' or",
+        "'.*model_index.json': _class_name='PixArtSigmaPipeline': expected 'StableDiffusionPipeline' or",
     ),
     "an unknown activation": (
         lambda f: rewrite(f / "text_encoder" / "config.json", hidden_act="cube"),

@@ -5,7 +5,7 @@ import pytest
 from rats_jax.errors import WeightsError
 from rats_jax.weights.hub import find_file
 
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 492265874\n"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 492265874\n"
 FOUND = {
     "a pointer": (POINTER, "is a pointer of Git LFS in place of the file: `git lfs pull` fetches it"),
     "a page": (b"\n<!DOCTYPE html>\n<html>", "is a web page in place of the file"),
