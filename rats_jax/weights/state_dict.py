@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -86,7 +86,7 @@ def read_state_dict(file: Path, find: Callable[[str], Path | None] | None = None
 
 def is_float(tensor: Any) -> bool:
     """Tell whether a tensor holds weights: quantised ones are integers, which mean nothing by themselves."""
-    return jax.dtypes.issubdtype(tensor.dtype, np.floating)
+    return jnp.issubdtype(tensor.dtype, np.floating)
 
 
 def fit_state_dict(

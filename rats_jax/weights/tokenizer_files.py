@@ -43,11 +43,13 @@ def check_options(folder: Path) -> None:
 def read_length(file: Path, options: Mapping[str, Any]) -> int:
     """Read the length that a tokenizer_config.json names; where it names none, transformers writes 1e30."""
     name = "model_max_length"
-    length = options.get(name)
+    length: Any = options.get(name)
+    if length is None:
+        return NO_LIMIT
     number = isinstance(length, int | float) and not isinstance(length, bool)
     whole = number and length >= 1 and (length >= NO_LIMIT or length == int(length))
-    _expect(length is None or whole, file, name, length, "a whole number >= 1, or null")
-    return NO_LIMIT if length is None else int(min(length, NO_LIMIT))
+    _expect(whole, file, name, length, "a whole number >= 1, or null")
+    return int(min(length, NO_LIMIT))
 
 
 def check_bpe(folder: Path) -> None:

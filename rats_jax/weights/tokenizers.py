@@ -162,7 +162,7 @@ def load_tokenizer(folder: Path, text_config: Any = None) -> Any:
             found = getattr(tokenizer, mark)
             raise WeightsError(f"{str(folder)!r}: {mark}={found!r}: expected a word of the vocabulary")
     limits = [getattr(text_config, name, NO_LIMIT) for name in ("max_position_embeddings", "vocab_size")]
-    length = int(tokenizer.model_max_length)
+    length = int(min(tokenizer.model_max_length, NO_LIMIT))
     tokenizer.model_max_length = limits[0] if length >= NO_LIMIT else length  # it may name none
     if tokenizer.model_max_length > limits[0]:
         raise WeightsError(

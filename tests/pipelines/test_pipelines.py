@@ -104,8 +104,10 @@ def test_every_command_gets_the_attention_of_its_device(folder, monkeypatch, pla
 
     def compose(parts):
         chosen.extend(network.kernels.attend for network in parts.networks.values())
+        return original.compose(parts)
 
-    family = dataclasses.replace(PIPELINES["StableDiffusionPipeline"], compose=compose)
+    original = PIPELINES["StableDiffusionPipeline"]
+    family = dataclasses.replace(original, compose=compose)
     monkeypatch.setitem(PIPELINES, "StableDiffusionPipeline", family)
     open_pipeline(str(folder), device=device)
     assert chosen == [kernel] * 3
@@ -206,7 +208,7 @@ DAMAGE = {
     ),
     "broken vocab": (
         lambda f: (f / "tokenizer" / "vocab.json").write_text("{"),
-        "'.*tokenizer' is no CLIP tokenizer",
+        "'.*tokenizer/vocab.json' is no JSON file",
     ),
     "a tokenizer that is too long": (
         lambda f: rewrite(f / "tokenizer" / "tokenizer_config.json", model_max_length=77),
