@@ -22,9 +22,11 @@ class Field:
     expected: str
 
 
-def integer(default: int | None, *, least: int = 1) -> Field:
-    """Accept integers from `least` on."""
-    return Field(default, lambda value: _is_int(value) and value >= least, f"an integer >= {least}")
+def integer(default: int | None, *, least: int = 1, most: int | None = None) -> Field:
+    """Accept integers of 32 bits from `least` on; of what is counted out one by one, up to `most`."""
+    expected = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
+    limit = 2**31 - 1 if most is None else most
+    return Field(default, lambda value: _is_int(value) and least <= value <= limit, expected)
 
 
 def number(default: float, *, positive: bool = True) -> Field:

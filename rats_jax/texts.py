@@ -76,13 +76,26 @@ def parse_json(text: str) -> Any:
         ValueError: it is none, or beyond what Python parses; one line says why.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_read_pairs)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, _TwiceError):
         raise
     except ValueError:  # Python's limit of digits
         raise ValueError("an integer of thousands of digits") from None
+
+
+class _TwiceError(ValueError):
+    """A name that an object has twice, of which readers take one or the other."""
+
+
+def _read_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _TwiceError(f"the name {twice!r:.80} twice in one object")
+    return content
 
 
 def parse_object(text: str) -> dict[str, Any]:

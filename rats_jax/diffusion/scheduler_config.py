@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rats_jax.fields import Field, anything, flag, integer, listed, number, one_of, only, optional
+from rats_jax.fields import Field, flag, integer, listed, number, one_of, only, optional
 
 FLOW_CLASS = "FlowMatchEulerDiscreteScheduler"
 _FLOW_PREDICTION = "flow_prediction"
@@ -141,6 +141,14 @@ _DYNAMIC_SHIFT: Mapping[str, Field] = {
     "time_shift_type": one_of("exponential", "linear"),
 }
 _SPACINGS = ("leading", "linspace", "trailing")
+
+
+def _beta(default: float) -> Field:
+    """Accept variances of a step of noise."""
+    inside = number(default)
+    return Field(default, lambda value: inside.holds(value) and value < 1, "a number in (0, 1)")
+
+
 _RESCALES = {"rescale_betas_zero_snr": flag(False)}
 _FINAL_SIGMA = {"final_sigmas_type": one_of("zero", "sigma_min")}
 _FLOW_SIGMAS = {
@@ -151,22 +159,22 @@ _FLOW_SIGMAS = {
 _CONSISTENCY = {
     **_RESCALES,
     "set_alpha_to_one": flag(True),
-    "original_inference_steps": integer(50),
-    "beta_start": number(0.00085, positive=False),
-    "beta_end": number(0.012, positive=False),
-    "beta_schedule": anything("scaled_linear"),
+    "original_inference_steps": integer(50, most=100_000),
+    "beta_start": _beta(0.00085),
+    "beta_end": _beta(0.012),
+    "beta_schedule": one_of("scaled_linear", "linear", "squaredcos_cap_v2"),
 }
 # The schedule of Stable Diffusion, save that it is linear.
-_K_DIFFUSION = {"beta_start": number(0.00085, positive=False), "beta_end": number(0.012, positive=False)}
+_K_DIFFUSION = {"beta_start": _beta(0.00085), "beta_end": _beta(0.012)}
 
 
 def _diffusion(spacing: str, own: Mapping[str, Field] | None = None) -> Mapping[str, Field]:
     """List the fields of a diffusion's scheduler: those of all, then its own."""
     return {
-        "num_train_timesteps": integer(1000),
-        "beta_start": number(0.0001, positive=False),  # make_alphas_cumprod knows the range
-        "beta_end": number(0.02, positive=False),
-        "beta_schedule": anything("linear"),  # and the names
+        "num_train_timesteps": integer(1000, most=100_000),
+        "beta_start": _beta(0.0001),
+        "beta_end": _beta(0.02),
+        "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2"),
         "trained_betas": optional(listed((), number(0.0, positive=False))),
         "prediction_type": one_of("epsilon", *_PREDICTIONS),
         "timestep_spacing": one_of(spacing, *(other for other in _SPACINGS if other != spacing)),
@@ -212,7 +220,7 @@ _CLASSES: Mapping[str, _Class] = {
     "TCDScheduler": _Class(_diffusion("leading", _CONSISTENCY), "consistency", reads_spacing=False),
     FLOW_CLASS: _Class(
         {
-            "num_train_timesteps": integer(1000),
+            "num_train_timesteps": integer(1000, most=100_000),
             "shift": number(1.0),
             "prediction_type": one_of("flow", _FLOW_PREDICTION),
             "use_dynamic_shifting": flag(False),

@@ -38,7 +38,7 @@ FIELDS: Mapping[str, Field] = {
     "down_block_types": listed(("DownEncoderBlock2D",), only("DownEncoderBlock2D")),
     "up_block_types": listed(("UpDecoderBlock2D",), only("UpDecoderBlock2D")),
     "block_out_channels": listed((64,), integer(1)),
-    "layers_per_block": integer(1),
+    "layers_per_block": integer(1, most=100),
     "act_fn": one_of("silu", "swish", "mish", "gelu", "relu"),
     "latent_channels": integer(4),
     "norm_num_groups": integer(32),

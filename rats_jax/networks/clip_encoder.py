@@ -65,7 +65,7 @@ def tower_fields(
         "model_type": one_of(model_type),
         "hidden_size": integer(hidden_size),
         "intermediate_size": integer(intermediate_size),
-        "num_hidden_layers": integer(12),
+        "num_hidden_layers": integer(12, most=200),
         "num_attention_heads": integer(num_attention_heads),
         "hidden_act": one_of("quick_gelu", *(name for name in ACTIVATIONS if name != "quick_gelu")),
         "layer_norm_eps": number(1e-5),

@@ -28,7 +28,7 @@ FIELDS: Mapping[str, Field] = {
     "sample_size": integer(128),
     "patch_size": only(2),
     "in_channels": integer(16),
-    "num_layers": integer(18),
+    "num_layers": integer(18, most=1000),
     "attention_head_dim": integer(64),
     "num_attention_heads": integer(18),
     "joint_attention_dim": integer(4096),

@@ -59,7 +59,7 @@ def _make_fields(name: str, **defaults: Any) -> Mapping[str, Field]:
         "d_model": integer(512),
         "d_kv": integer(64),
         "d_ff": integer(defaults["d_ff"]),
-        "num_layers": integer(defaults["num_layers"]),
+        "num_layers": integer(defaults["num_layers"], most=1000),
         "num_heads": integer(defaults["num_heads"]),
         "relative_attention_num_buckets": integer(32, least=4),
         "relative_attention_max_distance": integer(128, least=2),

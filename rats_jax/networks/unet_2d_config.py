@@ -23,7 +23,7 @@ from rats_jax.fields import (
 _ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
 _SIDE = integer(1)
 _KERNEL = Field(3, lambda value: integer(3).holds(value) and value % 2 == 1, "an odd integer >= 1")
-_DEPTH = integer(1, least=0)
+_DEPTH = integer(1, least=0, most=100)
 _DOWN = one_of("CrossAttnDownBlock2D", "DownBlock2D")
 _UP = one_of("CrossAttnUpBlock2D", "UpBlock2D")
 _CROSS = "CrossAttn"
@@ -40,7 +40,7 @@ FIELDS: Mapping[str, Field] = {
     "up_block_types": listed(("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, _UP),
     "only_cross_attention": per_block(flag(False)),
     "block_out_channels": listed((320, 640, 1280, 1280), integer(1)),
-    "layers_per_block": per_block(integer(2)),
+    "layers_per_block": per_block(integer(2, most=100)),
     "downsample_padding": one_of(1, 0),
     "mid_block_scale_factor": number(1.0),
     "dropout": anything(0.0),

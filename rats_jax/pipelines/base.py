@@ -69,6 +69,7 @@ class Pipeline:
         exports_own_spacing: whether the timesteps of `grid_fn` without a spacing can be those of an export.
         has_constants: whether its network's weights hold constants, which no gradient moves.
         gpu_options: of XLA, for programs of its network on GPUs.
+        learned_words: that were added to the vocabularies of its tokenizers.
     """
 
     tokenize: TokenizeFn
@@ -91,6 +92,7 @@ class Pipeline:
     exports_own_spacing: bool = True
     has_constants: bool = False
     gpu_options: tuple[tuple[str, Any], ...] = ()
+    learned_words: tuple[str, ...] = ()
 
     def compiler_options(self, device: Any) -> dict[str, Any]:
         """Give the options that XLA compiles programs of its network with, for a device or one like it."""

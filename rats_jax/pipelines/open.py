@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.errors import WeightsError, expect
+from rats_jax.fields import expect as expect_field
 from rats_jax.networks.kernels import find_kernels
 from rats_jax.networks.t5 import T5EncoderModel
 from rats_jax.paths import is_hub_id, kind_of, resolve_path
@@ -20,31 +21,13 @@ from rats_jax.pipelines import PIPELINES
 from rats_jax.pipelines.base import OWN, Family, Options, Parts, Pipeline, naming_file
 from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.types import Params
+from rats_jax.weights.find import find_weights
 from rats_jax.weights.folder import read_json
 from rats_jax.weights.hub import find_file, get_file
 from rats_jax.weights.state_dict import open_weights
 from rats_jax.weights.stored import read_all
-from rats_jax.weights.tokenizers import (
-    T5_TOKENIZER_FILES,
-    TOKENIZER_FILES,
-    WHOLE_TOKENIZER,
-    load_t5_tokenizer,
-    load_tokenizer,
-    tokenize,
-)
-
-# In the order of preference; Flax's own format last, as it can only be read whole.
-_WEIGHTS = (
-    "{name}.safetensors",
-    "{name}.safetensors.index.json",
-    "{name}.fp16.safetensors",
-    "{name}.safetensors.index.fp16.json",
-)
-_DIFFUSERS_WEIGHTS = (
-    *(file.format(name="diffusion_pytorch_model") for file in _WEIGHTS),
-    "diffusion_flax_model.msgpack",
-)
-_TRANSFORMERS_WEIGHTS = (*(file.format(name="model") for file in _WEIGHTS), "flax_model.msgpack")
+from rats_jax.weights.tokenizer_files import T5_TOKENIZER_FILES, TOKENIZER_FILES, WHOLE_TOKENIZER
+from rats_jax.weights.tokenizers import learned_words, load_t5_tokenizer, load_tokenizer, tokenize
 
 # The most tokens of a prompt that T5 was trained with.
 _MOST_TOKENS = 512
@@ -89,7 +72,7 @@ def open_pipeline(
 
     Args:
         path: folder, `assets/...`, or hub id 'owner/name[@revision]', of a diffusers pipeline
-            in PIPELINES. Weights are safetensors, or Flax msgpack where there are none.
+            in PIPELINES. Which of its weights are read says `find_weights`.
         dtype: compute dtype of the networks; inputs, outputs and weights stay float32.
         device: that they will run on, whose kernels they use; None is the first one here.
         options: size of the pictures, tokens of a prompt.
@@ -104,8 +87,11 @@ def open_pipeline(
     """
     family, parts = _read(path, dtype, device, options)
     weights = _open_weights(path, parts)
-    tokenizers = {name: _open_tokenizer(path, name, family, parts) for name in _encoders(parts)}
-    return family.compose(dataclasses.replace(parts, weights=weights, tokenize=tokenizers))
+    opened = {name: _open_tokenizer(path, name, family, parts) for name in _encoders(parts)}
+    tokenizers = {name: functools.partial(tokenize, t, max_length=n) for name, (t, n) in opened.items()}
+    pipeline = family.compose(dataclasses.replace(parts, weights=weights, tokenize=tokenizers))
+    words = dict.fromkeys(word for tokenizer, _ in opened.values() for word in learned_words(tokenizer))
+    return dataclasses.replace(pipeline, learned_words=tuple(words))
 
 
 def load_pipeline(path: Any, *, dtype: Any = jnp.float32, options: Options = OWN) -> Pipeline:
@@ -124,7 +110,7 @@ def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family,
     """Build the networks that the config files describe; their weights are shapes."""
 
     place = kind_of(resolve_path(path, "pretrained"))
-    expect(place != "file", "pretrained", path, "an existing folder, or a hub id 'owner/name'")
+    expect(place != "file", "pretrained", path, "the folder of a pipeline, or a hub id; it is a file")
     published = PUBLISHED.get(path) if is_hub_id(path) else None  # what lies here is read
 
     def read(file: str) -> Mapping[str, Any]:
@@ -133,8 +119,11 @@ def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family,
     index = read("model_index.json")
     kind = _class_name(index, "")
     if kind not in PIPELINES:
-        raise WeightsError(f"{path!r} is a {kind!r} folder, expected {' or '.join(map(repr, PIPELINES))}")
+        known = " or ".join(map(repr, PIPELINES))
+        raise WeightsError(f"'{path}/model_index.json': _class_name={kind!r}: expected {known}")
     family, kernels = PIPELINES[kind], find_kernels(device or jax.devices()[0])
+    if path not in PUBLISHED:
+        naming_file(f"{path}/model_index.json", functools.partial(_check_index, index, family))
     networks = {}
     for name, network in family.networks.items():
         if name in family.optional and not any(index.get(name) or ()):
@@ -153,6 +142,20 @@ def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family,
     return family, Parts(path, index, networks, shapes, {}, scheduler_config, options)
 
 
+def _check_index(index: Mapping[str, Any], family: Family) -> None:
+    """Refuse an index that does not name library and class of each part, as no export could be made of it."""
+    encoders = [name for name in family.networks if name.startswith("text_encoder")]
+    tokenizers = {name.replace("text_encoder", "tokenizer"): name for name in encoders}
+    for name in (*family.networks, *tokenizers):
+        named = index.get(name)
+        absent = named is None or named == [None, None]
+        if not (absent and tokenizers.get(name, name) in family.optional):
+            texts = isinstance(named, list) and len(named) == 2 and all(isinstance(x, str) for x in named)
+            expect_field(texts, name, named, "a library and a class, as ['diffusers', 'AutoencoderKL']")
+    zeros = "force_zeros_for_empty_prompt"
+    expect_field(isinstance(index.get(zeros, True), bool), zeros, index.get(zeros), "true or false")
+
+
 def _class_name(config: Mapping[str, Any], default: str) -> str:
     """Read what class a file belongs to; those that Flax wrote are the same networks."""
     return str(config.get("_class_name", default)).removeprefix("Flax")
@@ -161,19 +164,17 @@ def _class_name(config: Mapping[str, Any], default: str) -> str:
 def _open_weights(path: str, parts: Parts) -> dict[str, Params]:
     weights = {}
     for name, shapes in parts.weights.items():
-        files = _TRANSFORMERS_WEIGHTS if name in _encoders(parts) else _DIFFUSERS_WEIGHTS
 
         def find(shard: str, name: str = name) -> Path | None:
             return find_file(path, f"{name}/{shard}")
 
-        file = get_file(path, *(f"{name}/{file}" for file in files))
+        file = find_weights(path, name, transformers=name in _encoders(parts))
         weights[name] = open_weights(file, shapes, find=find)
     return weights
 
 
-def _open_tokenizer(
-    path: str, encoder: str, family: Family, parts: Parts
-) -> Callable[[list[str]], np.ndarray]:
+def _open_tokenizer(path: str, encoder: str, family: Family, parts: Parts) -> tuple[Any, int]:
+    """Give the tokenizer of a text encoder, and how many tokens of a prompt it reads."""
     network, folder = parts.networks[encoder], encoder.replace("text_encoder", "tokenizer")
     if isinstance(network, T5EncoderModel):
         where = [find_file(path, f"{folder}/{file}") for file in T5_TOKENIZER_FILES]
@@ -183,14 +184,14 @@ def _open_tokenizer(
         tokenizer = load_t5_tokenizer(found.parent, network.config)
         most, length = tokenizer.model_max_length, parts.options.max_sequence_length
         expect(length <= most, "max_sequence_length", length, f"at most {most} of '{path}/{folder}'")
-        length = length or min(most, family.max_sequence_length(parts.networks))
-        return functools.partial(tokenize, tokenizer, max_length=length)
+        return tokenizer, length or min(most, family.max_sequence_length(parts.networks))
     found = {file: find_file(path, f"{folder}/{file}") for file in TOKENIZER_FILES}
     missing = [file for file in TOKENIZER_FILES[:2] if found[file] is None]
     if missing and found[WHOLE_TOKENIZER] is None:
         raise WeightsError(f"model {path!r} lacks '{folder}/{missing[0]}': expected a CLIP tokenizer")
     where = next(file for file in found.values() if file is not None)
-    return functools.partial(tokenize, load_tokenizer(where.parent, network.config))
+    tokenizer = load_tokenizer(where.parent, network.config)
+    return tokenizer, tokenizer.model_max_length
 
 
 def _encoders(parts: Parts) -> list[str]:

@@ -20,7 +20,7 @@ from rats_jax.weights.folder import (
 )
 from rats_jax.weights.hub import find_file, get_file
 from rats_jax.weights.stored import read_all
-from rats_jax.weights.tokenizers import T5_TOKENIZER_FILES, TOKENIZER_FILES
+from rats_jax.weights.tokenizer_files import T5_TOKENIZER_FILES, TOKENIZER_FILES
 
 _KEPT = ("_class", "tokenizer", "text_encoder", "unet", "vae", "force_zeros")
 
@@ -91,7 +91,9 @@ def write_flow_pipeline(
 
 def kept_index(parts: Parts) -> dict[str, Any]:
     """Give what an export keeps of model_index.json, under PyTorch's names; a Flax folder had its own."""
-    kept = {name: part for name, part in parts.index.items() if name.startswith(_KEPT)}
+    # The file's own: of a published model `parts` knows less.
+    index = read_json(get_file(parts.source, "model_index.json"))
+    kept = {name: part for name, part in index.items() if name.startswith(_KEPT)}
     return {
         name: [text and text.removeprefix("Flax") for text in part] if isinstance(part, list) else part
         for name, part in (kept | {"_class_name": kept["_class_name"].removeprefix("Flax")}).items()

@@ -17,7 +17,7 @@ from rats_jax.types import Array, Params, RewardFn, RewardModel
 from rats_jax.weights.clip_folder import load_clip
 from rats_jax.weights.hub import get_file
 from rats_jax.weights.open_clip import VIT_L_14
-from rats_jax.weights.state_dict import StateDict, read_state_dict
+from rats_jax.weights.state_dict import StateDict, is_float, read_state_dict
 
 PUBLISHED = "openai/clip-vit-large-patch14"
 PUBLISHED_HEAD = "trl-lib/ddpo-aesthetic-predictor"
@@ -88,8 +88,10 @@ def collapse_layers(state: StateDict, *, prefix: str, source: str) -> tuple[np.n
     try:
         weight, bias = np.eye(state[f"{prefix}{layers[0]}.weight"].shape[1]), np.zeros(())
         for layer in layers:
-            matrix = np.asarray(state[f"{prefix}{layer}.weight"], np.float64)
-            offset = np.asarray(state[f"{prefix}{layer}.bias"], np.float64)
+            tensors = state[f"{prefix}{layer}.weight"], state[f"{prefix}{layer}.bias"]
+            if not all(map(is_float, tensors)):
+                raise ValueError("a layer holds integers")
+            matrix, offset = (np.asarray(tensor, np.float64) for tensor in tensors)
             weight, bias = matrix @ weight, matrix @ bias + offset if bias.ndim else offset
         return weight.reshape(weight.shape[1]), bias.reshape(())
     except (KeyError, IndexError, ValueError) as error:

@@ -10,7 +10,7 @@ from rats_jax.networks.preprocess import crop_to_square
 from rats_jax.rewards.base import Reward
 from rats_jax.rewards.dual_encoder import describe_dual_encoder, load_dual_encoder, make_dual_encoder_fn
 from rats_jax.types import RewardFn, RewardModel
-from rats_jax.weights.clip_folder import TRANSFORMERS_WEIGHTS
+from rats_jax.weights.find import TRANSFORMERS_WEIGHTS
 from rats_jax.weights.open_clip import VIT_H_14
 
 PUBLISHED = "yuvalkirstain/PickScore_v1"

@@ -69,7 +69,7 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
     settings |= {"update": origin.step, "config": saved_config.to_dict(origin.config)}
     write_json(folder / SETTINGS_FILE, settings)
     write_card(model, folder, format=format)
-    expected, actual = model([_PROMPT], seed=_SEED), FORMATS[format].read(model, folder)
+    expected, actual = model([_prompt(model)], seed=_SEED), FORMATS[format].read(model, folder)
     difference = float(np.mean(np.abs(actual - expected)))
     if not difference <= TOLERANCE:  # nan too
         raise ExportError(
@@ -103,9 +103,19 @@ def _write_diffusers(model: TextToImage, folder: Path, dtype: str) -> None:
     pipeline.write(folder, pipeline.network, timestep_spacing=spacing, dtype=jnp.dtype(dtype))
 
 
+def _prompt(model: TextToImage) -> str:
+    """Give the prompt of the check: the words that were learned, then what all models know."""
+    return " ".join([*model.pipeline.learned_words, _PROMPT])
+
+
 def _read_diffusers(model: TextToImage, folder: Path) -> np.ndarray:
     kept = jax.tree.leaves(model.pipeline.network)[0].dtype
-    return load(str(folder), dtype=kept.name)([_PROMPT], seed=_SEED)
+    read = load(str(folder), dtype=kept.name)
+    for word in model.pipeline.learned_words:  # one of many changes too little of the picture
+        pairs = zip(*(jax.tree.leaves(m.pipeline.tokenize([word])) for m in (model, read)), strict=True)
+        if not all(np.array_equal(*pair) for pair in pairs):
+            raise ExportError(f"what was written reads the learned word {word!r} otherwise; nothing is kept")
+    return read([_prompt(model)], seed=_SEED)
 
 
 def _write_flax(model: TextToImage, folder: Path, dtype: str) -> None:
@@ -147,7 +157,9 @@ def _read_lora(model: TextToImage, folder: Path) -> np.ndarray:
     merged = dataclasses.replace(
         model.pipeline, network=jax.tree.map(lambda leaf: np.asarray(leaf.astype(kept)), network)
     )
-    return dataclasses.replace(model, pipeline=merged, _weights=[], _programs={})([_PROMPT], seed=_SEED)
+    return dataclasses.replace(model, pipeline=merged, _weights=[], _programs={})(
+        [_prompt(model)], seed=_SEED
+    )
 
 
 def _write_jax(model: TextToImage, folder: Path, dtype: str) -> None:
@@ -181,7 +193,7 @@ def _write_jax(model: TextToImage, folder: Path, dtype: str) -> None:
 def _read_jax(model: TextToImage, folder: Path) -> np.ndarray:
     program = export.deserialize(bytearray((folder / _PROGRAM).read_bytes()))
     weights, noise = load_file(str(folder / _WEIGHTS)), model.make_noise([_SEED])
-    prompt = model.pipeline.tokenize([_PROMPT])
+    prompt = model.pipeline.tokenize([_prompt(model)])
     return np.asarray(program.call(weights, prompt, noise, np.float32(model.guidance_scale)))
 
 

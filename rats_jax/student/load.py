@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,10 +14,12 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.errors import ConfigError, expect
+from rats_jax.fields import Field, integer, number, one_of, read_fields
 from rats_jax.networks.lora import init_adapters, merge_adapters
 from rats_jax.paths import find_model, kind_of
-from rats_jax.pipelines.base import Options, Pipeline
+from rats_jax.pipelines.base import Options, Pipeline, naming_file
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student import arguments
 from rats_jax.student.model import Origin, TextToImage
@@ -26,6 +30,18 @@ from rats_jax.workdir import checkpoint, saved_config
 
 SETTINGS_FILE = "rats_jax.json"
 """What an exported folder says of its student, beside the files of the pipeline."""
+_SETTINGS = {
+    "sampler": one_of(*SAMPLERS),
+    "num_steps": integer(None),
+    "guidance_scale": Field(None, lambda value: number(1.0).holds(value) and value >= 1, "a number >= 1"),
+    "config": Field({}, lambda value: isinstance(value, Mapping), "an object"),
+}
+_OPTIONS = ("height", "width", "max_sequence_length")
+_READ = (
+    *("pretrained", "student.num_steps", "student.guidance_scale", "student.timestep_spacing", "sampler"),
+    *("seed", "lora.rank", "lora.alpha", "lora.targets", *_OPTIONS),
+)
+"""Fields of a run's config that drawing needs."""
 
 
 def load(
@@ -60,15 +76,15 @@ def load(
     sizes = {"height": height, "width": width, "max_sequence_length": max_sequence_length}
     chosen = Options(**{field: arguments.integer(size, field, least=0) for field, size in sizes.items()})
     folder = find_model(path, "path")
-    if kind_of(folder / saved_config.FILE):
+    if kind_of(folder / saved_config.FILE) and not kind_of(folder / "model_index.json"):
         return _load_run(str(folder), step=step, dtype=dtype, chosen=chosen)
     if step is not None:
         raise ConfigError(f"step={step}: expected none, as {path!r} is no work directory of a run")
     settings: dict[str, Any] = {"sampler": "ddim"}
     found = find_file(path, SETTINGS_FILE)
     if found is not None:
-        settings |= read_json(found)
-        chosen = _prefer(chosen, ConfigDict(saved_config.with_added(settings["config"])))
+        settings |= naming_file(str(found), functools.partial(_read_settings, read_json(found)))
+        chosen = _prefer(chosen, ConfigDict(settings["config"]))
     pipeline = open_pipeline(path, dtype=jnp.dtype(dtype), options=chosen)
     return TextToImage(
         path,
@@ -82,7 +98,10 @@ def load(
 
 def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) -> TextToImage:
     folder = epath.Path(workdir)
-    config: Any = ConfigDict(saved_config.read(folder / saved_config.FILE))
+    file = folder / saved_config.FILE
+    saved = saved_config.read(file)
+    naming_file(str(file), functools.partial(saved_config.check_fields, saved, _READ))
+    config: Any = ConfigDict(saved)
     pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=_prefer(chosen, config))
     lora = config.lora.rank > 0
     like = pipeline.network
@@ -96,6 +115,15 @@ def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) ->
         network = merge_adapters(pipeline.network, student, scale=scale, dtype=jnp.dtype(dtype))
     model = _sampled(workdir, dataclasses.replace(pipeline, network=network), config, config.student, dtype)
     return dataclasses.replace(model, origin=Origin(config, step, student if lora else None))
+
+
+def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Read what an exported folder says of its student; ValueError 'field=value: expected ...'."""
+    values = read_fields(settings, _SETTINGS, ignored=settings.keys())
+    given = {name: values[name] for name in _SETTINGS if name in settings}
+    config = saved_config.with_added(values["config"])
+    saved_config.check_fields(config, _OPTIONS)
+    return given | {"config": config}
 
 
 def _prefer(chosen: Options, config: Any) -> Options:

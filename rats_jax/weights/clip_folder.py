@@ -15,23 +15,18 @@ from rats_jax.data.batches import filled_batches
 from rats_jax.errors import WeightsError
 from rats_jax.networks.clip import IMAGE_TOWER, TEXT_TOWER, embed_text, init_clip, make_clip
 from rats_jax.types import Params
+from rats_jax.weights.find import TRANSFORMERS_WEIGHTS
 from rats_jax.weights.folder import describe, read_json
 from rats_jax.weights.hub import find_file, get_file
 from rats_jax.weights.open_clip import is_open_clip, to_transformers_config, to_transformers_names
 from rats_jax.weights.state_dict import fit_state_dict, read_state_dict
 from rats_jax.weights.stored import read_all
-from rats_jax.weights.tokenizers import (
-    CLIP_VOCABULARY,
-    WHOLE_TOKENIZER,
-    load_tokenizer,
-    once_per_prompt,
-    tokenize,
-)
+from rats_jax.weights.tokenizer_files import TOKENIZER_FILES, WHOLE_TOKENIZER
+from rats_jax.weights.tokenizers import CLIP_VOCABULARY, load_tokenizer, once_per_prompt, tokenize
 
 # Prompts that the text tower reads at once; fewer are filled up, so that any number needs one program.
 _TEXT_BATCH = 64
 
-TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -71,7 +66,7 @@ def load_clip(
     # a prompt, and the one convolution of a tower has no loop around it.
     module, abstract = describe(source, lambda: make_clip(config, dtype=dtype), init_clip)
     file = get_file(path, *weights)
-    state = read_state_dict(file)
+    state = read_state_dict(file, lambda shard: find_file(path, shard))
     if is_open_clip(state):
         state = to_transformers_names(state)
     wanted = {name: part for name, part in abstract.items() if name in towers}
@@ -124,7 +119,6 @@ def _read_config(path: str, default: Mapping[str, Any] | None) -> tuple[dict[str
 
 def _tokenizer_folder(path: str) -> Path:
     """Find the tokenizer beside the weights, or else take OpenAI's; from the hub all its files are needed."""
-    names = ("vocab.json", "merges.txt", WHOLE_TOKENIZER, "tokenizer_config.json")
-    files = {name: find_file(path, name) for name in names}
+    files = {name: find_file(path, name) for name in TOKENIZER_FILES}
     found = files["vocab.json"] or files[WHOLE_TOKENIZER]
     return CLIP_VOCABULARY if found is None else found.parent

@@ -11,43 +11,49 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntr
 
 from rats_jax.errors import WeightsError
 from rats_jax.paths import is_hub_id, kind_of, resolve_path
+from rats_jax.weights.download import check_download
 
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack")
+"""Of files of weights."""
 _VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".msgpack"}
+_SHOWN = 6
 
 
 def find_file(path: str, *names: str) -> Path | None:
     """Find the first of several files of a model, downloading it if the model lies on the hub.
 
     Args:
-        path: a folder, a file of weights, `assets/...` in this package, or a hub id 'owner/name[@revision]'.
-        names: file names in the order of preference. Where they are names of weights, a file as `path` is
-            the one that is found, whatever lies beside it; others lie beside it.
+        path: a folder, a file, `assets/...` in this package, or a hub id 'owner/name[@revision]'.
+        names: file names in the order of preference. If they are of weights, a file as `path` is that file,
+            whatever its name; for other names the files beside it count as lying in its folder.
 
     Returns:
         The file, or None if the model has none of them.
 
     Raises:
         ConfigError: `path` is none, as `resolve_path` says.
-        WeightsError: `path` is neither, or a file of other weights, or the hub cannot be reached or does not
-            give the file; of a gated repository it says where its licence is accepted.
+        WeightsError: `path` is neither, or a file that holds no weights where they are wanted; the file is
+            empty or what is found in place of files that were not downloaded; the hub cannot be reached or
+            does not give the file; of a gated repository it says where its licence is accepted.
     """
     local = resolve_path(path)
     if kind_of(local) == "file":
-        suffixes = list(dict.fromkeys(Path(name).suffix for name in names))
-        if _WEIGHTS.isdisjoint(suffixes):
-            return _first(local.parent, names)
-        if local.suffix in _WEIGHTS.intersection(suffixes) or local.name in names:
-            return local
-        raise WeightsError(f"{path!r}: expected a folder, or a file of weights with {' or '.join(suffixes)}")
+        if any(Path(name).suffix in WEIGHT_SUFFIXES for name in names):
+            known = local.suffix in WEIGHT_SUFFIXES or local.name.endswith(".index.json")
+            expected = f"a folder or a file of weights, *{', *'.join(WEIGHT_SUFFIXES)}"
+            if not known:
+                raise WeightsError(f"{path!r}: expected {expected}")
+            return check_download(local)
+        local = local.parent
     if kind_of(local) == "folder":
-        return _first(local, names)
+        found = _first(local, names)
+        return found and check_download(found)
     if not is_hub_id(path):
         raise WeightsError(f"{path!r} is no file or folder, and no hub id as 'owner/name'")
     repository, _, revision = path.partition("@")
     for name in names:
         try:
-            return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision or None))
+            found = huggingface_hub.hf_hub_download(repository, name, revision=revision or None)
         except (
             LocalEntryNotFoundError
         ) as error:  # no connection; an earlier one may have seen that it is absent
@@ -64,6 +70,8 @@ def find_file(path: str, *names: str) -> Path | None:
             continue
         except Exception as error:  # no such repository, gated, no disk space: whatever the hub has to say
             raise _unreadable(path, name, error) from None
+        else:
+            return check_download(Path(found))
     return None
 
 
@@ -75,8 +83,21 @@ def get_file(path: str, *names: str) -> Path:
     """Find a file as `find_file` does; that there is none is an error too."""
     file = find_file(path, *names)
     if file is None:
-        raise WeightsError(f"model {path!r} lacks {' or '.join(map(repr, names))}")
+        raise WeightsError(
+            f"model {path!r} lacks {' or '.join(map(repr, names))}{seen_beside(path, names[0])}"
+        )
     return file
+
+
+def seen_beside(path: str, name: str) -> str:
+    """Say what lies where a file of a local model should be; nothing of the hub's or where nothing does."""
+    local = resolve_path(path)
+    folder = ((local.parent if local.is_file() else local) / name).parent
+    seen = sorted(file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+    if not seen:
+        return ""
+    more = f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else ""
+    return f"; there are {', '.join(map(repr, seen[:_SHOWN]))}{more}"
 
 
 def _unreadable(path: str, name: str, error: Exception) -> WeightsError:

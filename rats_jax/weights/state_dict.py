@@ -2,127 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import jax.numpy as jnp
 import numpy as np
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import safe_open
 
 from rats_jax.errors import WeightsError
 from rats_jax.weights.folder import read_json
+from rats_jax.weights.hub import WEIGHT_SUFFIXES, find_file
 from rats_jax.weights.naming import OTHER_NAMES, flax_axes, torch_name, unstack
-from rats_jax.weights.stored import Sliceable, StoredArray, read_all, stored_stack
+from rats_jax.weights.safetensors_file import read_safetensors
+from rats_jax.weights.stored import StoredArray, read_all, stored_stack
 from rats_jax.weights.torch_file import read_torch_file, state_dict_of
 
 StateDict = Mapping[str, np.ndarray]
 """Weights by PyTorch name, in PyTorch's layout."""
 
 
-class _Tensor:
-    """A tensor of an open safetensors file, of which parts can be read."""
-
-    def __init__(self, archive: Any, name: str):
-        self._archive, self._name = archive, name
-        self.shape = tuple(archive.get_slice(name).get_shape())
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        if not self.shape:  # safetensors cannot slice a scalar
-            return np.asarray(self._archive.get_tensor(self._name))
-        return self._archive.get_slice(self._name)[index]
-
-
-class _Safetensors(Mapping[str, np.ndarray]):
-    """The tensors of an open safetensors file, each read when it is asked for."""
-
-    def __init__(self, archive: Any):
-        self._archive, self._names = archive, dict.fromkeys(archive.keys())
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._archive.get_tensor(name)
-
-    def locate(self, name: str) -> _Tensor:
-        """Give a tensor without reading it."""
-        return _Tensor(self._archive, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-class _Shards(Mapping[str, np.ndarray]):
-    """The tensors of several open safetensors files."""
-
-    def __init__(self, shards: Mapping[str, _Safetensors]):
-        self._shards = shards  # by name of the tensor
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._shards[name][name]
-
-    def locate(self, name: str) -> _Tensor:
-        """Give a tensor without reading it."""
-        return self._shards[name].locate(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shards)
-
-    def __len__(self) -> int:
-        return len(self._shards)
-
-
 def read_shards(index: Path, find: Callable[[str], Path | None]) -> StateDict:
-    """Open the safetensors files that an index names.
+    """Open the files that an index names.
 
     Args:
-        index: *.safetensors.index.json.
+        index: *.index.json.
         find: name of a file -> where it is, or None.
 
+    Returns:
+        The tensors of all of them.
+
     Raises:
-        WeightsError: the index is damaged, or names a file that is not there or is damaged, or a tensor that
-            its file does not have.
+        WeightsError: the index is damaged, or names a file that is not there, is damaged or lies elsewhere,
+            or a file has other tensors than the index says: fewer, or more.
     """
     files = read_json(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()) or not files:
         raise WeightsError(f"{str(index)!r}: expected a 'weight_map' of names of tensors to names of files")
-    shards = {}
+    shards: dict[str, Path] = {}
     for file in sorted(set(files.values())):
-        found = find(file)
+        found = find(file) if _is_shard(file) else None
         if found is None:
-            raise WeightsError(f"{str(index)!r} names {file!r}: expected that file beside it")
-        shards[file] = read_safetensors(found)
-    for name, file in files.items():
-        if name not in shards[file]:
-            raise WeightsError(f"{str(index)!r} says that {name!r} is in {file!r}: expected it there")
-    return _Shards({name: shards[file] for name, file in files.items()})
+            raise WeightsError(f"{str(index)!r} names {file!r}: expected that file of weights beside it")
+        shards[file] = found
+    state: dict[str, np.ndarray] = {}
+    for file, found in shards.items():
+        tensors, named = read_state_dict(found), {name for name in files if files[name] == file}
+        if lacking := sorted(named - set(tensors)):
+            raise WeightsError(f"{str(index)!r} says that {lacking[0]!r} is in {file!r}: expected it there")
+        if extra := sorted(set(tensors) - named):
+            place = f"is in {files[extra[0]]!r}" if extra[0] in files else "is nowhere"
+            raise WeightsError(f"{str(index)!r} says that {extra[0]!r} {place}: it is in {file!r} too")
+        state |= tensors
+    return state
 
 
-def read_safetensors(file: Path) -> _Safetensors:
-    """Open a safetensors file.
-
-    Raises:
-        WeightsError: no such file, or damaged.
-    """
-    if not file.is_file():
-        raise WeightsError(f"weights file {str(file)!r} does not exist")
-    try:
-        return _Safetensors(safe_open(str(file), framework="numpy"))
-    except Exception as error:  # safetensors raises its own Rust error type for damaged files
-        raise WeightsError(
-            f"weights file {str(file)!r} is not a readable safetensors file: {error}"
-        ) from None
+def _is_shard(name: str) -> bool:
+    """Tell whether an index may name a file: one of weights, beside it."""
+    return Path(name).name == name and Path(name).suffix in WEIGHT_SUFFIXES
 
 
-def read_state_dict(file: Path) -> StateDict:
+def read_state_dict(file: Path, find: Callable[[str], Path | None] | None = None) -> StateDict:
     """Read a safetensors file, or a PyTorch checkpoint through an unpickler that admits only tensors.
 
     Args:
-        file: *.safetensors, or anything else as a zip checkpoint of PyTorch 1.6 and later (.pt, .pth, .bin).
+        file: *.safetensors, the index of several files, or anything else as a zip checkpoint of PyTorch 1.6
+            and later (.pt, .pth, .bin).
+        find: of the files that an index names, see `read_shards`; None is beside the index.
 
     Returns:
         The state dict; of a checkpoint with more in it, the part under "state_dict".
@@ -130,9 +77,16 @@ def read_state_dict(file: Path) -> StateDict:
     Raises:
         WeightsError: no such file, damaged, or something else than tensors in it.
     """
+    if file.suffix == ".json":
+        return read_shards(file, find or (lambda name: find_file(str(file.parent), name)))
     if file.suffix == ".safetensors":
         return read_safetensors(file)
     return state_dict_of(read_torch_file(file), source=str(file))
+
+
+def is_float(tensor: Any) -> bool:
+    """Tell whether a tensor holds weights: quantised ones are integers, which mean nothing by themselves."""
+    return jnp.issubdtype(tensor.dtype, np.floating)
 
 
 def fit_state_dict(
@@ -161,9 +115,6 @@ def fit_state_dict(
         WeightsError: weights are missing, extra or of another shape; names them.
     """
     wanted = cast(Mapping[tuple[str, ...], Any], flatten_dict(abstract_params))
-    locate: Callable[[str], Sliceable] = (
-        state.locate if isinstance(state, _Safetensors | _Shards) else state.__getitem__
-    )
     params: dict[tuple[str, ...], StoredArray] = {}
     problems, used = [], set()
     for path, leaf in wanted.items():
@@ -179,10 +130,12 @@ def fit_state_dict(
                 continue
             used.update(present)
             name = present[0]
-            tensor = locate(name)
+            tensor = state[name]
             axes = flax_axes(layer, tensor.shape, len(expected))
             found = StoredArray(tensor, axes).shape
-            if found == expected:
+            if not is_float(tensor):
+                problems.append(f"{name} holds {tensor.dtype}, expected floating point numbers")
+            elif found == expected:
                 tensors.append((tensor, axes))
             else:
                 problems.append(f"{name} has shape {found} (Flax layout), expected {expected}")
@@ -198,15 +151,15 @@ def fit_state_dict(
 
 
 def open_weights(
-    file: Path, abstract_params: Any, *, find: Callable[[str], Path | None] = lambda name: None
+    file: Path, abstract_params: Any, *, find: Callable[[str], Path | None] | None = None
 ) -> dict[str, Any]:
-    """Find the weights of a network in its files: safetensors in PyTorch's names, or Flax's own msgpack.
+    """Find the weights of a network in its files: in PyTorch's names, or Flax's own msgpack.
 
     Args:
-        file: *.safetensors or the index of several such, whose tensors are not read yet, or *.msgpack, which
-            is read whole.
+        file: *.msgpack, which is read whole, or as for `read_state_dict`; tensors of safetensors files are
+            not read yet.
         abstract_params: as for `fit_state_dict`.
-        find: of the files that an index names, see `read_shards`.
+        find: as for `read_state_dict`.
 
     Returns:
         A nested dict like `abstract_params`; its leaves are StoredArray.
@@ -214,23 +167,23 @@ def open_weights(
     Raises:
         WeightsError: damaged, or weights are missing, extra or of another shape; names them.
     """
-    if file.suffix == ".json":
-        return fit_state_dict(read_shards(file, find), abstract_params, source=str(file))
     if file.suffix != ".msgpack":
-        return fit_state_dict(read_safetensors(file), abstract_params, source=str(file))
+        return fit_state_dict(read_state_dict(file, find), abstract_params, source=str(file))
     try:
-        flat: Mapping[Any, Any] = cast(Any, flatten_dict(msgpack_restore(file.read_bytes())))
+        content: Any = flatten_dict(msgpack_restore(file.read_bytes()))
+        flat = {path: np.asarray(value) for path, value in content.items()}
     except Exception as error:  # msgpack has an error type for each kind of damage
         reason = " ".join(str(error).split())
         raise WeightsError(f"weights file {str(file)!r} is not a readable msgpack file: {reason}") from None
     wanted = cast(Mapping[tuple[str, ...], Any], flatten_dict(abstract_params))
     problems = [f"missing {'/'.join(path)}" for path in wanted if path not in flat]
-    problems += [f"unexpected {'/'.join(path)}" for path in flat if path not in wanted]
-    problems += [
-        f"{'/'.join(path)} has shape {np.shape(flat[path])}, expected {tuple(leaf.shape)}"
-        for path, leaf in wanted.items()
-        if path in flat and np.shape(flat[path]) != tuple(leaf.shape)
-    ]
+    problems += [f"unexpected {'/'.join(map(str, path))}" for path in flat if path not in wanted]
+    for path, leaf in wanted.items():
+        if path in flat and not is_float(flat[path]):
+            problems.append(f"{'/'.join(path)} holds {flat[path].dtype}, expected floating point numbers")
+        elif path in flat and flat[path].shape != tuple(leaf.shape):
+            expected = tuple(leaf.shape)
+            problems.append(f"{'/'.join(path)} has shape {flat[path].shape}, expected {expected}")
     _raise_problems(problems, source=str(file))
     return unflatten_dict(
         {

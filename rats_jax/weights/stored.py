@@ -76,7 +76,8 @@ class StoredArray:
         dropped = tuple(axis for axis in range(found.ndim) if axis not in kept)
         found = found.transpose(*dropped, *kept).reshape([found.shape[axis] for axis in kept])
         new = tuple(i for i, axis in enumerate(self._axes) if axis is None)
-        values = np.asarray(np.expand_dims(found, new), self.dtype, order="C")
+        # A copy, for what is found may lie in a file that somebody changes.
+        values = np.array(np.expand_dims(found, new), self.dtype, order="C")
         if not is_finite(values):
             raise WeightsError(f"weights {self.name}: expected finite numbers, some are nan or infinite")
         return values

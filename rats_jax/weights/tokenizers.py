@@ -22,14 +22,17 @@ from rats_jax.errors import WeightsError
 from rats_jax.texts import has_mark, read_text
 from rats_jax.types import PromptInputs
 from rats_jax.weights.folder import read_json
-
-WHOLE_TOKENIZER = "tokenizer.json"
-TOKENIZER_FILES = ("vocab.json", "merges.txt", WHOLE_TOKENIZER, "tokenizer_config.json") + (
-    "special_tokens_map.json",
+from rats_jax.weights.tokenizer_files import (
+    MARKS,
+    NO_LIMIT,
+    TOKENIZER_FILES,
+    WHOLE_TOKENIZER,
+    check_bpe,
+    check_ids,
+    check_options,
+    read_length,
 )
-"""Files of a CLIP tokenizer: the first two, or the third, which transformers 5 writes; then options."""
-T5_TOKENIZER_FILES = (WHOLE_TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "spiece.model")
-"""Files of a T5 tokenizer: the first is read, and the second for its limit."""
+
 CLIP_VOCABULARY = Path(__file__).parent.parent / "assets" / "clip_tokenizer"
 """The vocabulary of OpenAI's CLIP, which every published CLIP and Stable Diffusion shares."""
 
@@ -49,7 +52,7 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
     if isinstance(tokenizer, T5Tokenizer):
         ids = tokenizer.encode(prompts)
     else:
-        clean = _clean_for_bert if isinstance(tokenizer, BertTokenizer) else _clean_for_clip
+        clean = _clean_for_bert if isinstance(tokenizer, BertTokenizer) else _make_clean_for_clip(tokenizer)
         ids = tokenizer([clean(prompt) for prompt in prompts], verbose=False).input_ids
     cut = sum(len(row) > length for row in ids)
     if cut:
@@ -70,6 +73,29 @@ def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = Non
 def _clean_for_clip(prompt: str) -> str:
     """Mend a text as OpenAI's tokenizer does; that of transformers 4 does too, that of 5 does not."""
     return re.sub(r"\s+", " ", ftfy.fix_text(prompt)).strip().lower()
+
+
+def _make_clean_for_clip(tokenizer: Any) -> Callable[[str], str]:
+    """Make what mends a prompt, but for words of the vocabulary that it would change: a learned <My-Cat>."""
+    lost = [word for word in tokenizer.get_added_vocab() if _clean_for_clip(word) != word]
+    if not lost:
+        return _clean_for_clip
+    words = re.compile("|".join(map(re.escape, sorted(lost, key=len, reverse=True))))
+
+    def clean(prompt: str) -> str:
+        between, found = words.split(prompt), [*words.findall(prompt), ""]
+        parts = (part for pair in zip(map(_clean_for_clip, between), found, strict=True) for part in pair)
+        return " ".join(filter(None, parts))
+
+    return clean
+
+
+def learned_words(tokenizer: Any) -> list[str]:
+    """List the words that were added to a vocabulary and mean something, as those of textual inversion."""
+    if isinstance(tokenizer, T5Tokenizer):
+        added = tokenizer.pieces.get_added_tokens_decoder().values()
+        return [token.content for token in added if not token.special]
+    return [word for word in tokenizer.get_added_vocab() if word not in tokenizer.all_special_tokens]
 
 
 def _clean_for_bert(prompt: str) -> str:
@@ -120,23 +146,30 @@ def load_tokenizer(folder: Path, text_config: Any = None) -> Any:
     whole = bool(missing) and (folder / WHOLE_TOKENIZER).is_file()
     if missing and not whole:
         raise WeightsError(f"model folder lacks {str(folder / missing[0])!r}: expected a CLIP tokenizer")
+    check_options(folder)
+    if not whole:
+        check_bpe(folder)
     try:
         kind: Any = CLIPTokenizerFast if whole else CLIPTokenizer
-        with _without_marks(folder, (*TOKENIZER_FILES, "added_tokens.json")) as readable:
+        with _without_marks(folder, TOKENIZER_FILES) as readable:
             tokenizer = kind.from_pretrained(str(readable))
         tokenizer.name_or_path = str(folder)
     except Exception as error:  # a damaged file fails in as many ways as it has lines
         reason = " ".join(str(error).split())
         raise WeightsError(f"{str(folder)!r} is no CLIP tokenizer: {reason}") from None
-    for name, value, limit in (
-        ("length", tokenizer.model_max_length, "max_position_embeddings"),
-        ("vocabulary", len(tokenizer), "vocab_size"),
-    ):
-        if text_config is not None and value > getattr(text_config, limit):
-            raise WeightsError(
-                f"{str(folder)!r} has a {name} of {value}, expected at most "
-                f"{limit}={getattr(text_config, limit)} of the text encoder"
-            )
+    for mark in MARKS:
+        if getattr(tokenizer, f"{mark}_id") is None:
+            found = getattr(tokenizer, mark)
+            raise WeightsError(f"{str(folder)!r}: {mark}={found!r}: expected a word of the vocabulary")
+    limits = [getattr(text_config, name, NO_LIMIT) for name in ("max_position_embeddings", "vocab_size")]
+    length = int(min(tokenizer.model_max_length, NO_LIMIT))
+    tokenizer.model_max_length = limits[0] if length >= NO_LIMIT else length  # it may name none
+    if tokenizer.model_max_length > limits[0]:
+        raise WeightsError(
+            f"{str(folder)!r} has a length of {tokenizer.model_max_length}, expected at most "
+            f"max_position_embeddings={limits[0]} of the text encoder"
+        )
+    check_ids(folder, tokenizer.get_vocab(), limits[1])
     return tokenizer
 
 
@@ -174,10 +207,6 @@ class T5Tokenizer:
         return [encoding.ids for encoding in self.pieces.encode_batch(prompts)]
 
 
-# Where a folder names no limit.
-_NO_LIMIT = 10**9
-
-
 def load_t5_tokenizer(folder: Path, t5_config: Any = None) -> T5Tokenizer:
     """Load the T5 tokenizer whose tokenizer.json lies in `folder`.
 
@@ -204,19 +233,14 @@ def load_t5_tokenizer(folder: Path, t5_config: Any = None) -> T5Tokenizer:
         raise WeightsError(f"{str(file)!r} is no T5 tokenizer: {reason}") from None
     pieces.no_truncation()
     pieces.no_padding()
+    check_options(folder)
     named = read_json(options) if options.is_file() else {}
     pad = named.get("pad_token", "<pad>")
-    pad_token_id = pieces.token_to_id(pad["content"] if isinstance(pad, dict) else pad)
+    pad_token_id = pieces.token_to_id(pad["content"] if isinstance(pad, dict) else pad or "")
     if pad_token_id is None:
         raise WeightsError(f"{str(file)!r} has no token {pad!r}: expected the one that fills prompts up")
-    size, limit = pieces.get_vocab_size(), getattr(t5_config, "vocab_size", _NO_LIMIT)
-    if size > limit:
-        raise WeightsError(
-            f"{str(folder)!r} has a vocabulary of {size}, expected at most vocab_size={limit} of the text "
-            "encoder"
-        )
-    length = int(min(named.get("model_max_length", _NO_LIMIT), _NO_LIMIT))
-    return T5Tokenizer(str(folder), length, pad_token_id, pieces)
+    check_ids(folder, pieces.get_vocab(), getattr(t5_config, "vocab_size", NO_LIMIT))
+    return T5Tokenizer(str(folder), read_length(options, named), pad_token_id, pieces)
 
 
 def load_bert_tokenizer(vocabulary: Path, *, marks: tuple[str, str]) -> BertTokenizer:

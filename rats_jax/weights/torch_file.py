@@ -7,6 +7,7 @@ whatever it can import, so the unpickler here imports nothing: each global is a 
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import pickle
@@ -23,8 +24,10 @@ import ml_dtypes
 import numpy as np
 
 from rats_jax.errors import WeightsError
+from rats_jax.weights.pickle_depth import tuple_depth
 
 _RESAVE = "save it again with torch >= 1.6 or as safetensors"
+_MOST_DEEP = 100
 
 
 class _RefusedError(Exception):
@@ -89,6 +92,18 @@ def _rebuild_tensor(
     return np.ndarray(shape, storage.dtype, storage.data, offset * size, [s * size for s in stride])
 
 
+def _rebuild_small(
+    storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, kind: Any, metadata: Any = None
+) -> np.ndarray:
+    """Stand in for torch._utils._rebuild_tensor_v3, of the numbers of 8 bits that came after its storages."""
+    if not isinstance(storage, _Storage) or not isinstance(kind, _StorageType):
+        raise _RefusedError("has a tensor without storage or kind of numbers: refused")
+    if storage.dtype.itemsize != kind.dtype.itemsize:
+        raise _RefusedError(f"has a tensor of {kind.dtype} in a storage of {storage.dtype}: refused")
+    typed = dataclasses.replace(storage, dtype=kind.dtype)
+    return _rebuild_tensor(typed, offset, shape, stride, grad, hooks, metadata)
+
+
 def _rebuild_parameter(data: Any, _grad: Any, _hooks: Any) -> np.ndarray:
     """Stand in for torch._utils._rebuild_parameter."""
     if not isinstance(data, np.ndarray):
@@ -111,7 +126,11 @@ _DTYPES = {
 _ALLOWED: dict[tuple[str, str], _StandIn] = {
     ("collections", "OrderedDict"): _Function(_OrderedDict),
     ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v3"): _Function(_rebuild_small),
     ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
+    ("torch.storage", "UntypedStorage"): _StorageType(np.dtype(np.uint8)),
+    ("torch", "float8_e4m3fn"): _StorageType(np.dtype(ml_dtypes.float8_e4m3fn)),
+    ("torch", "float8_e5m2"): _StorageType(np.dtype(ml_dtypes.float8_e5m2)),
     **{("torch", f"{name}Storage"): _StorageType(np.dtype(dtype)) for name, dtype in _DTYPES.items()},
 }
 
@@ -184,6 +203,8 @@ def _unpickle(records: _Records) -> Any:
         oversized = opcode.name.endswith("PUT") and int(argument or 0) > len(pickled)
         if oversized or opcode.name.startswith("EXT"):
             raise _RefusedError(f"has the opcode {opcode.name} {argument!r:.40} in its pickle: refused")
+    if (depth := tuple_depth(pickled)) > _MOST_DEEP:
+        raise _RefusedError(f"has {depth} tuples inside each other in its pickle: refused")
     return _Unpickler(pickled, records).load()
 
 
@@ -210,6 +231,8 @@ def read_torch_file(file: Path) -> Any:
         reason = str(error)
     except FileNotFoundError:
         reason = "does not exist"
+    except zipfile.BadZipFile:
+        reason = "is a zip archive that is cut short or damaged"
     except OSError as error:
         reason = f"cannot be read ({error.strerror or type(error).__name__})"
     except Exception as error:  # the wrong bytes make zipfile and pickle raise nearly everything

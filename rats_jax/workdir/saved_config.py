@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
-from rats_jax.config.fields import flatten
+from rats_jax.config.fields import RULES, flatten
 from rats_jax.errors import ConfigError, reason_of
 from rats_jax.texts import parse_object, read_text
 
@@ -60,6 +60,25 @@ def read(file: epath.Path) -> dict[str, Any]:
         raise ConfigError(
             f"{str(file)!r}: expected the config of a run as JSON ({reason_of(error)})"
         ) from None
+
+
+def check_fields(config: Mapping[str, Any], fields: Iterable[str]) -> None:
+    """Refuse the config of another program.
+
+    Args:
+        config: a saved one.
+        fields: that are wanted of it, by dotted name.
+
+    Raises:
+        ValueError: one is not there, or not right.
+    """
+    flat = flatten(config)
+    for field in fields:
+        if field not in flat:
+            raise ValueError(f"expected the config of a run, which has {field!r}")
+        rule = RULES[field]
+        if not rule.holds(flat[field]):
+            raise ValueError(f"{field}={flat[field]!r}: expected {rule.expected}")
 
 
 def with_added(saved: Mapping[str, Any], added: Mapping[str, Any] = _ADDED) -> dict[str, Any]:

@@ -104,8 +104,10 @@ def test_every_command_gets_the_attention_of_its_device(folder, monkeypatch, pla
 
     def compose(parts):
         chosen.extend(network.kernels.attend for network in parts.networks.values())
+        return original.compose(parts)
 
-    family = dataclasses.replace(PIPELINES["StableDiffusionPipeline"], compose=compose)
+    original = PIPELINES["StableDiffusionPipeline"]
+    family = dataclasses.replace(original, compose=compose)
     monkeypatch.setitem(PIPELINES, "StableDiffusionPipeline", family)
     open_pipeline(str(folder), device=device)
     assert chosen == [kernel] * 3
@@ -143,7 +145,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 DAMAGE = {
     "no index": (lambda f: (f / "model_index.json").unlink(), "lacks 'model_index.json'"),
     "no unet config": (lambda f: (f / "unet" / "config.json").unlink(), "lacks 'unet/config.json'"),
-    "no unet weights": (lambda f: (f / "unet" / WEIGHTS).unlink(), f"lacks 'unet/{WEIGHTS}' or"),
+    "no unet weights": (
+        lambda f: (f / "unet" / WEIGHTS).unlink(),
+        f"lacks 'unet/{WEIGHTS}', its index, .*; there are 'config.json'",
+    ),
     "no vae": (lambda f: shutil.rmtree(f / "vae"), "lacks 'vae/config.json'"),
     "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "lacks 'tokenizer/vocab.json'"),
     "no merges": (lambda f: (f / "tokenizer" / "merges.txt").unlink(), "lacks 'tokenizer/merges.txt'"),
@@ -187,7 +192,7 @@ DAMAGE = {
     ),
     "another pipeline": (
         lambda f: rewrite(f / "model_index.json", _class_name="PixArtSigmaPipeline"),
-        "is a 'PixArtSigmaPipeline' folder, expected 'StableDiffusionPipeline' or",
+        "'.*model_index.json': _class_name='PixArtSigmaPipeline': expected 'StableDiffusionPipeline' or",
     ),
     "an unknown activation": (
         lambda f: rewrite(f / "text_encoder" / "config.json", hidden_act="cube"),
@@ -203,7 +208,7 @@ DAMAGE = {
     ),
     "broken vocab": (
         lambda f: (f / "tokenizer" / "vocab.json").write_text("{"),
-        "'.*tokenizer' is no CLIP tokenizer",
+        "'.*tokenizer/vocab.json' is no JSON file",
     ),
     "a tokenizer that is too long": (
         lambda f: rewrite(f / "tokenizer" / "tokenizer_config.json", model_max_length=77),

@@ -53,7 +53,7 @@ BAD = {
     "no weights": (
         "pickscore",
         drop("model.safetensors"),
-        "lacks 'model.safetensors' or 'pytorch_mod",
+        "lacks 'model.safetensors' or .* or 'pytorch_mod",
     ),
     "no config": (
         "clipscore, open_clip",

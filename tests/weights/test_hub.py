@@ -138,8 +138,27 @@ def test_what_is_neither_file_nor_hub_id_is_refused(path):
 
 
 def test_a_missing_file_of_a_model_is_named(folder):
-    with pytest.raises(WeightsError, match=r"^model '.*' lacks 'a.pt' or 'b.pt'$"):
+    seen = "there are 'config.json', 'model.safetensors', 'weights.pt'"
+    with pytest.raises(WeightsError, match=f"^model '.*' lacks 'a.pt' or 'b.pt'; {seen}$"):
         get_file(str(folder), "a.pt", "b.pt")
+    with pytest.raises(WeightsError, match="^model '.*' lacks 'unet/a.pt'$"):
+        get_file(str(folder), "unet/a.pt")
+
+
+@pytest.mark.parametrize(
+    "name", ["x.ckpt", "x.pth", "x.bin", "x.safetensors", "model.safetensors.index.json"]
+)
+def test_a_named_file_of_weights_is_read_whatever_lies_beside_it(folder, name):
+    (folder / name).write_text("weights")
+    assert find_file(str(folder / name), "model.safetensors", "pytorch_model.bin") == folder / name
+    assert find_file(str(folder / name), "config.json") == folder / "config.json"
+
+
+def test_a_named_file_that_holds_no_weights_is_refused(folder):
+    (folder / "x.gguf").write_text("weights")
+    for name in ("x.gguf", "config.json"):
+        with pytest.raises(WeightsError, match=f"{name}': expected a folder or a file of weights"):
+            find_file(str(folder / name), "model.safetensors")
 
 
 def test_hub_ids(tmp_path, monkeypatch):

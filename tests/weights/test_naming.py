@@ -229,13 +229,8 @@ def test_a_long_list_of_problems_is_cut(tmp_path):
         load_safetensors(tmp_path / "other.safetensors", params)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a safetensors file", None])
-def test_damaged_and_absent_files_are_named(stored, damage):
+def test_absent_files_are_named(stored):
     file, _, _ = stored
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-    with pytest.raises(WeightsError, match="'.*weights.safetensors' is not a readable safetensors file"):
-        load_safetensors(file, make_params())
     file.unlink()
     with pytest.raises(WeightsError, match="^weights file '.*weights.safetensors' does not exist$"):
         load_safetensors(file, make_params())
