@@ -100,12 +100,12 @@ def get_config() -> ml_collections.ConfigDict:
             "ema_decay": 0.998,
             "blends": 0.15,
             "max_severity": 0.3,
-            "other_numbers": 0.4,  # share of scenes with a number of objects that their prompt does not name
-            "kinds": {"one": 0.4, "two": 0.15, "three": 0.2, "pair": 0.25},
+            "other_numbers": 0.0,  # share of scenes with a number of objects that their prompt does not name
+            "kinds": config.kinds,
         }
     )
     config.judge_model = ml_collections.ConfigDict(
-        {"image_size": 32, "num_classes": len(NOUNS), "num_grounds": 8, "max_count": 4}
+        {"image_size": 32, "num_classes": len(NOUNS), "num_grounds": 8, "max_count": 3}
         | {"channels": (16, 48, 96)}
     )
 
@@ -235,17 +235,6 @@ def get_config() -> ml_collections.ConfigDict:
             "attack_wrong": True,
             "count_share": 0.6,
             "kinds": {"one": 0.4, "two": 0.3, "three": 0.3, "pair": 0.0},
-        }
-    )
-
-    # What it goes on with then: two of a thing from three, and from the four that a student draws instead.
-    config.third_round = ml_collections.ConfigDict(
-        {
-            "num_updates": 2000,
-            "learning_rate": 4e-4,
-            "wrong_margin": 6.0,
-            "count_share": 0.7,
-            "max_objects": 4,
         }
     )
 

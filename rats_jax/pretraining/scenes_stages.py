@@ -173,16 +173,12 @@ def reward_draft_stage(config: Any, workdir: Path) -> None:
     _train_reward(config, config.reward, workdir, "reward_draft", seed=config.seed + 20)
 
 
-def reward_second_stage(config: Any, workdir: Path) -> None:
-    """Go on with it, as config.second_round says: reward_second/."""
-    start, training = workdir / "reward_draft", _with_rounds(config, "second_round")
-    _train_reward(config, training, workdir, "reward_second", start=start, seed=config.seed + 21)
-
-
 def reward_stage(config: Any, workdir: Path) -> None:
-    """Go on with it, as config.third_round says: reward/, which RATS climbs."""
-    start, training = workdir / "reward_second", _with_rounds(config, "second_round", "third_round")
-    _train_reward(config, training, workdir, "reward", start=start, seed=config.seed + 22)
+    """Go on with the reward that RATS climbs, as config.second_round says: reward/."""
+    training = config.reward.copy_and_resolve_references()
+    training.update(config.second_round)
+    start = workdir / "reward_draft"
+    _train_reward(config, training, workdir, "reward", start=start, seed=config.seed + 21)
 
 
 def heldout_reward_stage(config: Any, workdir: Path) -> None:
@@ -267,7 +263,6 @@ STAGES: Mapping[str, Callable[[Any, Path], None]] = {
     "flow": flow_stage,
     "guidance": guidance_stage,
     "reward_draft": reward_draft_stage,
-    "reward_second": reward_second_stage,
     "reward": reward_stage,
     "heldout_reward": heldout_reward_stage,
     "prompts": prompts_stage,
@@ -369,14 +364,6 @@ def _write_networks(folder: Path, models: Mapping[str, dict[str, Any]], params: 
     for name in reversed(PARTS):  # the transformer last: it says that the stage is done
         file = UNET_WEIGHTS if name == "transformer" else CLIP_WEIGHTS
         write_model(folder / name, models[name] | marks[name], params[name], file)
-
-
-def _with_rounds(config: Any, *rounds: str) -> Any:
-    """Give the section of the reward with what later rounds change."""
-    training = config.reward.copy_and_resolve_references()
-    for name in rounds:
-        training.update(config[name])
-    return training
 
 
 def _train_reward(

@@ -56,7 +56,6 @@ def small_config():
         config[name].text_config.update(TOWER)
         config[name].vision_config.update(TOWER)
     config.second_round.num_updates = 1
-    config.third_round.num_updates = 1
     config.samples.update({"num_images": 3, "columns": 2, "num_steps": 2})
     config.check.update({"num_images": 4, "num_steps": (2, 1)})
     return config
@@ -64,7 +63,7 @@ def small_config():
 
 def test_the_real_config_names_what_exists():
     config = load_config(CONFIG)
-    stages = ["judge", "vae", "flow", "guidance", "reward_draft", "reward_second", "reward"]
+    stages = ["judge", "vae", "flow", "guidance", "reward_draft", "reward"]
     stages += ["heldout_reward"] + ["prompts", "samples", "check"]
     assert list(STAGES) == stages
     assert set(config.reward.corruptions) | set(config.heldout_reward.corruptions) == set(CORRUPTIONS)
@@ -114,7 +113,7 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(tmp_path
 
     files = [file for file in tmp_path.rglob("*.safetensors")]
     times = {file: file.stat().st_mtime_ns for file in files}
-    assert len(times) == 3 + 4 + 5  # of the flow, of the pipeline, of judge and rewards
+    assert len(times) == 3 + 4 + 4  # of the flow, of the pipeline, of judge and rewards
     assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("*.state"))
     for stage in STAGES.values():
         stage(config, tmp_path)
