@@ -16,7 +16,7 @@ NEWEST_TESTS := tests/test_newest.py tests/pipelines/test_pytorch.py tests/diffu
 	tests/networks/test_clip_text.py tests/weights/test_hub.py tests/weights/test_tokenizers.py \
 	tests/pipelines/test_flows.py::test_pictures_are_those_of_pytorch
 
-.PHONY: venv test-venv newest-venv run test test-newest lint types clean
+.PHONY: venv test-venv newest-venv run test test-newest stress lint types clean
 
 venv: $(STAMP)
 
@@ -57,6 +57,10 @@ test: lint types
 # With the newest packages instead of the pinned ones: `make test-newest PYTHON=python3.13 NEWEST=.venv-3.13`.
 test-newest: newest-venv
 	$(NEWEST)/bin/python -m pytest $(NEWEST_TESTS) $(PYTEST_ARGS)
+
+# The whole campaign of tests/stress, of which `make test` runs a small dose; it takes hours.
+stress: test-venv
+	$(BIN)/python -m pytest tests/stress --stress -n 0 -q
 
 lint: test-venv
 	$(BIN)/ruff check .

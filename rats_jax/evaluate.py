@@ -36,9 +36,7 @@ _CONTESTANTS = flags.DEFINE_multi_string(
 _SEED = flags.DEFINE_integer("seed", 1234, "Of the choice of prompts and of the noise.", lower_bound=0)
 _BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "Pictures at once.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the networks compute in.")
-_OUT = flags.DEFINE_string(
-    "out", None, "Folder to write, not there yet; without it evaluation/ in --workdir."
-)
+_OUT = flags.DEFINE_string("out", None, "Folder to write; without it evaluation/ in --workdir.")
 
 
 def parse_steps(texts: Sequence[str]) -> list[int]:
@@ -93,8 +91,8 @@ def main(_: list[str]) -> None:
         workdir = str(_WORKDIR.value)
         steps = parse_steps(list(_NUM_STEPS.value or []))
         expect((_SEED.value or 0) < 2**32, "seed", _SEED.value, "0 .. 2**32 - 1")
-        is_folder = kind_of(local_path(workdir, "workdir")) == "folder"
-        expect(is_folder, "workdir", workdir, "the work directory of a run")
+        kind = kind_of(local_path(workdir, "workdir"))
+        expect(kind == "folder", "workdir", workdir, "the work directory of a run")
         out = output_folder(f"{workdir}/evaluation" if _OUT.value is None else _OUT.value, "out")
         expect_prompts(_PROMPTS.value, "prompts")
         others = parse_contestants(list(_CONTESTANTS.value or []), taken=OWN_NAMES)
@@ -120,7 +118,7 @@ def main(_: list[str]) -> None:
                 batch_size=_BATCH_SIZE.value or 1,
                 dtype=str(_DTYPE.value),
                 command=shlex.join(["python", *sys.orig_argv[1:]]),
-                say=lambda overview: print(overview, flush=True),
+                say=print,
             )
         print(out / "report.html")
     except ConfigError as error:

@@ -183,7 +183,7 @@ def test_numbers_of_other_libraries_are_numbers(student):
         ({"path": None}, "^path=None: expected a folder or a hub id$"),
         ({"path": ""}, "^path='': expected a folder or a hub id$"),
         ({"path": b"runs"}, "^path=b'runs': expected a folder or a hub id$"),
-        ({"path": "models", "step": 3}, "^step=3: expected none"),
+        ({"path": "assets/emoji/pipeline", "step": 3}, "^step=3: expected none"),
         ({"hight": 64}, "^hight=64: expected one of the keywords path, .*; did you mean 'height'?"),
     ],
 )

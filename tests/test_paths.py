@@ -215,7 +215,7 @@ def test_the_api_refuses_what_the_commands_refuse(path):
 def test_a_file_beside_a_pipeline_is_not_the_pipeline(models):
     file = models / "pipeline" / "model_index.json"
     assert refused(open_pipeline, str(file)) == (
-        f"pretrained={str(file)!r}: expected an existing folder, or a hub id 'owner/name'"
+        f"pretrained={str(file)!r}: expected the folder of a pipeline, or a hub id; it is a file"
     )
 
 

@@ -164,6 +164,8 @@ _CONSISTENCY = {
     "beta_end": _beta(0.012),
     "beta_schedule": one_of("scaled_linear", "linear", "squaredcos_cap_v2"),
 }
+# What `trained_betas` take the place of.
+_OF_BETAS = ("beta_start", "beta_end", "beta_schedule")
 # The schedule of Stable Diffusion, save that it is linear.
 _K_DIFFUSION = {"beta_start": _beta(0.00085), "beta_end": _beta(0.012)}
 
@@ -255,7 +257,10 @@ def read_scheduler_config(scheduler_config: Mapping[str, Any]) -> SchedulerSetti
     name = _class_name(scheduler_config)
     scheduler = _CLASSES[name]
     table = {**_REFUSED, **scheduler.fields}
+    unread = _OF_BETAS if scheduler_config.get("trained_betas") is not None else ()
     for field, value in scheduler_config.items():
+        if field in unread:
+            continue
         if field in table:
             if not table[field].holds(value):
                 raise invalid_value(field, value, table[field].expected)

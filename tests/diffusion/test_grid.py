@@ -150,7 +150,7 @@ def test_a_flow_prediction_type_selects_the_flow_grid():
         ({}, 1001, "num_steps is 1001"),
         (FLOW, 0, "num_steps is 0"),
         (FLOW, 1001, "num_steps is 1001"),
-        ({"beta_schedule": "sigmoid"}, 4, "beta_schedule is 'sigmoid', expected linear"),
+        ({"beta_schedule": "sigmoid"}, 4, "beta_schedule is 'sigmoid', expected 'linear' or 'scaled_linear'"),
         ({"beta_start": 0.0}, 4, "beta_start is 0.0"),
         ({"beta_end": 1.5}, 4, "beta_end is 1.5"),
         ({"timestep_spacing": "karras"}, 4, "timestep_spacing is 'karras', expected 'leading'"),

@@ -153,7 +153,7 @@ def test_damaged_shards_are_one_line(copy):
     shards = sorted((folder / "transformer").glob("*.safetensors"))
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(WeightsError, match=f"{shards[1].name}' is not a readable safetensors file"):
+    with pytest.raises(WeightsError, match=f"{shards[1].name}' is cut short: it has "):
         open_pipeline(str(folder))
     shards[1].unlink()
     with pytest.raises(WeightsError, match=f"index.json' names '{shards[1].name}': expected that file"):
@@ -166,7 +166,7 @@ def test_damaged_shards_are_one_line(copy):
     weight_map = json.loads(index.read_text())["weight_map"]
     name = next(name for name in weight_map if ".0.attn.to_q.weight" in name)
     change_json(index, weight_map={key: file for key, file in weight_map.items() if key != name})
-    with pytest.raises(WeightsError, match=f"does not fit its architecture: missing {name}"):
+    with pytest.raises(WeightsError, match=f"index.json' .*{name}"):
         open_pipeline(str(folder))
     change_json(index, weight_map={})
     with pytest.raises(WeightsError, match="expected a 'weight_map' of names of tensors to names of files"):

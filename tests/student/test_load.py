@@ -37,9 +37,7 @@ def test_a_config_of_another_program_is_one_line(tmp_path, whose):
 
 def test_a_file_of_a_pipeline_is_no_pipeline(models):
     for file in ("model_index.json", "unet/diffusion_pytorch_model.safetensors"):
-        with pytest.raises(
-            ConfigError, match=f"{file}' is a file: expected the folder of a diffusers pipeline"
-        ):
+        with pytest.raises(ConfigError, match=f"^path='.*{file}': expected an existing folder, or a hub id"):
             rats_jax.load(str(models / "pipeline" / file))
 
 

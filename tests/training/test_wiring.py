@@ -346,6 +346,7 @@ def arrivals_in_loop(config, monkeypatch):
         init_state=lambda: state,
         describe=str,
         update=None,
+        render_fns=None,
         compile_seconds=0.0,
     )
     with pytest.raises(_Ends):

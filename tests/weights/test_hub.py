@@ -48,15 +48,6 @@ def test_a_file_is_itself_for_names_of_its_kind_and_a_folder_for_others(folder):
     assert find_file(str(file), "vocab.json") is None
 
 
-@pytest.mark.parametrize("name", ["x.ckpt", "model.bin", "config.json", "weights", "vocab.json"])
-def test_a_named_file_is_never_replaced_by_its_neighbour(folder, name):
-    (folder / name).write_text("named")
-    expected = "expected a folder, or a file of weights with .safetensors or .json$"
-    with pytest.raises(WeightsError, match=f"^'.*{name}': {expected}"):
-        find_file(str(folder / name), "model.safetensors", "model.safetensors.index.json")
-    assert find_file(str(folder / name), "config.json") == folder / "config.json"
-
-
 def test_a_named_index_of_weights_is_read(folder):
     index = folder / "model.safetensors.index.json"
     index.write_text("{}")
