@@ -182,9 +182,9 @@ def test_what_the_command_passes_over_and_what_it_cannot_read_are_one_line_each(
 
 
 @pytest.mark.slow
-def test_scores_that_are_nan_end_in_an_error_and_are_written_all_the_same(folder):
+def test_scores_that_are_not_finite_end_in_an_error_and_are_written_all_the_same(folder):
     weights = load_file(folder / "reward" / "model.safetensors")
-    weights["logit_scale"] = np.full_like(weights["logit_scale"], np.nan)
+    weights["logit_scale"] = np.full_like(weights["logit_scale"], 1000.0)  # its exponential is infinite
     save_file(weights, folder / "reward" / "model.safetensors")
     done = run(folder, "--reward=pickscore=reward", "--reward=colour_target")
     assert done.returncode == 1

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict
 
 from rats_jax.workdir import saved_config
 from rats_jax.workdir.metrics import read_metrics
@@ -88,12 +88,9 @@ def result(workdir):
     newest = workdir / "checkpoints" / str(saved_steps(workdir)[-1]) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         content = checkpointer.metadata(newest).item_metadata.tree
-        as_numpy = {"restore_type": np.ndarray}
-        arguments = ocp.checkpoint_utils.construct_restore_args(content)
-        arguments = __import__("jax").tree.map(lambda _: ocp.RestoreArgs(**as_numpy), arguments)
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), content)
         state = checkpointer.restore(newest, args=ocp.args.PyTreeRestore(restore_args=arguments))
-    leaves = flatten_dict(state, sep="/")
-    found["state"] = b"".join(np.asarray(leaves[name]).tobytes() for name in sorted(leaves))
+    found["state"] = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))
     return found
 
 
