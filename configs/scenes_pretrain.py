@@ -100,8 +100,6 @@ def get_config() -> ml_collections.ConfigDict:
             "ema_decay": 0.998,
             "blends": 0.15,
             "max_severity": 0.3,
-            "other_numbers": 0.0,  # share of scenes with a number of objects that their prompt does not name
-            "kinds": config.kinds,
         }
     )
     config.judge_model = ml_collections.ConfigDict(
@@ -197,9 +195,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "ema_decay": 0.998,
                 "attack_step": 4 / 255,  # sign-gradient step on the pictures that must score low
                 "attack_wrong": False,  # up to such a step on half of those that show something else, too
-                "wrong_margin": 0.0,  # by which those must score lower, in logits
-                "count_share": 1 / 3,  # of them, those of another number
-                "max_objects": 3,  # that they show
+                "count_share": 1 / 3,  # of pictures that show something else, those of another number
                 "kinds": config.kinds,
                 "max_logit_scale": 30.0,
                 "projection_dim": 96,

@@ -48,8 +48,7 @@ def train_dual_encoder(
 
     Contrastive: a text picks its clean picture among all clean, all worse and all wrong ones that it does not
     fit, and a picture its text.
-    Preference (the Bradley-Terry loss of PickScore): clean over spoilt, spoilt over worse, clean over wrong,
-    the last by a margin.
+    Preference (the Bradley-Terry loss of PickScore): clean over spoilt, spoilt over worse, clean over wrong.
     Worse pictures, and with `attack_wrong` half of the wrong ones, are moved one sign-gradient step towards a
     higher score first, so that the score is not raised by patterns that no eye sees: a reward that training
     climbs must not be fooled by its own gradient.
@@ -60,7 +59,7 @@ def train_dual_encoder(
         config: a transformers CLIPConfig.
         corruptions: by name; the batch is divided evenly among them.
         training: num_updates, images_per_corruption, learning_rate, ema_decay, attack_step, max_logit_scale;
-            attack_wrong and wrong_margin (in logits), where batches have wrong pictures.
+            attack_wrong, where batches have wrong pictures.
         seed: of initialisation and draws.
         start: weights to go on from; None starts anew.
         state_file: see `fit`.
@@ -70,7 +69,6 @@ def train_dual_encoder(
 
     Source:
         Kirstain et al., Pick-a-Pic, arXiv 2305.01569, section 4 (the preference loss);
-        Touvron et al., Llama 2, arXiv 2307.09288, section 3.2.2 (its margin);
         Goodfellow et al., arXiv 1412.6572 (the sign-gradient step).
     """
     module = clip.make_clip(config)
@@ -122,7 +120,7 @@ def train_dual_encoder(
         score = [scale * jnp.sum(text * e, axis=-1) for e in (e_clean, e_spoilt, e_worse, *e_wrong)]
         preference = jax.nn.softplus(score[1] - score[0]).mean() + jax.nn.softplus(score[2] - score[1]).mean()
         for other in score[3:]:
-            preference += jax.nn.softplus(other - score[0] + training.wrong_margin).mean()
+            preference += jax.nn.softplus(other - score[0]).mean()
         metrics = {
             "clean": score[0].mean(),
             "spoilt": score[1].mean(),
@@ -130,10 +128,7 @@ def train_dual_encoder(
             "retrieval": jnp.mean(jnp.argmax(of_image, axis=-1) == labels),
             "preferred": jnp.mean(score[1] > score[2]),
             "scale": scale,
-        }
-        if wrong:
-            metrics["told_from_wrong"] = jnp.mean(score[0] > score[3])
-            metrics["wrong_gap"] = jnp.mean(score[0] - score[3])
+        } | ({"told_from_wrong": jnp.mean(score[0] > score[3])} if wrong else {})
         return contrastive + preference, metrics
 
     params = fit_as(training, loss_fn, params, data, seed=seed + 1, name="reward", state_file=state_file)

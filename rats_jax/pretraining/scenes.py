@@ -40,7 +40,6 @@ _SIZES: Mapping[int, tuple[int, ...]] = {
     1: (14, 16, 18, 20, 22, 24),
     2: (11, 12, 13, 14, 15, 16),
     3: (10, 11, 12, 13),
-    4: (10, 11, 12, 13),  # no prompt asks for so many: pictures that are wrong may show them
 }
 SIZES = tuple(sorted({size for sizes in _SIZES.values() for size in sizes}))
 _MAX_SIZE = max(SIZES)
@@ -147,11 +146,6 @@ def sampling_weights(prompts: Prompts, shares: Mapping[str, float]) -> np.ndarra
     return weights / weights.sum()
 
 
-def pad_objects(objects: Array, slots: int) -> Array:
-    """Give objects [B, N] room for more: [B, slots]."""
-    return jnp.pad(objects, ((0, 0), (0, slots - objects.shape[1])), constant_values=NOTHING)
-
-
 def choose_grounds(key: Key, colours: Array) -> Array:
     """Draw the colour of each ground [B] that is open."""
     drawn = jax.random.randint(key, colours.shape, 0, len(COLOURS))
@@ -166,7 +160,7 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array) -> Array:
     Args:
         key: typed key.
         graphics: [S, N, 24, 24, 4] uint8, of `load_graphics`.
-        objects: [B, N] int32, one to four of them not `NOTHING`.
+        objects: [B, 3] int32.
         grounds: [B] int32.
 
     Returns:
@@ -176,7 +170,7 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array) -> Array:
     images = _shade(key_shade, jnp.asarray(list(COLOURS.values()))[grounds])
 
     present = objects != NOTHING
-    allowed = np.array([[size in sizes for size in SIZES] for sizes in _SIZES.values()])
+    allowed = np.array([[size in _SIZES[n] for size in SIZES] for n in range(1, MAX_OBJECTS + 1)])
     chances = jnp.log(jnp.asarray(allowed, jnp.float32))[jnp.sum(present, axis=1) - 1]
     which = jax.random.categorical(key_size, chances[:, None], shape=objects.shape)
     sizes = jnp.asarray(SIZES)[which]
@@ -184,7 +178,7 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array) -> Array:
     mirrored = jax.random.bernoulli(key_mirror, 0.5, objects.shape)
 
     y, x = jnp.arange(IMAGE_SIZE)[None, :, None], jnp.arange(IMAGE_SIZE)[None, None, :]
-    for i in range(objects.shape[1]):
+    for i in range(MAX_OBJECTS):
         top, left, size = (v[:, None, None] for v in (corners[:, i, 0], corners[:, i, 1], sizes[:, i]))
         row, column = y - top, x - left
         inside = (row >= 0) & (row < size) & (column >= 0) & (column < size) & present[:, i, None, None]
@@ -212,7 +206,7 @@ def _shade(key: Key, colours: Array) -> Array:
 
 
 def _place(key: Key, sizes: Array, present: Array) -> Array:
-    """Choose the upper left corners of objects of `sizes` [B, N]: [B, N, 2], inside the picture."""
+    """Choose the upper left corners of objects of `sizes` [B, 3]: [B, 3, 2], inside the picture."""
     batch, slots = sizes.shape
     room = (IMAGE_SIZE + 1 - sizes)[:, None, :, None]
     tries = jax.random.uniform(key, (batch, _PLACINGS, slots, 2))
@@ -253,14 +247,7 @@ def load_graphics(nouns: Sequence[Noun]) -> np.ndarray:
 
 
 def vary(
-    key: Key,
-    objects: Array,
-    grounds: Array,
-    named: Array,
-    num_nouns: int,
-    *,
-    count_share: float,
-    max_objects: int = MAX_OBJECTS,
+    key: Key, objects: Array, grounds: Array, named: Array, num_nouns: int, *, count_share: float
 ) -> tuple[Array, Array]:
     """Change one thing of each scene, so that it no longer is what its prompt asks for.
 
@@ -275,17 +262,15 @@ def vary(
         num_nouns: of the world.
         count_share: share of scenes whose number of objects changes; the others change a thing or the
             ground, as often.
-        max_objects: that a changed scene has at most: 3 or 4.
 
     Returns:
-        Other objects [B, max_objects] and grounds [B].
+        Other objects and grounds.
     """
     key_kind, key_slot, key_noun, key_ground, key_more = jax.random.split(key, 5)
     batch = grounds.shape
     count = jnp.sum(objects != NOTHING, axis=1)
     slot = jnp.int32(jax.random.uniform(key_slot, batch) * count)
-    slots = jnp.arange(max_objects)[None]
-    objects = pad_objects(objects, max_objects)
+    slots = jnp.arange(MAX_OBJECTS)[None]
     chosen = jnp.take_along_axis(objects, slot[:, None], axis=1)
     other = (chosen + jax.random.randint(key_noun, (*batch, 1), 1, num_nouns)) % num_nouns
     replaced = jnp.where(slots == slot[:, None], other, objects)
@@ -294,7 +279,7 @@ def vary(
     last = jnp.take_along_axis(objects, count[:, None] - 1, axis=1)
     less = jnp.where(slots == slot[:, None], last, objects)
     less = jnp.where(slots == count[:, None] - 1, NOTHING, less)
-    grows = (count == 1) | ((count < max_objects) & jax.random.bernoulli(key_more, 0.5, batch))
+    grows = (count == 1) | ((count == 2) & jax.random.bernoulli(key_more, 0.5, batch))
     counted = jnp.where(grows[:, None], more, less)
     colour = (grounds + jax.random.randint(key_ground, batch, 1, len(COLOURS))) % len(COLOURS)
     draw = jax.random.uniform(key_kind, batch)

@@ -28,7 +28,6 @@ from rats_jax.pretraining.scenes import (
     choose_grounds,
     load_graphics,
     make_prompts,
-    pad_objects,
     render,
     sampling_weights,
     vary,
@@ -70,27 +69,16 @@ def judge_stage(config: Any, workdir: Path) -> None:
     folder = workdir / "judge"
     if is_done(folder / "config.json"):
         return
-    num_nouns, setting = len(config.nouns), config.judge_model
+    num_nouns = len(config.nouns)
 
     def draw(data: Any, key: Key, batch_size: int) -> tuple[Array, Array, Array]:
-        key_rows, key_ground, key_vary, key_other, key_picture = jax.random.split(key, 5)
-        objects, grounds, rows = _draw_objects(data, key_rows, key_ground, batch_size)
-        # Numbers that no prompt asks for, as two cats and a dog, or four: else they pass for what one does.
-        how = {"count_share": 1.0, "max_objects": setting.max_count}
-        others, _ = vary(key_vary, objects, grounds, data["colours"][rows], num_nouns, **how)
-        is_other = jax.random.bernoulli(key_other, config.judge.other_numbers, (batch_size, 1))
-        objects = jnp.where(is_other, others, pad_objects(objects, setting.max_count))
-        return render(key_picture, data["graphics"], objects, grounds), _count(objects, num_nouns), grounds
+        images, objects, grounds, _ = _draw_scenes(data, jax.random.split(key), batch_size)
+        return images, _count(objects, num_nouns), grounds
 
-    model = setting.to_dict()
+    model = config.judge_model.to_dict()
     with training_state(folder) as file:
         params = train_detector(
-            _data(config, every=True, kinds=config.judge.kinds),
-            draw,
-            model,
-            config.judge,
-            seed=config.seed + 40,
-            state_file=file,
+            _data(config, every=True), draw, model, config.judge, seed=config.seed + 40, state_file=file
         )
         words = {"nouns": [list(noun[:2]) for noun in config.nouns], "colours": list(COLOURS)}
         write_model(folder, {"model_type": "detector"} | model | words, params, CLIP_WEIGHTS)
@@ -299,15 +287,15 @@ def _data(config: Any, *, every: bool = False, kinds: Mapping[str, float] | None
 def _draw_scenes(data: Any, keys: Key, batch_size: int) -> tuple[Array, Array, Array, Array]:
     """Draw prompts and a picture of each: images [B, 32, 32, 3], objects, grounds, rows of the prompts."""
     key_ground, key_picture = jax.random.split(keys[1])
-    objects, grounds, rows = _draw_objects(data, keys[0], key_ground, batch_size)
-    return render(key_picture, data["graphics"], objects, grounds), objects, grounds, rows
-
-
-def _draw_objects(data: Any, key_rows: Key, key_ground: Key, batch_size: int) -> tuple[Array, Array, Array]:
-    """Draw what scenes show: objects [B, 3], grounds [B], and rows [B] of their prompts."""
-    rows = jnp.searchsorted(data["ends"], jax.random.uniform(key_rows, (batch_size,)))
+    rows = jnp.searchsorted(data["ends"], jax.random.uniform(keys[0], (batch_size,)))
     rows = jnp.minimum(rows, data["ends"].size - 1)
-    return data["objects"][rows], choose_grounds(key_ground, data["colours"][rows]), rows
+    grounds = choose_grounds(key_ground, data["colours"][rows])
+    return (
+        render(key_picture, data["graphics"], data["objects"][rows], grounds),
+        data["objects"][rows],
+        grounds,
+        rows,
+    )
 
 
 def _count(objects: Array, num_nouns: int) -> Array:
@@ -379,9 +367,8 @@ def _train_reward(
     def draw(data: Any, keys: Key, batch_size: int) -> Drawn:
         key_scene, key_vary, key_wrong = jax.random.split(keys[1], 3)
         images, objects, grounds, rows = _draw_scenes(data, jnp.stack([keys[0], key_scene]), batch_size)
-        named, how = data["colours"][rows], {"count_share": training.count_share}
-        how |= {"max_objects": training.max_objects}
-        others, elsewhere = vary(key_vary, objects, grounds, named, num_nouns, **how)
+        named, share = data["colours"][rows], training.count_share
+        others, elsewhere = vary(key_vary, objects, grounds, named, num_nouns, count_share=share)
         wrong = render(key_wrong, data["graphics"], others, elsewhere)
         counts = _count(objects, num_nouns)
         fits = jnp.all(counts[:, None] == counts[None], axis=-1)
