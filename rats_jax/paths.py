@@ -163,11 +163,14 @@ def output_file(path: str, field: str) -> Path:
     return file
 
 
-def expect_workdir(path: str, field: str) -> None:
+def expect_workdir(path: str, field: str) -> epath.Path:
     """Check, before the work, that a folder that may be there already, or an address, can be written.
 
     Args:
         path, field: as of `any_path`.
+
+    Returns:
+        What `any_path` gives.
 
     Raises:
         ConfigError: as `any_path`, or it is a file, or cannot be written.
@@ -176,6 +179,7 @@ def expect_workdir(path: str, field: str) -> None:
     expect(kind_of(folder) != "file", field, path, "a folder, it is a file")
     if not is_remote(path):
         _expect_writable(Path(folder), path, field)
+    return folder
 
 
 def _is_taken(path: Path) -> bool:

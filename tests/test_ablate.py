@@ -16,21 +16,10 @@ from rats_jax.ablation.run import run_all, write
 from rats_jax.ablation.table import TEACHER, UNTRAINED, compare, draw, format_tables
 from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
-from rats_jax.workdir import saved_config
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, write_config
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "emoji_ablation.py"
-TINY = """
-from pathlib import Path
-
-from ml_collections import ConfigDict
-from rats_jax.workdir import saved_config
-
-
-def get_config():
-    return ConfigDict(saved_config.from_json(Path(__file__).with_suffix(".json").read_text()))
-"""
 
 
 def tiny_comparison(models):
@@ -230,8 +219,7 @@ def test_a_comparison_goes_on_where_it_stopped(models, tmp_path):
     assert len(list((workdir / "targets").glob("*/*.safetensors"))) == 4  # two seeds of two updates
 
     # What is lost is made again, by two processes of the command, and nothing else is; the table is the same.
-    (tmp_path / "tiny.json").write_text(saved_config.to_json(config))
-    (tmp_path / "tiny.py").write_text(TINY)
+    write_config(tmp_path / "tiny.py", config)
     for file in workdir.glob("teacher/*/scores.npz"), workdir.glob("untrained/*/scores.npz"):
         next(file).unlink()
     arguments = [f"--config={tmp_path / 'tiny.py'}", f"--workdir={workdir}"]

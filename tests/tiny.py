@@ -21,8 +21,19 @@ from rats_jax.weights.folder import (
 )
 from rats_jax.weights.stored import read_all
 from rats_jax.weights.tokenizers import load_tokenizer
+from rats_jax.workdir import saved_config
 
 _ROOT = Path(__file__).parent.parent
+_CONFIG_FILE = """
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from rats_jax.workdir import saved_config
+
+
+def get_config():
+    return ConfigDict(saved_config.from_json(Path(__file__).with_suffix(".json").read_text()))
+"""
 PROMPTS = ["red apple", "cat", "cat face", "green book", "blue heart", "taxi", "dog", "ice cream"]
 MAX_LENGTH = 8
 
@@ -154,6 +165,13 @@ def write_tiny_models(folder):
     (folder / "prompts.txt").write_text("\n".join(PROMPTS))
     images = np.random.default_rng(0).integers(0, 255, (len(PROMPTS), 32, 32, 3), np.uint8)
     np.savez(folder / "reference.npz", images=images, captions=np.array(PROMPTS))
+
+
+def write_config(file, config):
+    """Write a config as a file that commands take: a .py that reads the .json beside it."""
+    file.with_suffix(".json").write_text(saved_config.to_json(config))
+    file.write_text(_CONFIG_FILE)
+    return file
 
 
 def tiny_config(models, **overrides):

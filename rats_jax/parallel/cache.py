@@ -11,7 +11,7 @@ import jax
 from absl import logging
 
 from rats_jax.errors import ConfigError
-from rats_jax.paths import any_path, expect_workdir, local_path
+from rats_jax.paths import expect_workdir
 
 _MAX_BYTES = 8 * 2**30
 
@@ -28,17 +28,17 @@ def keep_compiled() -> None:
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen is not None:
         if chosen:
-            expect_workdir(chosen, "JAX_COMPILATION_CACHE_DIR")
-            jax.config.update("jax_compilation_cache_dir", str(any_path(chosen, "JAX_COMPILATION_CACHE_DIR")))
+            place = expect_workdir(chosen, "JAX_COMPILATION_CACHE_DIR")
+            jax.config.update("jax_compilation_cache_dir", str(place))
         return
     variable = "XDG_CACHE_HOME" if os.environ.get("XDG_CACHE_HOME") else "HOME"
     folder = f"{os.environ['XDG_CACHE_HOME'] if variable != 'HOME' else '~/.cache'}/rats_jax"
     try:
-        expect_workdir(folder, variable)
+        place = expect_workdir(folder, variable)
     except ConfigError as error:
         logging.warning("compiled programs are not kept: %s", error)
         return
-    jax.config.update("jax_compilation_cache_dir", str(local_path(folder, variable)))
+    jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

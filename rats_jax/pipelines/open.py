@@ -122,7 +122,7 @@ def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family,
         known = " or ".join(map(repr, PIPELINES))
         raise WeightsError(f"'{path}/model_index.json': _class_name={kind!r}: expected {known}")
     family, kernels = PIPELINES[kind], find_kernels(device or jax.devices()[0])
-    if path not in PUBLISHED:
+    if published is None:
         naming_file(f"{path}/model_index.json", functools.partial(_check_index, index, family))
     networks = {}
     for name, network in family.networks.items():

@@ -103,13 +103,11 @@ class TextToImage:
         images = np.asarray(draw.program(self._placed(), *inputs, jnp.float32(scale)))[: len(texts)]
         finite = np.isfinite(images).all(axis=(1, 2, 3))
         if not finite.all():
-            prompt, settings = (
-                texts[int(finite.argmin())],
-                f"guidance_scale={scale:g}, num_steps={draw.steps}",
-            )
+            shown = texts[int(finite.argmin())]
             raise ConfigError(
-                f"{settings}: {np.sum(~finite)} of {len(texts)} pictures of {self.title!r} have nan or "
-                f"infinity, that of {prompt!r} is the first: expected finite numbers"
+                f"guidance_scale={scale:g}, num_steps={draw.steps}: {np.sum(~finite)} of {len(texts)} pictures "
+                f"of {self.title!r} have nan or infinity, that of {shown!r} is the first: expected finite "
+                "numbers"
             )
         return images
 

@@ -68,7 +68,7 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
     targets = open_targets(config, program)
     rounds = Rounds(stream, length=config.teacher.reuse_after, num_updates=config.num_updates)
     with (
-        _naming_disk(workdir, folder, program.placed_state),
+        _naming_disk(folder, program.placed_state),
         locked(workdir, writes=writes),
         open_logs(workdir, writes=writes) as logs,
         checkpoint.open_manager(
@@ -131,7 +131,7 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
         return finish(program, config, state, book, workdir=workdir, writes=writes)
 
 
-def _naming_disk(workdir: str, folder: epath.Path, state: Any) -> AbstractContextManager[None]:
+def _naming_disk(folder: epath.Path, state: Any) -> AbstractContextManager[None]:
     """End a run whose disk fails with one line that says what is needed and how it goes on."""
 
     def more() -> str:
@@ -145,7 +145,7 @@ def _naming_disk(workdir: str, folder: epath.Path, state: Any) -> AbstractContex
         )
         return f"; {free} are free, a checkpoint takes {size}; the same command {goes_on}"
 
-    return naming_disk(Path(workdir).expanduser(), field="workdir", more=more)
+    return naming_disk(Path(folder.parent), field="workdir", more=more)
 
 
 def _check_room(workdir: str, folder: epath.Path, state: Any, *, keep: int) -> None:
@@ -156,7 +156,7 @@ def _check_room(workdir: str, folder: epath.Path, state: Any, *, keep: int) -> N
     """
     if is_remote(workdir):
         return
-    size, place = checkpoint.count_bytes(state), Path(folder).expanduser()
+    size, place = checkpoint.count_bytes(state), Path(folder)
     expect_room(place.parent, size, field="workdir", content="a checkpoint")
     missing = keep + 2 - len(checkpoint.list_steps(folder))  # the best one, and one that is being written
     free = free_bytes(place)

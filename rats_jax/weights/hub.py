@@ -13,8 +13,8 @@ from rats_jax.errors import WeightsError
 from rats_jax.paths import is_hub_id, kind_of, resolve_path
 from rats_jax.weights.download import check_download
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack")
-"""Of files of weights."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Of files that `read_state_dict` reads."""
 _VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 _SHOWN = 6
 

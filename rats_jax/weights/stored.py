@@ -94,9 +94,8 @@ class StoredArray:
 
 def is_finite(values: np.ndarray) -> bool:
     """Tell whether numbers of any float dtype are all finite, at the speed of memory if they are."""
-    if (
-        values.dtype in _INFINITE
-    ):  # NumPy is slow at them; their sign left out, larger bits are larger numbers
+    if values.dtype in _INFINITE:
+        # NumPy is slow at them; their sign left out, larger bits are larger numbers.
         bits, infinite = values.reshape(-1).view(np.uint16), _INFINITE[values.dtype]
         parts = (bits[i : i + _AT_ONCE] for i in range(0, bits.size, _AT_ONCE))
         return all(np.max(part & 0x7FFF) < infinite for part in parts)

@@ -10,19 +10,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from rats_jax.workdir import saved_config
 from rats_jax.workdir.metrics import read_metrics
-from tests.tiny import tiny_config, write_tiny_models
+from tests.tiny import tiny_config, write_config, write_tiny_models
 
 ROOT = Path(__file__).parents[2]
-CONFIG = """
-from pathlib import Path
-from ml_collections import ConfigDict
-from rats_jax.workdir import saved_config
-
-def get_config():
-    return ConfigDict(saved_config.from_json(Path(__file__).with_suffix(".json").read_text()))
-"""
 SETTINGS = {
     "num_updates": 12,
     "batch_size": 2,
@@ -38,9 +29,7 @@ def write_job(folder, **changes):
     """Write models and the config of a tiny run; gives the config's file."""
     models = folder / "models"
     write_tiny_models(models)
-    (folder / "job.json").write_text(saved_config.to_json(tiny_config(models, **(SETTINGS | changes))))
-    (folder / "job.py").write_text(CONFIG)
-    return folder / "job.py"
+    return write_config(folder / "job.py", tiny_config(models, **(SETTINGS | changes)))
 
 
 def start(config, workdir, *, failing=None, **environment):

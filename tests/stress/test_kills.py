@@ -52,26 +52,26 @@ def go_on_until_done(config, workdir, expected, rng, seconds, how, *, left, chec
         return ended, faults + [f"after {ended} ends {', '.join(differs)} are others"] * bool(differs)
 
 
+def end_so_often(count, unbroken, folder, seed, how, check):
+    """Run after run, until so many ends came; gives how many runs that took, and what was wrong."""
+    config, expected, seconds = unbroken
+    rng, ended, number, faults = random.Random(seed), 0, 0, []
+    while ended < count:
+        number += 1
+        workdir, left = folder / f"run_{number}", count - ended
+        more, wrong = go_on_until_done(config, workdir, expected, rng, seconds, how, left=left, check=check)
+        ended, faults = ended + more, faults + wrong
+    return number, faults
+
+
 @pytest.mark.slow
 def test_kills_change_nothing(unbroken, tmp_path, campaign):
-    config, expected, seconds = unbroken
-    rng, kills, faults = random.Random(campaign.seed), 0, []
-    count, number = campaign.dose(full=100, small=2), 0
-    while kills < count:
-        number += 1
-        more, wrong = go_on_until_done(
-            config,
-            tmp_path / f"run_{number}",
-            expected,
-            rng,
-            seconds,
-            signal.SIGKILL,
-            left=count - kills,
-            check=lambda *_: [],
-        )
-        kills, faults = kills + more, faults + wrong
+    count = campaign.dose(full=100, small=2)
+    number, faults = end_so_often(
+        count, unbroken, tmp_path, campaign.seed, signal.SIGKILL, check=lambda *_: []
+    )
     outcome = f"{number} runs, each ends with the bits of an unbroken one"
-    campaign.report("kill -9 at a random moment", kills, outcome, faults)
+    campaign.report("kill -9 at a random moment", count, outcome, faults)
     assert not faults, "\n".join(faults)
 
 
@@ -87,22 +87,10 @@ def lost_after_sigterm(workdir, status, said):
 
 @pytest.mark.slow
 def test_sigterm_loses_an_update_at_most(unbroken, tmp_path, campaign):
-    config, expected, seconds = unbroken
-    rng, ends, faults = random.Random(campaign.seed + 1), 0, []
-    count, number = campaign.dose(full=20, small=1), 0
-    while ends < count:
-        number += 1
-        more, wrong = go_on_until_done(
-            config,
-            tmp_path / f"run_{number}",
-            expected,
-            rng,
-            seconds,
-            signal.SIGTERM,
-            left=count - ends,
-            check=lost_after_sigterm,
-        )
-        ends, faults = ends + more, faults + wrong
+    count = campaign.dose(full=20, small=1)
+    number, faults = end_so_often(
+        count, unbroken, tmp_path, campaign.seed + 1, signal.SIGTERM, check=lost_after_sigterm
+    )
     outcome = f"{number} runs, at most one update lost, the bits of an unbroken run"
-    campaign.report("SIGTERM at a random moment", ends, outcome, faults)
+    campaign.report("SIGTERM at a random moment", count, outcome, faults)
     assert not faults, "\n".join(faults)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -51,8 +52,6 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, tmp_path, campaign)
 
 
 def test_a_damaged_file_is_another(tmp_path):
-    import random
-
     same = 0
     for suffix in (".json", ".txt"):
         for seed in range(200):
