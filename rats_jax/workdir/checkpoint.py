@@ -68,7 +68,21 @@ def open_manager(
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=functools.partial(_seal, folder)),
     )
-    return ocp.CheckpointManager(folder, options=options)
+    handlers = {"state": _state_handler(), "prompts": ocp.JsonCheckpointHandler()}
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+
+
+def _state_handler() -> ocp.PyTreeCheckpointHandler:
+    """Make what writes and reads a state.
+
+    Orbax has each device write its part of an array that several hold, and compiles a slice for each of them:
+    5,600 programs for 700 weights on eight devices. It pays where other processes write, too.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1)
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 def _is_news(record: standard_logging.LogRecord) -> bool:
@@ -139,8 +153,9 @@ def restore(
     Raises:
         ConfigError: there are some, and none can be read.
     """
+    placed = ocp.checkpoint_utils.construct_restore_args(abstract_state)
     arguments = ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract_state), prompts=ocp.args.JsonRestore()
+        state=ocp.args.PyTreeRestore(abstract_state, restore_args=placed), prompts=ocp.args.JsonRestore()
     )
     folder, steps = epath.Path(manager.directory), manager.all_steps()
     if not steps:
@@ -281,9 +296,7 @@ def _save(
     if force or manager.should_save(step):
         manager.wait_until_finished()  # what the last one replaces is gone then
         _expect_room(manager, state)
-    arguments = ocp.args.Composite(
-        state=ocp.args.StandardSave(state), prompts=ocp.args.JsonSave(prompt_state)
-    )
+    arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), prompts=ocp.args.JsonSave(prompt_state))
     return manager.save(step, args=arguments, metrics={"rank": rank}, force=force)
 
 

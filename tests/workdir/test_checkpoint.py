@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rats_jax.errors import ConfigError
+from rats_jax.parallel import placement
 from rats_jax.parallel.mesh import make_mesh
 from rats_jax.parallel.placement import param_sharding
 from rats_jax.training.optimizer import make_optimizer
@@ -300,3 +301,16 @@ def test_damaged_checksums_are_damage(tmp_path, content):
     assert find_damage(folder / "2") == ""
     (folder / "2" / FILE).write_text(content)
     assert find_damage(folder / "2") == f"{FILE} is damaged"
+
+
+def test_saving_what_eight_devices_hold_compiles_nothing(tmp_path, caplog):
+    replicated = placement.replicated(make_mesh(mesh_sizes(data=8)))
+    arrays = [np.full((16, 31 + i), i, np.float32) for i in range(3)]
+    state = jax.device_put(arrays, replicated)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        with open_manager(tmp_path, keep=1, every=1) as manager:
+            save(manager, 1, state, {})
+        assert "Compiling" not in caplog.text
+        jax.jit(lambda x: x + 1)(state[0])
+        assert "Compiling" in caplog.text
+    chex.assert_trees_all_equal(restore(open_manager(tmp_path, keep=1, every=1), state)[0], arrays)
