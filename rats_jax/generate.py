@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from absl import app, flags, logging
 
-from rats_jax.config.flags import fail, parse_flags
-from rats_jax.errors import ConfigError, expect
+from rats_jax.config.flags import errors_in_a_line, parse_flags
+from rats_jax.errors import expect
 from rats_jax.paths import find_model, output_folder
+from rats_jax.texts import show
 
 _MODEL = flags.DEFINE_string("model", None, "Work directory, pipeline folder or hub id.", required=True)
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "Prompt; give the flag several times for several.")
@@ -49,7 +50,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there y
 def main(_: list[str]) -> None:
     """Check the input, draw, write; the slow imports wait until the input is known to be good."""
     logging.set_verbosity(logging.WARNING)
-    try:
+    with errors_in_a_line():
         out = output_folder(str(_OUT.value), "out")
         find_model(str(_MODEL.value), "model")
         from rats_jax.parallel.environment import check_devices, check_variables
@@ -93,9 +94,7 @@ def main(_: list[str]) -> None:
                 batch_size=batch_size,
             )
         total = len(prompts) * count
-        print(f"{total} pictures, {total / seconds:.2f} a second\n{out}")
-    except ConfigError as error:
-        fail(error)
+        show(f"{total} pictures, {total / seconds:.2f} a second\n{out}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def locked(workdir: str, *, writes: bool) -> Iterator[None]:
     if not writes or is_remote(workdir):
         yield
         return
-    with (local_path(workdir, "workdir") / FILE).open("a+") as file:
+    with (local_path(workdir, "workdir") / FILE).open("a+", encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -268,6 +268,23 @@ def test_where_no_checkpoint_is_whole_nothing_is_moved(tmp_path):
     assert (folder / "2").exists() and (folder / "4").exists()
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError("too large"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")]
+)
+def test_a_machine_that_is_too_small_is_no_damage_of_a_checkpoint(tmp_path, monkeypatch, error):
+    folder = tmp_path / "checkpoints"
+    like = write_steps(folder, 2, 4)
+    with open_manager(folder, keep=9, every=1) as manager:
+
+        def refuse(step, args):
+            raise error
+
+        monkeypatch.setattr(manager, "restore", refuse)
+        with pytest.raises(type(error)):
+            restore(manager, like)
+    assert list_steps(folder) == [2, 4]
+
+
 def test_a_disk_without_room_for_a_checkpoint_is_not_filled(tmp_path, monkeypatch):
     folder = tmp_path / "checkpoints"
     like = write_steps(folder, 2)
