@@ -9,6 +9,8 @@ guidance and model in its metadata, a contact sheet, and prompts.jsonl for `pyth
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from absl import app, flags, logging
 
 from rats_jax.config.flags import errors_in_a_line, parse_flags
@@ -70,12 +72,18 @@ def main(_: list[str]) -> None:
         from rats_jax.files import new_folder
         from rats_jax.parallel.cache import keep_compiled
         from rats_jax.parallel.cores import use_cores_as_devices
-        from rats_jax.student.model import draw_folder
+        from rats_jax.student.model import count_drawn, draw_folder
 
         keep_compiled()
         count, batch_size = _NUM_IMAGES.value or 1, _BATCH_SIZE.value or 1
         use_cores_as_devices([min(batch_size, count * len(prompts))])
-        with new_folder(out, field="out") as folder:
+        total = len(prompts) * count
+
+        def kept(folder: Path) -> str:
+            drawn = count_drawn(folder)
+            return f"{drawn} of {total} pictures are kept" if drawn else ""
+
+        with new_folder(out, field="out", kept=kept) as folder:
             model = rats_jax.load(
                 str(_MODEL.value),
                 step=_STEP.value,
@@ -93,7 +101,6 @@ def main(_: list[str]) -> None:
                 guidance_scale=scale,
                 batch_size=batch_size,
             )
-        total = len(prompts) * count
         show(f"{total} pictures, {total / seconds:.2f} a second\n{out}")
 
 

@@ -135,6 +135,11 @@ def is_whole(text: str) -> bool:
     return _SURROGATE.search(text) is None
 
 
+def writable(text: str) -> bytes:
+    """Encode a text as UTF-8; what cannot be written, as a path that is none, is escaped with a backslash."""
+    return text.encode(errors="backslashreplace")
+
+
 def show(text: str) -> None:
     """Print a result at once. That it cannot be printed ends no command: what is written comes after it."""
     try:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rats_jax.texts import decode, is_whole, parse_json, parse_whole_json, read_text, split_lines
+from rats_jax.texts import decode, is_whole, parse_json, parse_whole_json, read_text, split_lines, writable
 
 
 @pytest.mark.parametrize(
@@ -112,3 +112,7 @@ def test_what_cannot_be_printed_keeps_nothing_from_being_written(tmp_path, outpu
     os.close(writer)
     assert done.returncode == 0 and file.read_text() == "b"
     assert done.stderr.count("\n") == bool(said) and done.stderr.startswith(said)
+
+
+def test_what_cannot_be_written_is_escaped():
+    assert writable("a 猫 \udce9") == "a 猫 \\udce9".encode()
