@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 from rats_jax.config.flags import errors_in_a_line, parse_flags
 from rats_jax.errors import expect
-from rats_jax.paths import expect_prompts, find_model, kind_of, local_path, output_folder
+from rats_jax.paths import any_path, expect_prompts, find_model, is_remote, kind_of, output_folder
 from rats_jax.report.tables import OWN_NAMES
 from rats_jax.texts import show
 
@@ -92,7 +92,9 @@ def main(_: list[str]) -> None:
         workdir = str(_WORKDIR.value)
         steps = parse_steps(list(_NUM_STEPS.value or []))
         expect((_SEED.value or 0) < 2**32, "seed", _SEED.value, "0 .. 2**32 - 1")
-        kind = kind_of(local_path(workdir, "workdir"))
+        expected = "a folder of this machine, as the work directory is an address"
+        expect(_OUT.value is not None or not is_remote(workdir), "out", _OUT.value, expected)
+        kind = kind_of(any_path(workdir, "workdir"))
         expect(kind == "folder", "workdir", workdir, "the work directory of a run")
         out = output_folder(f"{workdir}/evaluation" if _OUT.value is None else _OUT.value, "out")
         expect_prompts(_PROMPTS.value, "prompts")

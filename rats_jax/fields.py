@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+MOST_PIXELS = 2**14
+"""Of a side of a picture: what a larger one asks for no machine has. Latents have an eighth of it."""
 _NEEDED = object()
 
 

@@ -47,6 +47,7 @@ _MAX_SEQUENCE_LENGTH = flags.DEFINE_integer(
     "max-sequence-length", 0, "Tokens of a prompt that a T5 encoder reads; 0 as for --height.", lower_bound=0
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
+_MOST_PICTURES = 100_000  # their names have five digits
 
 
 def main(_: list[str]) -> None:
@@ -67,6 +68,11 @@ def main(_: list[str]) -> None:
         scale = _GUIDANCE.value
         expect(scale is None or scale < float("inf"), "guidance-scale", scale, "a finite number >= 1")
         expect(bool(prompts), "prompt", prompts, "at least one, from --prompt or --prompts-file")
+        seed, count, batch_size = _SEED.value or 0, _NUM_IMAGES.value or 1, _BATCH_SIZE.value or 1
+        total = len(prompts) * count
+        most = f"at most {_MOST_PICTURES} pictures in all, {total} are asked for"
+        expect(total <= _MOST_PICTURES, "num-images", count, most)
+        expect(seed + count <= 2**32, "seed", seed, f"seeds of {count} pictures below 2**32")
         check_devices()
         import rats_jax
         from rats_jax.files import new_folder
@@ -75,9 +81,7 @@ def main(_: list[str]) -> None:
         from rats_jax.student.model import count_drawn, draw_folder
 
         keep_compiled()
-        count, batch_size = _NUM_IMAGES.value or 1, _BATCH_SIZE.value or 1
-        use_cores_as_devices([min(batch_size, count * len(prompts))])
-        total = len(prompts) * count
+        use_cores_as_devices([min(batch_size, total)])
 
         def kept(folder: Path) -> str:
             drawn = count_drawn(folder)
@@ -96,7 +100,7 @@ def main(_: list[str]) -> None:
                 model,
                 folder,
                 prompts,
-                seeds=range(_SEED.value or 0, (_SEED.value or 0) + count),
+                seeds=range(seed, seed + count),
                 num_steps=_NUM_STEPS.value,
                 guidance_scale=scale,
                 batch_size=batch_size,

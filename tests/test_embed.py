@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rats_jax.errors import ConfigError
+from rats_jax.files import new_folder
 from rats_jax.pipelines.open import load_pipeline, open_pipeline
 from rats_jax.pipelines.stored_embeds import with_stored_embeds, write_prompt_embeds
 from rats_jax.training.models import describe_models, open_models
@@ -57,6 +58,21 @@ def test_what_does_not_belong_to_the_run_is_refused(models, folder, tmp_path):
     stored = with_stored_embeds(pipeline, folder, source=str(models / "pipeline"))
     with pytest.raises(ConfigError, match="has no embedding of the prompt 'an unseen one'"):
         stored.tokenize(["cat", "an unseen one"])
+
+
+def test_a_disk_that_fills_up_is_one_line(models, tmp_path):
+    """A file that is mapped would end the process with a bus error."""
+    resource = pytest.importorskip("resource")
+    pipeline, out = open_pipeline(str(models / "pipeline")), tmp_path / "out"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+    try:
+        with pytest.raises(ConfigError, match="^out='.*': expected a folder that can be written [(]File too"):
+            with new_folder(out, field="out") as folder:
+                write_prompt_embeds(folder, pipeline, PROMPTS, source="")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def other(change):
