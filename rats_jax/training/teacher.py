@@ -119,7 +119,7 @@ class TargetStore:
         arrays = {f"scores/{name}": np.asarray(array) for name, array in targets.scores.items()}
         arrays["denoised"] = np.asarray(targets.denoised)
         with naming_disk(Path(self._folder), field="teacher.targets"):
-            write_whole(self._file(update), save(arrays | {_SUM: np.uint32(_sum_of(arrays))[None]}))
+            write_whole(self._file(update), save(arrays | {_SUM: np.array([_sum_of(arrays)], np.uint32)}))
 
     def _file(self, update: int) -> epath.Path:
         return self._folder / f"{update:06d}-{self._process}.safetensors"
