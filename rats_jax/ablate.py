@@ -8,14 +8,14 @@ ablation.md, ablation.png and ablation.json. The same command goes on where it s
 
 from __future__ import annotations
 
-import functools
 import os
 
 from absl import app, flags, logging
 
-from rats_jax.config.flags import define_config, fail, parse_flags
-from rats_jax.errors import ConfigError, DivergedError, HackingError, StoppedError, expect
+from rats_jax.config.flags import define_config, errors_in_a_line, parse_flags
+from rats_jax.errors import expect
 from rats_jax.paths import expect_workdir, local_path
+from rats_jax.texts import show
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -29,7 +29,7 @@ _JOBS = flags.DEFINE_integer(
 def main(_: list[str]) -> None:
     """Check the input, train what is missing, compare; the slow imports wait until the input is good."""
     logging.set_verbosity(logging.WARNING)
-    try:
+    with errors_in_a_line():
         workdir = local_path(str(_WORKDIR.value), "workdir")
         expect_workdir(str(_WORKDIR.value), "workdir")
         jobs, cores = _JOBS.value or 1, os.cpu_count() or 1
@@ -41,14 +41,11 @@ def main(_: list[str]) -> None:
         from rats_jax.ablation.run import run_all, write
         from rats_jax.files import naming_disk
 
-        say = functools.partial(print, flush=True)
         with naming_disk(workdir, field="workdir", more=lambda: "; the same command goes on"):
             planned = plan(_CONFIG.value, workdir)
-            run_all(planned, _CONFIG.value, processes=jobs, say=say)
-            write(planned, _CONFIG.value, workdir, say=say)
-        print(workdir / "ablation.md")
-    except (ConfigError, DivergedError, HackingError, StoppedError) as error:
-        fail(error)
+            run_all(planned, _CONFIG.value, processes=jobs, say=show)
+            write(planned, _CONFIG.value, workdir, say=show)
+        show(str(workdir / "ablation.md"))
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 from absl import app, flags, logging
 
 from rats_jax.aot.chips import CHIPS, describe_machine
-from rats_jax.config.flags import define_config, fail, parse_flags
+from rats_jax.config.flags import define_config, errors_in_a_line, fail, parse_flags
 from rats_jax.config.together import validate
 from rats_jax.errors import ConfigError, expect
 from rats_jax.files import naming_disk, write_whole
 from rats_jax.paths import output_file
+from rats_jax.texts import show
 
 _CONFIG = define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", None, "TPU generation and chips, e.g. v5e:4x4.", required=True)
@@ -38,7 +38,7 @@ _HLO = flags.DEFINE_string("hlo", None, "File to write the compiled program's te
 def main(_: list[str]) -> None:
     """Check the input, compile, report; jax is imported once its environment is set."""
     logging.set_verbosity(logging.WARNING)
-    try:
+    with errors_in_a_line():
         topology = str(_TOPOLOGY.value)
         generation = topology.partition(":")[0]
         expect(generation in CHIPS, "topology", topology, f"GENERATION:SHAPE, with {', '.join(CHIPS)}")
@@ -56,15 +56,12 @@ def main(_: list[str]) -> None:
         if not _DRY.value:
             result = compiling.compile_for(program, effort=_EFFORT.value, chip=CHIPS[generation])
             report, text = report | result.report, result.text
-        print(json.dumps(report), flush=True)
+        show(json.dumps(report))
         if hlo and text:
             with naming_disk(hlo, field="hlo", kind="file", at=hlo.parent):
                 write_whole(hlo, text)
-    except ConfigError as error:
-        fail(error)
-    if not report.get("fits", True):
-        print(f"error: {compiling.advice(_CONFIG.value)}", file=sys.stderr)
-        sys.exit(1)
+        if not report.get("fits", True):
+            fail(ConfigError(compiling.advice(_CONFIG.value)))
 
 
 if __name__ == "__main__":

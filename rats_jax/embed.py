@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from absl import app, flags, logging
 
-from rats_jax.config.flags import define_config, fail, parse_flags
+from rats_jax.config.flags import define_config, errors_in_a_line, parse_flags
 from rats_jax.config.together import validate, validate_paths
-from rats_jax.errors import ConfigError
 from rats_jax.paths import output_folder
+from rats_jax.texts import show
 
 _CONFIG = define_config()
 _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
@@ -19,7 +19,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there y
 def main(_: list[str]) -> None:
     """Check the input, compute, store; the slow imports wait until the input is known to be good."""
     logging.set_verbosity(logging.WARNING)
-    try:
+    with errors_in_a_line():
         config, out = _CONFIG.value, output_folder(str(_OUT.value), "out")
         validate(config)
         validate_paths(config)
@@ -35,14 +35,12 @@ def main(_: list[str]) -> None:
         pipeline = open_pipeline(config.pretrained, dtype=config.compute_dtype, options=options_of(config))
         size = count_bytes(pipeline, prompts, dtype=config.frozen_dtype)
         expect_room(out, size, field="out", content="the embeddings")
-        print(f"{format_bytes(size)} of embeddings will be written", flush=True)
+        show(f"{format_bytes(size)} of embeddings will be written")
         with new_folder(out, field="out") as folder:
             count = write_prompt_embeds(
                 folder, pipeline, prompts, source=config.pretrained, dtype=config.frozen_dtype
             )
-        print(f"{count} prompts\n{out}")
-    except ConfigError as error:
-        fail(error)
+        show(f"{count} prompts\n{out}")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from rats_jax.config.flags import fail, parse_flags
-from rats_jax.errors import ConfigError, expect
-from rats_jax.paths import expect_prompts, find_model, kind_of, local_path, output_folder
+from rats_jax.config.flags import errors_in_a_line, parse_flags
+from rats_jax.errors import expect
+from rats_jax.paths import any_path, expect_prompts, find_model, is_remote, kind_of, output_folder
 from rats_jax.report.tables import OWN_NAMES
+from rats_jax.texts import show
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; without it the newest.", lower_bound=0)
@@ -87,11 +88,13 @@ def parse_contestants(texts: Sequence[str], *, taken: Sequence[str]) -> dict[str
 def main(_: list[str]) -> None:
     """Check the input, judge, write; the slow imports wait until the input is known to be good."""
     logging.set_verbosity(logging.WARNING)
-    try:
+    with errors_in_a_line():
         workdir = str(_WORKDIR.value)
         steps = parse_steps(list(_NUM_STEPS.value or []))
         expect((_SEED.value or 0) < 2**32, "seed", _SEED.value, "0 .. 2**32 - 1")
-        kind = kind_of(local_path(workdir, "workdir"))
+        expected = "a folder of this machine, as the work directory is an address"
+        expect(_OUT.value is not None or not is_remote(workdir), "out", _OUT.value, expected)
+        kind = kind_of(any_path(workdir, "workdir"))
         expect(kind == "folder", "workdir", workdir, "the work directory of a run")
         out = output_folder(f"{workdir}/evaluation" if _OUT.value is None else _OUT.value, "out")
         expect_prompts(_PROMPTS.value, "prompts")
@@ -118,11 +121,9 @@ def main(_: list[str]) -> None:
                 batch_size=_BATCH_SIZE.value or 1,
                 dtype=str(_DTYPE.value),
                 command=shlex.join(["python", *sys.orig_argv[1:]]),
-                say=print,
+                say=show,
             )
-        print(out / "report.html")
-    except ConfigError as error:
-        fail(error)
+        show(str(out / "report.html"))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from absl import app, flags, logging
 
-from rats_jax.config.flags import fail, parse_flags
-from rats_jax.errors import ConfigError, ExportError, expect
+from rats_jax.config.flags import errors_in_a_line, parse_flags
+from rats_jax.errors import expect
 from rats_jax.paths import find_model, kind_of, output_folder
+from rats_jax.texts import show
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory of a run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
@@ -28,7 +29,7 @@ _STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; without it th
 def main(_: list[str]) -> None:
     """Check the input, write, verify; the slow imports wait until the input is known to be good."""
     logging.set_verbosity(logging.WARNING)
-    try:
+    with errors_in_a_line():
         out = output_folder(str(_OUT.value), "out")
         is_folder = kind_of(find_model(str(_WORKDIR.value), "workdir")) == "folder"
         expect(is_folder, "workdir", _WORKDIR.value, "the work directory of a run")
@@ -47,9 +48,7 @@ def main(_: list[str]) -> None:
             if _FORMAT.value != "lora":
                 expect_room(out, count_bytes(model, dtype), field="out", content="the weights")
             difference = export_student(model, folder, format=str(_FORMAT.value), dtype=dtype)
-        print(f"read back, it draws the student's picture to {255 * difference:.3f}/255\n{out}")
-    except (ConfigError, ExportError) as error:
-        fail(error)
+        show(f"read back, it draws the student's picture to {255 * difference:.3f}/255\n{out}")
 
 
 if __name__ == "__main__":

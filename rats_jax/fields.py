@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+MOST_PIXELS = 2**14
+"""Of a side of a picture: what a larger one asks for no machine has. Latents have an eighth of it."""
+_NEEDED = object()
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,7 @@ class Field:
     """One argument of the PyTorch class that a config.json configures.
 
     Attributes:
-        default: what the PyTorch class takes where the file says nothing.
+        default: what the PyTorch class takes where the file says nothing; see also `needed`.
         holds: whether the network here computes what the class does with a value.
         expected: how to say so.
     """
@@ -66,6 +70,11 @@ def optional(field: Field) -> Field:
     return Field(None, lambda value: value is None or field.holds(value), f"null or {field.expected}")
 
 
+def needed(field: Field) -> Field:
+    """Refuse a file that says nothing."""
+    return replace(field, default=_NEEDED)
+
+
 def per_block(field: Field) -> Field:
     """Accept a list of values too, one for each block; how many there must be is for the network to say."""
 
@@ -100,7 +109,7 @@ def read_fields(
 
     Raises:
         ValueError: a field with a value that is not computed here, or one that is not known and not null:
-            'name=value: expected ...'.
+            'name=value: expected ...'; or one that is needed is not there.
     """
     for name, value in config.items():
         if name in fields:
@@ -108,6 +117,8 @@ def read_fields(
         elif not name.startswith("_") and name not in ignored:
             expect(value is None, name, value, "null: the field is not known here")
     values = {name: config.get(name, field.default) for name, field in fields.items()}
+    if lacking := [name for name, value in values.items() if value is _NEEDED]:
+        raise ValueError(f"{lacking[0]}: expected {fields[lacking[0]].expected}, it is missing")
     return {name: _as_tuple(value) for name, value in values.items()}
 
 

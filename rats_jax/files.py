@@ -16,6 +16,7 @@ from etils import epath
 from safetensors import SafetensorError
 
 from rats_jax.errors import ConfigError, expect, reason_of
+from rats_jax.texts import writable
 
 PathLike = TypeVar("PathLike", Path, epath.Path)
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
@@ -107,30 +108,89 @@ def format_bytes(size: float) -> str:
 
 
 @contextmanager
-def new_folder(folder: Path, *, field: str) -> Iterator[Path]:
+def new_folder(
+    folder: Path, *, field: str, kept: Callable[[Path], str] = lambda partial: ""
+) -> Iterator[Path]:
     """Make a folder for a command's results, and give it its name only once they are all there.
 
     Args:
         folder: must not exist; folders above it are made.
         field: what the command calls it, for messages.
+        kept: says after an error which results are whole in the folder beside it; it stays then, unless it
+            has none.
 
     Yields:
-        A folder beside it to write into; after an error it is removed.
+        A folder beside it to write into; after an error it is removed, or named in the message.
 
     Raises:
-        ConfigError: the folder exists, or it cannot be written, at first or later.
+        ConfigError: the folder exists, another command is making it, or it cannot be written, at first or
+            later.
     """
     if os.path.lexists(folder):
         raise ConfigError(f"{field}={str(folder)!r}: expected a folder that is not there yet")
     partial = folder.with_name(folder.name + ".partial")
+    with _only_user(folder, partial, field=field):
+        try:
+            with naming_disk(folder, field=field, at=partial):
+                yield partial
+                partial.rename(folder)
+        except BaseException as error:
+            found = kept(partial)
+            if not found:
+                shutil.rmtree(partial, ignore_errors=True)
+            elif isinstance(error, ConfigError):
+                raise type(error)(f"{error}; {found} in {str(partial)!r}") from None
+            raise
+
+
+@contextmanager
+def _only_user(folder: Path, partial: Path, *, field: str) -> Iterator[None]:
+    """Make the empty folder in which another one is made, and keep other commands out of it.
+
+    Raises:
+        ConfigError: another command has it, or it cannot be made.
+    """
+    with naming_disk(folder, field=field, at=partial):
+        partial.mkdir(parents=True, exist_ok=True)
+        if os.name != "posix":  # elsewhere folders cannot be opened
+            _empty(partial)
+            yield
+            return
+        opened = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        # What was locked may have got its name, or be gone, since it was opened.
+        alone = lock(opened) and partial.exists() and os.path.samestat(os.fstat(opened), partial.stat())
+        expect(alone, field, str(folder), "a folder that no other command is writing")
         with naming_disk(folder, field=field, at=partial):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            yield partial
-            partial.rename(folder)
+            _empty(partial)
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(opened)
+
+
+def lock(opened: int) -> bool:
+    """Lock an open file for this process, unless another one has; the system frees it however this one ends.
+
+    Returns:
+        Whether it is locked, or on a system without locks.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows, some file systems of networks
+        return True
+    return True
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 @contextmanager
@@ -152,6 +212,6 @@ def whole_file(file: PathLike) -> Iterator[PathLike]:
 
 
 def write_whole(file: PathLike, content: str | bytes) -> None:
-    """Write a file, whole or not at all; text as UTF-8."""
+    """Write a file, whole or not at all; text as `writable` encodes it."""
     with whole_file(file) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.write_bytes(writable(content) if isinstance(content, str) else content)

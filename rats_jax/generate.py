@@ -9,11 +9,14 @@ guidance and model in its metadata, a contact sheet, and prompts.jsonl for `pyth
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from absl import app, flags, logging
 
-from rats_jax.config.flags import fail, parse_flags
-from rats_jax.errors import ConfigError, expect
+from rats_jax.config.flags import errors_in_a_line, parse_flags
+from rats_jax.errors import expect
 from rats_jax.paths import find_model, output_folder
+from rats_jax.texts import show
 
 _MODEL = flags.DEFINE_string("model", None, "Work directory, pipeline folder or hub id.", required=True)
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "Prompt; give the flag several times for several.")
@@ -44,12 +47,13 @@ _MAX_SEQUENCE_LENGTH = flags.DEFINE_integer(
     "max-sequence-length", 0, "Tokens of a prompt that a T5 encoder reads; 0 as for --height.", lower_bound=0
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
+_MOST_PICTURES = 100_000  # their names have five digits
 
 
 def main(_: list[str]) -> None:
     """Check the input, draw, write; the slow imports wait until the input is known to be good."""
     logging.set_verbosity(logging.WARNING)
-    try:
+    with errors_in_a_line():
         out = output_folder(str(_OUT.value), "out")
         find_model(str(_MODEL.value), "model")
         from rats_jax.parallel.environment import check_devices, check_variables
@@ -64,17 +68,26 @@ def main(_: list[str]) -> None:
         scale = _GUIDANCE.value
         expect(scale is None or scale < float("inf"), "guidance-scale", scale, "a finite number >= 1")
         expect(bool(prompts), "prompt", prompts, "at least one, from --prompt or --prompts-file")
+        seed, count, batch_size = _SEED.value or 0, _NUM_IMAGES.value or 1, _BATCH_SIZE.value or 1
+        total = len(prompts) * count
+        most = f"at most {_MOST_PICTURES} pictures in all, {total} are asked for"
+        expect(total <= _MOST_PICTURES, "num-images", count, most)
+        expect(seed + count <= 2**32, "seed", seed, f"seeds of {count} pictures below 2**32")
         check_devices()
         import rats_jax
         from rats_jax.files import new_folder
         from rats_jax.parallel.cache import keep_compiled
         from rats_jax.parallel.cores import use_cores_as_devices
-        from rats_jax.student.model import draw_folder
+        from rats_jax.student.model import count_drawn, draw_folder
 
         keep_compiled()
-        count, batch_size = _NUM_IMAGES.value or 1, _BATCH_SIZE.value or 1
-        use_cores_as_devices([min(batch_size, count * len(prompts))])
-        with new_folder(out, field="out") as folder:
+        use_cores_as_devices([min(batch_size, total)])
+
+        def kept(folder: Path) -> str:
+            drawn = count_drawn(folder)
+            return f"{drawn} of {total} pictures are kept" if drawn else ""
+
+        with new_folder(out, field="out", kept=kept) as folder:
             model = rats_jax.load(
                 str(_MODEL.value),
                 step=_STEP.value,
@@ -87,15 +100,12 @@ def main(_: list[str]) -> None:
                 model,
                 folder,
                 prompts,
-                seeds=range(_SEED.value or 0, (_SEED.value or 0) + count),
+                seeds=range(seed, seed + count),
                 num_steps=_NUM_STEPS.value,
                 guidance_scale=scale,
                 batch_size=batch_size,
             )
-        total = len(prompts) * count
-        print(f"{total} pictures, {total / seconds:.2f} a second\n{out}")
-    except ConfigError as error:
-        fail(error)
+        show(f"{total} pictures, {total / seconds:.2f} a second\n{out}")
 
 
 if __name__ == "__main__":

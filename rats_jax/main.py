@@ -4,9 +4,8 @@ import gc
 
 from absl import app, flags, logging
 
-from rats_jax.config.flags import define_config, fail, parse_flags
+from rats_jax.config.flags import define_config, errors_in_a_line, parse_flags
 from rats_jax.config.together import validate, validate_paths
-from rats_jax.errors import ConfigError, DivergedError, HackingError, StoppedError
 from rats_jax.paths import expect_workdir
 
 _CONFIG = define_config()
@@ -21,7 +20,7 @@ _WORKDIR = flags.DEFINE_string(
 def main(_: list[str]) -> None:
     """Check the input, then train; the slow imports wait until the input is known to be good."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file at INFO
-    try:
+    with errors_in_a_line():
         validate(_CONFIG.value)
         validate_paths(_CONFIG.value)
         expect_workdir(_WORKDIR.value, "workdir")
@@ -41,8 +40,6 @@ def main(_: list[str]) -> None:
         check_devices()
         use_cores_of(_CONFIG.value)
         train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    except (ConfigError, DivergedError, HackingError, StoppedError) as error:
-        fail(error)
 
 
 if __name__ == "__main__":

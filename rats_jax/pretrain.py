@@ -6,8 +6,8 @@ import time
 
 from absl import app, flags, logging
 
-from rats_jax.config.flags import define_config, fail, parse_flags
-from rats_jax.errors import ConfigError, expect
+from rats_jax.config.flags import define_config, errors_in_a_line, parse_flags
+from rats_jax.errors import expect
 from rats_jax.paths import expect_workdir, local_path
 
 _CONFIG = define_config()
@@ -20,7 +20,7 @@ _STAGES = flags.DEFINE_list("stages", [], "Stages to run; empty is all that the 
 def main(_: list[str]) -> None:
     """Run the stages that are asked for and not yet done."""
     logging.set_verbosity(logging.WARNING)
-    try:
+    with errors_in_a_line():
         workdir = local_path(str(_WORKDIR.value), "workdir")
         expect_workdir(str(_WORKDIR.value), "workdir")
         from rats_jax.parallel.environment import open_environment
@@ -42,8 +42,6 @@ def main(_: list[str]) -> None:
             start = time.perf_counter()
             stages[name](_CONFIG.value, workdir)
             logging.info("stage %s took %.1f minutes", name, (time.perf_counter() - start) / 60)
-    except ConfigError as error:
-        fail(error)
 
 
 if __name__ == "__main__":

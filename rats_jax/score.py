@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from rats_jax.config.flags import fail, parse_flags
+from rats_jax.config.flags import errors_in_a_line, fail, parse_flags
 from rats_jax.errors import ConfigError, expect
 from rats_jax.files import naming_disk, write_whole
 from rats_jax.paths import expect_model, output_file, resolve_path
+from rats_jax.texts import show
 
 _REWARDS = flags.DEFINE_multi_string(
     "reward", None, "KIND or KIND=PATH of a reward; give the flag several times for several.", required=True
@@ -36,7 +37,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute
 def main(_: list[str]) -> None:
     """Check the input, score, write and print."""
     logging.set_verbosity(logging.WARNING)
-    try:
+    with errors_in_a_line():
         paths = parse_rewards(_REWARDS.value or [])
         out = output_file(str(_OUT.value), "out")
         images = resolve_path(str(_IMAGES.value), "images")
@@ -56,15 +57,13 @@ def main(_: list[str]) -> None:
         rewards = {kind: REWARDS[kind].load(path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
         scores = score_pairs(rewards, pairs, batch_size=_BATCH_SIZE.value)
         summary = summarise(pairs, scores, paths)
-        print(f"{format_scores(pairs, scores)}\n", flush=True)  # then a full disk takes nothing
+        show(f"{format_scores(pairs, scores)}\n")  # then a full disk takes nothing
         with naming_disk(out, field="out", kind="file", at=out.parent):
             write_whole(out, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        print(out)
+        show(str(out))
         bad = [f"{kind} of {file!r}" for kind, files in summary["not_finite"].items() for file in files]
         if bad:
             fail(ConfigError(f"{len(bad)} scores are not finite: {', '.join(bad[:4])}; null in {out}"))
-    except ConfigError as error:
-        fail(error)
 
 
 def parse_rewards(texts: Sequence[str]) -> dict[str, str]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
+import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
+
+from rats_jax.errors import reason_of
 
 MARK = "\ufeff"
 """A byte order mark, decoded."""
@@ -129,3 +133,26 @@ def parse_whole_json(text: str) -> Any:
 def is_whole(text: str) -> bool:
     """Tell whether a text has no half of a surrogate pair, which nothing can write."""
     return _SURROGATE.search(text) is None
+
+
+def writable(text: str) -> bytes:
+    """Encode a text as UTF-8; what cannot be written, as a path that is none, is escaped with a backslash."""
+    return text.encode(errors="backslashreplace")
+
+
+def show(text: str) -> None:
+    """Print a result at once. That it cannot be printed ends no command: what is written comes after it."""
+    try:
+        print(text, flush=True)
+    except OSError as error:  # `| head` reads no more, `> file` is on a full disk
+        close_output(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            print(f"warning: standard output cannot be written ({reason_of(error)})", file=sys.stderr)
+
+
+def close_output(*streams: TextIO) -> None:
+    """Drop what is printed from now on, and what is buffered."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

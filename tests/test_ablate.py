@@ -255,6 +255,22 @@ def test_a_damaged_file_of_a_finished_job_is_named(tmp_path, content):
         run_all([job], config, processes=1, say=print)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"text", b"PK\3\4 cut", "other arrays"])
+def test_damaged_scores_are_named(tmp_path, content):
+    config = load_config(CONFIG)
+    jobs = planning.plan(config, tmp_path)[:1]
+    jobs[0].folder.mkdir(parents=True)
+    file = jobs[0].folder / "scores.npz"
+    if content == "other arrays":
+        np.savez(file, other=np.zeros(2))
+    elif content is not None:
+        file.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match="scores.npz': expected the scores that a job wrote [(].*[)]; without"
+    ):
+        write(jobs, config, tmp_path, say=print)
+
+
 def test_bad_flags_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for arguments, message in (

@@ -1,5 +1,7 @@
 """Stored prompt embeddings: the same run without text encoders."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from rats_jax.errors import ConfigError
+from rats_jax.files import new_folder
 from rats_jax.pipelines.open import load_pipeline, open_pipeline
 from rats_jax.pipelines.stored_embeds import with_stored_embeds, write_prompt_embeds
 from rats_jax.training.models import describe_models, open_models
@@ -55,6 +58,66 @@ def test_what_does_not_belong_to_the_run_is_refused(models, folder, tmp_path):
     stored = with_stored_embeds(pipeline, folder, source=str(models / "pipeline"))
     with pytest.raises(ConfigError, match="has no embedding of the prompt 'an unseen one'"):
         stored.tokenize(["cat", "an unseen one"])
+
+
+def test_a_disk_that_fills_up_is_one_line(models, tmp_path):
+    """A file that is mapped would end the process with a bus error."""
+    resource = pytest.importorskip("resource")
+    pipeline, out = open_pipeline(str(models / "pipeline")), tmp_path / "out"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+    try:
+        with pytest.raises(ConfigError, match="^out='.*': expected a folder that can be written [(]File too"):
+            with new_folder(out, field="out") as folder:
+                write_prompt_embeds(folder, pipeline, PROMPTS, source="")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def other(change):
+    """Give a change of a file of embeddings."""
+    return lambda file: np.save(file, change(np.load(file)))
+
+
+def rewrite(content):
+    return lambda file: file.write_bytes(content)
+
+
+NUMBERS, TEXTS = "expected floating point numbers of", "prompts.json: expected a list of texts as prompts"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("prompts.json", rewrite(b"[1]"), TEXTS),
+        ("prompts.json", rewrite(b'{"pretrained": "x", "prompts": [1]}'), TEXTS),
+        ("prompts.json", rewrite(b'{"pretrained": "x"}'), TEXTS),
+        (
+            "prompts.json",
+            rewrite(b'{"pretrained": "x", "prompts": ["cat"]}'),
+            f"cond_0.npy: {NUMBERS} 1 rows",
+        ),
+        ("prompts.json", rewrite(b"["), "expected a folder that rats_jax.embed wrote (Expecting value"),
+        ("cond_0.npy", rewrite(b""), "expected a folder that rats_jax.embed wrote (EOF"),
+        ("cond_0.npy", rewrite(b"PK\3\4 an archive"), "(the magic string is not correct"),
+        ("cond_0.npy", lambda file: os.truncate(file, 300), "(mmap length is greater than file size)"),
+        ("cond_0.npy", other(lambda x: x[:-1]), f"cond_0.npy: {NUMBERS} 8 rows, found float32 of (7,)"),
+        ("cond_0.npy", other(lambda x: x.astype(int)), f"cond_0.npy: {NUMBERS} 8 rows, found int64"),
+        ("cond_0.npy", other(lambda x: x.astype(str)), f"cond_0.npy: {NUMBERS} 8 rows, found <U32"),
+        ("cond_0.npy", other(lambda x: x * np.nan), "prompt='cat': expected a finite embedding"),
+        ("uncond_0.npy", other(lambda x: x * np.inf), "prompt='': expected a finite embedding"),
+        ("uncond_0.npy", other(lambda x: np.repeat(x, 2, axis=0)), f"uncond_0.npy: {NUMBERS} 1 rows"),
+    ],
+)
+def test_damaged_embeddings_are_one_line(models, folder, tmp_path, file, damage, message):
+    damaged = shutil.copytree(folder, tmp_path / "embeds")
+    damage(damaged / file)
+    pipeline = open_pipeline(str(models / "pipeline"))
+    with pytest.raises(ConfigError) as caught:
+        with_stored_embeds(pipeline, damaged, source=str(models / "pipeline")).tokenize(["cat"])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"prompt_embeds={str(damaged)!r}: ")
 
 
 def test_the_command_writes_them_and_does_not_overwrite(tmp_path):

@@ -605,9 +605,18 @@ def test_a_run_is_not_judged_over_what_is_there(command, capsys, run, evaluation
     assert sorted(file.name for file in run.iterdir()) == ["checkpoints", "config.json", "evaluation"]
 
 
-def test_the_command_ends_with_one_line_and_status_1(tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir={}", "--num-steps=4,x"], "num-steps='4,x': expected different whole"),
+        (["--workdir=gs://bucket/run"], "out=None: expected a folder of this machine, as the work directory"),
+        (["--workdir=foo://run", "--out={}/out"], "workdir='foo://run': expected a folder, or an address"),
+    ],
+)
+def test_the_command_ends_with_one_line_and_status_1(tmp_path, arguments, message):
+    given = [argument.format(tmp_path) for argument in arguments]
     result = subprocess.run(
-        [sys.executable, "-m", "rats_jax.evaluate", f"--workdir={tmp_path}", "--num-steps=4,x"],
+        [sys.executable, "-m", "rats_jax.evaluate", *given],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -615,5 +624,5 @@ def test_the_command_ends_with_one_line_and_status_1(tmp_path):
         check=False,
     )
     assert result.returncode == 1 and result.stdout == "" and list(tmp_path.iterdir()) == []
-    assert result.stderr.startswith("error: num-steps='4,x': expected different whole"), result.stderr
+    assert result.stderr.startswith(f"error: {message}"), result.stderr
     assert len(result.stderr.splitlines()) == 1

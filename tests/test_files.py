@@ -119,6 +119,60 @@ def test_what_a_killed_command_left_is_never_part_of_the_results(tmp_path):
     assert not stale.exists()
 
 
+def test_a_second_command_is_refused_until_the_first_ends(tmp_path):
+    out = tmp_path / "out"
+    with new_folder(out, field="out") as folder:
+        (folder / "file").write_text("of the first")
+        with pytest.raises(
+            ConfigError, match="^out='.*': expected a folder that no other command is writing$"
+        ):
+            with new_folder(out, field="out"):
+                raise AssertionError
+        assert [file.name for file in folder.iterdir()] == ["file"]
+    assert (out / "file").read_text() == "of the first" and list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_that_got_its_name_meanwhile_is_not_emptied(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def lock_too_late(opened):
+        (tmp_path / "out.partial" / "file").write_text("of the first")
+        (tmp_path / "out.partial").rename(out)
+        return True
+
+    monkeypatch.setattr(files, "lock", lock_too_late)
+    with pytest.raises(ConfigError, match="expected a folder that no other command is writing"):
+        with new_folder(out, field="out"):
+            raise AssertionError
+    assert (out / "file").read_text() == "of the first"
+
+
+@pytest.mark.parametrize("written", [2, 0])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (of(28), "expected a folder that can be written (No space left on device)"),
+        (ConfigError("prompt='a': expected another"), "prompt='a': expected another"),
+    ],
+)
+def test_results_that_are_whole_are_kept_and_named(tmp_path, error, message, written):
+    def kept(folder):
+        count = len(list(folder.iterdir()))
+        return f"{count} files are kept" if count else ""
+
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    with pytest.raises(ConfigError) as caught, new_folder(out, field="out", kept=kept) as folder:
+        for i in range(written):
+            (folder / str(i)).write_text("content")
+        raise error
+    said = f"; 2 files are kept in {str(partial)!r}" if written else ""
+    assert str(caught.value).endswith(message + said)
+    assert partial.exists() == bool(written) and not out.exists()
+    with new_folder(out, field="out", kept=kept):
+        pass
+    assert list(tmp_path.iterdir()) == [out] and list(out.iterdir()) == []
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     file = tmp_path / "notes.txt"
     write_whole(file, "grün\n")

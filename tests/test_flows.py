@@ -254,7 +254,7 @@ def test_stored_embeddings_take_the_place_of_the_encoders(models, folders, kind,
 
 def test_what_a_flow_cannot_do_is_one_line(models, folders):
     for kind, settings, message in (
-        ("flux_dev", {"height": 18}, "^height=18: expected a multiple of 4, or 0"),
+        ("flux_dev", {"height": 18}, "^height=18: expected a multiple of 4 up to 16384, or 0"),
         ("flux_dev", {"lora__targets": "to_nowhere"}, "^lora.targets='to_nowhere': expected an expression"),
         ("flux_dev", {"student__timestep_spacing": "trailing"}, "timestep_spacing is 'trailing', expected"),
         ("flux_schnell", {"teacher__guidance_scale": 2.0}, "^teacher.guidance_scale=2.0: expected 1"),

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+from io import FileIO
 from pathlib import Path
 
 import jax
@@ -19,8 +20,10 @@ from rats_jax.diffusion.sampler import ddim_step
 from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.networks.lora import Adapted, init_adapters, with_adapters
 from rats_jax.pipelines.open import load_pipeline
+from rats_jax.report import figures
 from rats_jax.student.formats import export_student
 from rats_jax.student.load import load_pretrained
+from rats_jax.student.model import _listed, count_drawn, draw_folder
 from tests.finished import write_run
 from tests.tiny import PROMPTS, flags_with, random_params, tiny_config
 
@@ -179,6 +182,7 @@ def test_numbers_of_other_libraries_are_numbers(student):
         ({"dtype": "float8"}, "^dtype='float8': expected 'float32' or 'bfloat16'$"),
         ({"dtype": np.float32}, "^dtype=<class 'numpy.float32'>: expected 'float32' or 'bfloat16'$"),
         ({"height": -8}, "^height=-8: expected an integer >= 0$"),
+        ({"height": 8_000_000}, "^height=8000000: expected a multiple of 4 up to 16384, or 0"),
         ({"width": 32.0}, r"^width=32\.0: expected an integer >= 0$"),
         ({"max_sequence_length": "77"}, "^max_sequence_length='77': expected an integer >= 0$"),
         ({"path": None}, "^path=None: expected a folder or a hub id$"),
@@ -293,12 +297,57 @@ def test_the_command_writes_pictures_that_say_what_they_are(run, student, tmp_pa
     ]
 
 
+@pytest.mark.parametrize("failing", ["picture", "sheet"])
+def test_pictures_that_a_full_disk_takes_are_listed_and_no_others(student, tmp_path, monkeypatch, failing):
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    save, last = figures.save_image, "00003.png" if failing == "picture" else ""
+    monkeypatch.setattr(figures, "save_image", lambda *x: fails() if x[1].name == last else save(*x))
+    if failing == "sheet":
+        monkeypatch.setattr(figures, "save_picture", fails)
+    settings = {"seeds": [0, 1], "num_steps": None, "guidance_scale": None, "batch_size": 2}
+    with pytest.raises(OSError, match="No space left"):
+        draw_folder(student, tmp_path, PROMPTS[:3], **settings)
+    count = 6 if failing == "sheet" else 3
+    assert count_drawn(tmp_path) == count
+    names = [record["file_name"] for _, record in read_records(tmp_path / "prompts.jsonl")]
+    assert names == [f"{i:05d}.png" for i in range(count)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [*names, "prompts.jsonl"]
+
+
+def test_a_line_of_which_a_part_was_written_goes_again(tmp_path):
+    class Full(FileIO):
+        def write(self, content):
+            return super().write(content[:5])
+
+    file = tmp_path / "list"
+    file.write_bytes(b"{}\n")
+    with Full(file, "r+") as lines:
+        lines.seek(3)
+        with pytest.raises(OSError, match="No space left on device"), _listed(lines, {"file_name": "a.png"}):
+            raise AssertionError
+    assert file.read_bytes() == b"{}\n"
+
+
+def test_a_model_whose_path_is_no_text_is_named_in_its_pictures(student, tmp_path):
+    settings = {"seeds": [0], "num_steps": None, "guidance_scale": None, "batch_size": 1}
+    draw_folder(dataclasses.replace(student, source="caf\udce9", origin=None), tmp_path, ["cat"], **settings)
+    with Image.open(tmp_path / "00000.png") as picture:
+        assert picture.info["model"] == "caf\\udce9"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--prompt=cat", "--num-steps=0"], "num-steps"),
         (["--prompt=cat", "--guidance-scale=inf"], "guidance-scale=inf: expected a finite number >= 1"),
         (["--prompt=cat", "--guidance-scale=nan"], "guidance-scale=nan: expected a finite number >= 1"),
+        (
+            ["--prompt=cat", "--num-images=1000000000"],
+            "num-images=1000000000: expected at most 100000 pictures",
+        ),
+        (["--prompt=cat", "--seed=4294967290", "--num-images=9"], "seed=4294967290: expected seeds of 9"),
         ([], "expected at least one, from --prompt or --prompts-file"),
         (["--prompt=cat", "--prompt= "], "prompt=' ': expected a prompt, found a blank text"),
         (["--prompt=caf\udce9"], "prompt='caf\\udce9': expected a text of whole characters"),

@@ -2,10 +2,13 @@
 
 import codecs
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from rats_jax.texts import decode, is_whole, parse_json, parse_whole_json, read_text, split_lines
+from rats_jax.texts import decode, is_whole, parse_json, parse_whole_json, read_text, split_lines, writable
 
 
 @pytest.mark.parametrize(
@@ -87,3 +90,29 @@ def test_json_is_parsed():
 
 def test_half_a_character_is_told_from_a_whole_one():
     assert is_whole("🍏") and not is_whole("\ud83c") and not is_whole("a\udce9")
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [("pipe", ""), ("/dev/full", "warning: standard output cannot be")]
+)
+def test_what_cannot_be_printed_keeps_nothing_from_being_written(tmp_path, output, said):
+    file = tmp_path / "result"
+    code = (
+        f"from rats_jax.texts import show\nshow('a table')\nshow('more')\nopen({str(file)!r}, 'w').write('b')"
+    )
+    if output == "pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    elif os.path.exists(output):
+        writer = os.open(output, os.O_WRONLY)
+    else:
+        pytest.skip("no such device here")
+    pipes = {"stdout": writer, "stderr": subprocess.PIPE, "text": True}
+    done = subprocess.run([sys.executable, "-c", code], **pipes, check=False)
+    os.close(writer)
+    assert done.returncode == 0 and file.read_text() == "b"
+    assert done.stderr.count("\n") == bool(said) and done.stderr.startswith(said)
+
+
+def test_what_cannot_be_written_is_escaped():
+    assert writable("a 猫 \udce9") == "a 猫 \\udce9".encode()

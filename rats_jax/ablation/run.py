@@ -139,7 +139,7 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
     run: Any = ConfigDict(saved_config.from_json(job.config))
     job.folder.mkdir(parents=True, exist_ok=True)
     if job.seed >= 0:
-        with (job.folder / "log.txt").open("a") as log:
+        with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                 train(_program(run), run, job.folder)
         model = load(str(job.folder))
@@ -239,18 +239,41 @@ def _read_scores(jobs: Sequence[Job], title: str) -> ablation.Scores:
     """Read the scores of all jobs on one set of prompts."""
     found: dict[tuple[str, int], list[dict[str, np.ndarray]]] = {}
     for job in jobs:
-        with np.load(job.folder / _SCORES) as archive:
-            prefix = f"{title}/"
-            scores = {
-                name.removeprefix(prefix): archive[name] for name in archive.files if name.startswith(prefix)
-            }
+        scores = _read_archive(job.folder / _SCORES, prefix=f"{title}/")
         found.setdefault((job.variant, job.num_steps), []).append(scores)
     return {
         key: {name: np.stack([run[name] for run in runs]) for name in runs[0]} for key, runs in found.items()
     }
 
 
+def _read_archive(file: Path, *, prefix: str) -> dict[str, np.ndarray]:
+    """Read the arrays of a job whose names begin with a prefix, by the rest of their names.
+
+    Raises:
+        ConfigError: the file is missing or damaged, or has no such arrays.
+    """
+    try:
+        with np.load(file) as archive:
+            names = [name for name in archive.files if name.startswith(prefix)]
+            arrays = {name.removeprefix(prefix): archive[name] for name in names}
+    except Exception as error:  # numpy, zipfile and zlib raise all kinds where a file is damaged
+        reason = reason_of(error)
+    else:
+        if arrays:
+            return arrays
+        reason = f"it has none of {prefix.removesuffix('/')!r}"
+    raise ConfigError(
+        f"{str(file)!r}: expected the scores that a job wrote ({reason}); without this file the same command "
+        "makes them again"
+    )
+
+
 def _read_cost(jobs: Sequence[Job]) -> dict[str, float]:
     """Add the seconds of all jobs, by the clock and of the processor."""
-    costs = [_read_json(job.folder / _COST) for job in jobs]
-    return {name: sum(cost[name] for cost in costs) for name in ("seconds", "cpu_seconds")}
+    names, costs = ("seconds", "cpu_seconds"), []
+    for file in (job.folder / _COST for job in jobs):
+        cost = _read_json(file)
+        for name in names:
+            expect(type(cost.get(name)) in (int, float), f"{str(file)!r}: {name}", cost.get(name), "a number")
+        costs.append(cost)
+    return {name: sum(cost[name] for cost in costs) for name in names}

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import os
 import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from rats_jax.config.fields import RULES, flatten
-from rats_jax.errors import ConfigError, expect, suggestion
+from rats_jax.errors import (
+    ConfigError,
+    DivergedError,
+    ExportError,
+    HackingError,
+    StoppedError,
+    expect,
+    reason_of,
+    suggestion,
+)
 from rats_jax.paths import kind_of, resolve_path
+from rats_jax.texts import close_output
+
+_SHOWN = 300
 
 flags.disclaim_key_flags()  # those that are defined here are shown as the command's own
 
@@ -29,16 +45,31 @@ def load_config(path: str | Path) -> Any:
         The ConfigDict, unlocked; Any, because type checkers cannot know its fields.
 
     Raises:
-        ConfigError: there is no such file, or it defines no `get_config`.
+        ConfigError: there is no such file, it does not run, or it defines no `get_config` that gives one.
     """
     file = resolve_path(str(path), "config")
     expect(kind_of(file) == "file" and file.suffix == ".py", "config", str(path), "an existing Python file")
     spec = importlib.util.spec_from_file_location(f"{file.stem}_config", file)
     assert spec is not None and spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    _run(file, lambda: spec.loader.exec_module(module))  # pyright: ignore[reportOptionalMemberAccess]
     expect(hasattr(module, "get_config"), "config", str(path), "a file that defines get_config()")
-    return module.get_config()
+    config = _run(file, module.get_config)
+    kind = type(config).__name__
+    expect(isinstance(config, ConfigDict), "config", str(path), f"a ConfigDict from get_config(), not {kind}")
+    return config
+
+
+def _run(file: Path, code: Callable[[], Any]) -> Any:
+    """Run code of a config file; what goes wrong in it is one line with the place."""
+    try:
+        return code()
+    except (Exception, SystemExit) as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        line = frames[-1].lineno if frames else getattr(error, "lineno", None)
+        place = f"line {line}: " if line else ""
+        reason = f"{place}{type(error).__name__}: {getattr(error, 'msg', error)}"
+        raise ConfigError(f"config={str(file)!r}: expected a file that runs ({reason})") from None
 
 
 def define_config() -> Any:
@@ -97,6 +128,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     Returns:
         What absl wants back: the program's name. A mistake prints one line and exits with status 1.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names and prompts hold any character
     try:
         given = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
         validate_overrides(given)
@@ -128,6 +161,34 @@ def _expand_config(argument: str) -> str:
     """Give --config=~/file.py the path that a shell gives --config ~/file.py."""
     found = re.fullmatch(r"(--?config=)(.+)", argument)
     return found[1] + str(resolve_path(found[2], "config")) if found else argument
+
+
+@contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """End a command with one line where its input, a file or the memory is not as it should be.
+
+    Errors that say what is wrong are shown as they are. Of what nobody foresaw those are shown that name a
+    file, and those of memory; all others are faults of the program, and keep their traceback.
+    """
+    try:
+        yield
+    except (ConfigError, DivergedError, ExportError, HackingError, StoppedError) as error:
+        fail(error)
+    except BrokenPipeError:  # whoever read what is printed has gone, as behind `| head`
+        close_output(sys.stdout, sys.stderr)
+        sys.exit(141)  # as a shell says it
+    except OSError as error:
+        if error.filename is None:
+            raise
+        path = os.fsdecode(error.filename)
+        fail(ConfigError(f"{path!r}: expected a path that can be read and written ({reason_of(error)})"))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fail(ConfigError(f"memory: expected enough of it ({reason_of(error)[:_SHOWN]})"))
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def fail(error: Exception) -> NoReturn:

@@ -27,6 +27,7 @@ from rats_jax.evaluation.measures import (
     open_alexnet,
     summarise,
 )
+from rats_jax.files import write_whole
 from rats_jax.report import page, plots, tables
 from rats_jax.report.figures import draw_sheet, save_picture
 from rats_jax.report.tables import TEACHER, count_steps
@@ -121,7 +122,7 @@ def _write(
     contest: Contest,
 ) -> None:
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-    (folder / "report.md").write_text(tables.format_markdown(report), encoding="utf-8")
+    write_whole(folder / "report.md", tables.format_markdown(report))
     arrays: Any = {
         f"{entry.contestant}/{entry.num_steps}/{name}": values
         for entry, m in zip(entries, measured, strict=True)
@@ -135,7 +136,7 @@ def _write(
         save_picture(sheet, file)
         grids.append((name, file.read_bytes()))
     frontiers = {key: file.read_bytes() for key, file in drawn.items()}
-    (folder / "report.html").write_text(page.format_page(report, frontiers, grids), encoding="utf-8")
+    write_whole(folder / "report.html", page.format_page(report, frontiers, grids))
 
 
 def _draw_grids(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from rats_jax.fields import (
+    MOST_PIXELS,
     Field,
     anything,
     expect,
@@ -42,7 +43,7 @@ FIELDS: Mapping[str, Field] = {
     "act_fn": one_of("silu", "swish", "mish", "gelu", "relu"),
     "latent_channels": integer(4),
     "norm_num_groups": integer(32),
-    "sample_size": per_block(integer(32)),
+    "sample_size": per_block(integer(32, most=MOST_PIXELS)),
     "scaling_factor": number(0.18215),
     "shift_factor": optional(number(0.0, positive=False)),
     "latents_mean": only(None),

@@ -17,7 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax.fields import Field, expect, integer, listed, one_of, only, optional, read_fields
+from rats_jax.fields import (
+    MOST_PIXELS,
+    Field,
+    expect,
+    integer,
+    listed,
+    one_of,
+    only,
+    optional,
+    read_fields,
+)
 from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import Conv
@@ -25,8 +35,11 @@ from rats_jax.networks.mmdit import Attention, FeedForward, Modulation, TimeText
 from rats_jax.networks.stack import stack
 from rats_jax.types import Array, Key, Params
 
+PATCH = 2
+"""Height and width of the latents of one token."""
+
 FIELDS: Mapping[str, Field] = {
-    "sample_size": integer(128),
+    "sample_size": integer(128, least=PATCH, most=MOST_PIXELS // 8),
     "patch_size": only(2),
     "in_channels": integer(16),
     "num_layers": integer(18, most=1000),
@@ -36,14 +49,11 @@ FIELDS: Mapping[str, Field] = {
     "caption_projection_dim": integer(1152),
     "pooled_projection_dim": integer(2048),
     "out_channels": dataclasses.replace(optional(integer(16)), default=16),
-    "pos_embed_max_size": integer(96),
+    "pos_embed_max_size": integer(96, most=MOST_PIXELS // 8),
     "dual_attention_layers": listed((), integer(0, least=0), least=0),
     "qk_norm": one_of(None, "rms_norm"),
 }
 """Arguments of diffusers' SD3Transformer2DModel."""
-
-PATCH = 2
-"""Height and width of the latents of one token."""
 
 
 class JointTransformerBlock(nn.Module):
@@ -142,7 +152,11 @@ class PatchEmbed(nn.Module):
         return (tokens + cropped).reshape(batch, height * width, -1)
 
     def _init_table(self, _: Key) -> Array:
-        """Sines and cosines of the column, then of the row: [1, max_size^2, D]."""
+        """Sines and cosines of the column, then of the row: [1, max_size^2, D]; not run for shapes alone."""
+        shape = (1, self.max_size**2, self.features // 4 * 4)
+        return jax.pure_callback(self._table, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+    def _table(self) -> np.ndarray:
         quarter = self.features // 4
         frequencies = 10_000.0 ** (-np.arange(quarter) / quarter)
         positions = np.arange(self.max_size) / (self.max_size / self.base_size)
@@ -152,7 +166,7 @@ class PatchEmbed(nn.Module):
         table = np.concatenate(
             [np.broadcast_to(waves[None, :], shape), np.broadcast_to(waves[:, None], shape)], axis=2
         )
-        return jnp.asarray(table.reshape(1, self.max_size**2, -1), jnp.float32)
+        return table.reshape(1, self.max_size**2, -1).astype(np.float32)
 
 
 class SD3Transformer2DModel(nn.Module):

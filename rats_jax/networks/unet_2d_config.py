@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rats_jax.fields import (
+    MOST_PIXELS,
     Field,
     anything,
     expect,
@@ -21,7 +22,7 @@ from rats_jax.fields import (
 )
 
 _ACTIVATION = one_of("silu", "swish", "mish", "gelu", "relu")
-_SIDE = integer(1)
+_SIDE = integer(1, most=MOST_PIXELS // 8)
 _KERNEL = Field(3, lambda value: integer(3).holds(value) and value % 2 == 1, "an odd integer >= 1")
 _DEPTH = integer(1, least=0, most=100)
 _DOWN = one_of("CrossAttnDownBlock2D", "DownBlock2D")

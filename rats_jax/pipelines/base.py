@@ -15,6 +15,7 @@ import numpy as np
 from rats_jax.diffusion.grid import make_grid
 from rats_jax.diffusion.scheduler_config import as_ddim
 from rats_jax.errors import WeightsError, expect
+from rats_jax.fields import MOST_PIXELS
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.types import Array, DecodeFn, DenoiseFn, EncodeFn, Grid, Params, PromptInputs
 
@@ -154,14 +155,14 @@ class Parts:
             multiple: which height and width of a picture must be of, pixels.
 
         Raises:
-            ConfigError: a picture that is no multiple.
+            ConfigError: a picture that is no multiple, or larger than MOST_PIXELS.
         """
         chosen = []
         for field, size in zip(("height", "width"), own, strict=True):
             pixels = getattr(self.options, field) or size * downscale
-            expect(
-                pixels % multiple == 0, field, pixels, f"a multiple of {multiple}, or 0 for the model's own"
-            )
+            fits = pixels % multiple == 0 and pixels <= MOST_PIXELS
+            expected = f"a multiple of {multiple} up to {MOST_PIXELS}, or 0 for the model's own"
+            expect(fits, field, pixels, expected)
             chosen.append(pixels // downscale)
         return chosen[0], chosen[1]
 

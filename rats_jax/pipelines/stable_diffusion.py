@@ -130,7 +130,7 @@ def latent_size(parts: Parts) -> tuple[int, int]:
         raise WeightsError(f"'{parts.source}/unet/config.json': sample_size=None: expected an integer >= 1")
     own = size if isinstance(size, tuple) else (size, size)
     # Its own size may be odd at a level, as the UNet then pads; a chosen one is for the user to round.
-    halvings = 2 ** (len(unet.block_out_channels) - 1) if parts.options != OWN else 1
+    halvings = 2 ** (len(unet.config["block_out_channels"]) - 1) if parts.options != OWN else 1
     return parts.latent_size(own, downscale, multiple=downscale * halvings)
 
 

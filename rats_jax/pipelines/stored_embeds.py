@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.data.batches import filled_batches
-from rats_jax.errors import ConfigError, expect
+from rats_jax.errors import ConfigError, expect, reason_of
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.texts import parse_whole_json, read_text
 from rats_jax.types import Params, PromptEmbeds, PromptInputs
@@ -51,7 +51,8 @@ def write_prompt_embeds(
         files: list[BinaryIO] = []
         for rows, kept in filled_batches(len(texts), _BATCH):
             embeds: PromptEmbeds = encode(params, pipeline.tokenize([texts[i] for i in rows]))
-            _check_finite(embeds, [texts[i] for i in rows])
+            _check_finite(_leaves(embeds.cond), [texts[i] for i in rows], "prompts")
+            _check_finite([x[:1] for x in _leaves(embeds.uncond)], [""], "prompts")
             if not files:
                 for i, x in enumerate(_leaves(embeds.cond)):
                     files.append(opened.enter_context((folder / f"cond_{i}.npy").open("wb")))
@@ -83,23 +84,27 @@ def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipe
         encoder is those of no prompt.
 
     Raises:
-        ConfigError: the folder is none, or of another model; later, a prompt that is not in it.
+        ConfigError: the folder is none, damaged, or of another model; later, a prompt that is not in it, or
+            whose embedding is not finite.
     """
     abstract = _abstract_embeds(pipeline)
     try:
-        index = parse_whole_json(read_text(folder / "prompts.json"))
-        cond, uncond = ([_read(file) for file in _files(folder, name)] for name in ("cond", "uncond"))
-        rows = {hashlib.sha256(text.encode()).digest(): i for i, text in enumerate(index["prompts"])}
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
+        pretrained, texts = _read_index(folder / "prompts.json")
+        cond = [_read(file, rows=len(texts)) for file in _files(folder, "cond")]
+        uncond = [_read(file, rows=1) for file in _files(folder, "uncond")]
+        _check_finite(uncond, [""], f"prompt_embeds={str(folder)!r}: prompt")
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"prompt_embeds={str(folder)!r}: expected a folder that rats_jax.embed wrote ({reason})"
+            f"prompt_embeds={str(folder)!r}: expected a folder that rats_jax.embed wrote ({reason_of(error)})"
         ) from None
-    if index["pretrained"] != source:
+    if pretrained != source:
         raise ConfigError(
             f"prompt_embeds={str(folder)!r}: expected embeddings of pretrained={source!r}, these are of "
-            f"{index['pretrained']!r}"
+            f"{pretrained!r}"
         )
+    rows = {hashlib.sha256(text.encode()).digest(): i for i, text in enumerate(texts)}
 
     for what, stored, wanted in (("cond", cond, abstract.cond), ("uncond", uncond, abstract.uncond)):
         found, expected = [x.shape[1:] for x in stored], [x.shape[1:] for x in _leaves(wanted)]
@@ -114,9 +119,9 @@ def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipe
         missing = [prompt for prompt, row in zip(prompts, found, strict=True) if row is None]
         if missing:
             raise ConfigError(f"prompt_embeds={str(folder)!r}: has no embedding of the prompt {missing[0]!r}")
-        return jax.tree.unflatten(
-            jax.tree.structure(abstract.cond), [np.stack([x[row] for row in found]) for x in cond]
-        )
+        leaves = [np.stack([x[row] for row in found]) for x in cond]
+        _check_finite(leaves, prompts, f"prompt_embeds={str(folder)!r}: prompt")
+        return jax.tree.unflatten(jax.tree.structure(abstract.cond), leaves)
 
     empty = jax.tree.unflatten(jax.tree.structure(abstract.uncond), uncond)
     return _replace_encoder(pipeline, find, empty, abstract)
@@ -173,9 +178,21 @@ def _as_stored(x: Any) -> np.ndarray:
     return x.view(np.uint16) if x.dtype == jnp.bfloat16 else x.astype(np.float32)
 
 
-def _read(file: Path) -> np.ndarray:
-    """Map a file of embeddings; those of before have float16."""
-    x = np.load(file, mmap_mode="r")
+def _read_index(file: Path) -> tuple[Any, list[str]]:
+    """Read what the model was called, and the prompts of the rows; OSError, ValueError if it does not say."""
+    index = parse_whole_json(read_text(file))
+    texts = index.get("prompts") if isinstance(index, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{file.name}: expected a list of texts as prompts")
+    return index.get("pretrained"), texts
+
+
+def _read(file: Path, *, rows: int) -> np.ndarray:
+    """Map a file of embeddings; those of before have float16. OSError or ValueError where it holds others."""
+    x = np.lib.format.open_memmap(file, mode="r")
+    if x.dtype not in (np.float32, np.float16, np.uint16) or x.shape[:1] != (rows,):
+        found = f"{x.dtype} of {x.shape[:1]} rows"
+        raise ValueError(f"{file.name}: expected floating point numbers of {rows} rows, found {found}")
     return x.view(jnp.bfloat16) if x.dtype == np.uint16 else x
 
 
@@ -185,12 +202,8 @@ def _write_header(file: BinaryIO, count: int, like: np.ndarray) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _check_finite(embeds: PromptEmbeds, prompts: Sequence[str]) -> None:
-    """Refuse embeddings with numbers that are not finite; names a prompt."""
-    for x in _leaves(embeds.cond):
+def _check_finite(leaves: Sequence[Any], prompts: Sequence[str], field: str) -> None:
+    """Refuse embeddings [B, ...] of B prompts with numbers that are not finite; names a prompt."""
+    for x in leaves:
         bad = ~np.isfinite(np.asarray(x, np.float32)).reshape(len(prompts), -1).all(axis=1)
-        expect(
-            not bad.any(), "prompts", prompts[int(bad.argmax())], "a finite embedding, it has nan or infinity"
-        )
-    for x in _leaves(embeds.uncond):
-        expect(bool(np.isfinite(np.asarray(x, np.float32)).all()), "prompts", "", "a finite embedding")
+        expect(not bad.any(), field, prompts[int(bad.argmax())], "a finite embedding, it has nan or infinity")

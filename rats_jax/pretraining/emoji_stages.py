@@ -101,7 +101,7 @@ def heldout_reward_stage(config: Any, workdir: Path) -> None:
 def prompts_stage(config: Any, workdir: Path) -> None:
     """Write the concepts' names and pictures: prompts.txt and reference.npz."""
     concepts = _concepts(config)
-    (workdir / "prompts.txt").write_text("\n".join(concepts.captions) + "\n")
+    (workdir / "prompts.txt").write_text("\n".join(concepts.captions) + "\n", encoding="utf-8")
     np.savez_compressed(
         workdir / "reference.npz", images=concepts.images, captions=np.array(concepts.captions)
     )

@@ -187,7 +187,7 @@ def prompts_stage(config: Any, workdir: Path) -> None:
         ("prompts", ~prompts.heldout, config.prompts.num_train),
         ("heldout_prompts", prompts.heldout, config.prompts.num_heldout),
     ):
-        (workdir / f"{name}.txt").write_text("\n".join(choose(rows, count).texts) + "\n")
+        (workdir / f"{name}.txt").write_text("\n".join(choose(rows, count).texts) + "\n", encoding="utf-8")
 
 
 def check_stage(config: Any, workdir: Path) -> None:

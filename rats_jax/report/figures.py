@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from rats_jax.files import whole_file
+from rats_jax.texts import writable
 
 _TILE = 128
 _CAPTION = 30
@@ -109,5 +110,5 @@ def save_image(image: np.ndarray, file: Path, texts: Mapping[str, str]) -> None:
     """
     info = PngInfo()
     for keyword, text in texts.items():
-        info.add_itxt(keyword, text)
+        info.add_itxt(keyword, writable(text).decode())
     Image.fromarray(_to_bytes(image)).save(file, format="PNG", pnginfo=info)

@@ -15,16 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.errors import ConfigError, WeightsError
+from rats_jax.fields import Field, listed, needed, read_fields
 from rats_jax.networks.detector import Detector
 from rats_jax.rewards.base import Reward
 from rats_jax.types import Array, Params, RewardFn, RewardModel
-from rats_jax.weights.folder import CLIP_WEIGHTS, read_json
+from rats_jax.weights.folder import CLIP_WEIGHTS, describe, read_json
 from rats_jax.weights.hub import get_file
 from rats_jax.weights.state_dict import load_safetensors
 
 _NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3}
 _OPEN = -1
-_WORDS = ("nouns", "colours")
+_NAME = Field("", lambda value: isinstance(value, str) and value != "", "a text")
+_WORDS = {
+    "nouns": needed(listed((), listed((), _NAME, least=2))),
+    "colours": needed(listed((), _NAME)),
+}
 
 
 class Asked(NamedTuple):
@@ -104,16 +109,19 @@ def load_detector(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     if config.get("model_type") != "detector" or any(name not in config for name in _WORDS):
         raise WeightsError(f"{file!r}: expected a detector's, with {', '.join(_WORDS)}")
     sizes = {name: value for name, value in config.items() if name not in (*_WORDS, "model_type")}
+    detector, abstract = describe(
+        file, lambda: Detector.from_config(sizes), lambda module, _: module.abstract_params()
+    )
     try:
-        detector = Detector.from_config(sizes)
+        words = read_fields({name: config[name] for name in _WORDS}, _WORDS)
     except ValueError as error:
         raise WeightsError(f"{file!r}: {error}") from None
-    nouns, colours = config["nouns"], config["colours"]
+    nouns, colours = words["nouns"], words["colours"]
     for name, values, size in (("nouns", nouns, "num_classes"), ("colours", colours, "num_grounds")):
         if len(values) != getattr(detector, size):
             have, named = getattr(detector, size), len(values)
             raise WeightsError(f"{file!r}: {size}={have}: expected the {named} of {name}")
-    params = load_safetensors(get_file(path, CLIP_WEIGHTS), detector.abstract_params())
+    params = load_safetensors(get_file(path, CLIP_WEIGHTS), abstract)
     return RewardModel(
         make_accuracy_fn(detector), params, lambda prompts: parse_prompts(prompts, nouns, colours)
     )

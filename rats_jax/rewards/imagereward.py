@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.errors import WeightsError
+from rats_jax.fields import integer, needed, number, read_fields
 from rats_jax.networks.blip import ImageTower, TextTower
 from rats_jax.networks.preprocess import crop_to_square_half_even, normalise
 from rats_jax.rewards.aesthetic import collapse_layers
@@ -36,6 +37,11 @@ _MED_CONFIG = {
     "num_attention_heads": 12,
     "intermediate_size": 3072,
     "layer_norm_eps": 1e-12,
+}
+_MED_FIELDS = {
+    **{name: needed(integer(None)) for name in _MED_CONFIG},
+    "num_hidden_layers": needed(integer(None, most=200)),
+    "layer_norm_eps": needed(number(1e-12)),
 }
 
 
@@ -65,10 +71,10 @@ def load_imagereward(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     state, source = read_state_dict(file), str(file)
     image_tower = _make_image_tower(state, source=source, dtype=dtype)
     side = _image_side(state, image_tower.patch_size)
-    text_tower = make_text_tower(read_json(config_file), source=str(config_file), dtype=dtype)
-    _, abstract = describe(
+    config = read_json(config_file)
+    (_, text_tower), abstract = describe(
         str(config_file),
-        lambda: (image_tower, text_tower),
+        lambda: (image_tower, make_text_tower(config, dtype=dtype)),
         lambda towers, key: init_towers(towers[0], towers[1], side, key),
     )
     prefixes = {"image": "blip.visual_encoder.", "text": "blip.text_encoder."}
@@ -116,21 +122,23 @@ def make_imagereward_fn(image_tower: ImageTower, text_tower: TextTower, side: in
     return reward_fn
 
 
-def make_text_tower(config: dict[str, Any], *, source: str, dtype: Any) -> TextTower:
-    """Build the text tower from a `med_config.json` (as a dict); its width of the picture is not read."""
-    try:
-        return TextTower(
-            vocab_size=config["vocab_size"],
-            max_positions=config["max_position_embeddings"],
-            width=config["hidden_size"],
-            depth=config["num_hidden_layers"],
-            num_heads=config["num_attention_heads"],
-            hidden_width=config["intermediate_size"],
-            norm_eps=config["layer_norm_eps"],
-            dtype=dtype,
-        )
-    except KeyError as error:
-        raise WeightsError(f"{source!r} lacks the field {error}, expected BLIP's med_config.json") from None
+def make_text_tower(config: dict[str, Any], *, dtype: Any) -> TextTower:
+    """Build the text tower from a `med_config.json` (as a dict); its width of the picture is not read.
+
+    Raises:
+        ValueError: a field is missing or wrong; names it.
+    """
+    values = read_fields(config, _MED_FIELDS, ignored=config.keys())
+    return TextTower(
+        vocab_size=values["vocab_size"],
+        max_positions=values["max_position_embeddings"],
+        width=values["hidden_size"],
+        depth=values["num_hidden_layers"],
+        num_heads=values["num_attention_heads"],
+        hidden_width=values["intermediate_size"],
+        norm_eps=values["layer_norm_eps"],
+        dtype=dtype,
+    )
 
 
 def init_towers(image_tower: ImageTower, text_tower: TextTower, side: int, key: Any) -> Params:
@@ -172,7 +180,7 @@ def _load_tokenizer(path: str, vocab_size: int) -> Any:
 def describe_imagereward(*, dtype: Any) -> RewardModel:
     """Describe ImageReward as published by shapes alone, see `Reward.describe`."""
     image_tower = ImageTower(width=1024, depth=24, num_heads=16, patch_size=16, dtype=dtype)
-    text_tower = make_text_tower(_MED_CONFIG, source="published", dtype=dtype)
+    text_tower = make_text_tower(_MED_CONFIG, dtype=dtype)
     towers = jax.eval_shape(lambda: init_towers(image_tower, text_tower, _SIDE, jax.random.key(0)))
     head = {
         "weight": jax.ShapeDtypeStruct((text_tower.width,), jnp.float32),

@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from rats_jax.files import write_whole
 from rats_jax.report import run_table, tables
 from rats_jax.student.adapters import LORA_FILE, find_licence
 from rats_jax.student.model import Origin, TextToImage
@@ -113,7 +114,7 @@ def write_card(model: TextToImage, folder: Path, *, format: str) -> None:
         format: a key of `exporting.FORMATS`.
     """
     assert model.origin is not None
-    (folder / "README.md").write_text(_card(model, model.origin, format), encoding="utf-8")
+    write_whole(folder / "README.md", _card(model, model.origin, format))
 
 
 def _card(model: TextToImage, origin: Origin, format: str) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +185,7 @@ class Origin:
 
 # Pictures on a contact sheet, and their size in pixels.
 _SHEET, _TILE = 96, 128
+_LIST = "prompts.jsonl"
 
 
 def make_sampler(pipeline: Pipeline, sampler: str, *, num_steps: int, timestep_spacing: str) -> Any:
@@ -272,7 +277,8 @@ def draw_folder(
     Args:
         model: from `rats_jax.load`.
         folder: gets 00000.png and so on, with what they were made of in their metadata, prompts.jsonl, as
-            `python -m rats_jax.score` reads it, and contact_sheet.png of the first pictures.
+            `python -m rats_jax.score` reads it, and contact_sheet.png of the first pictures. Where that ends
+            with an error, prompts.jsonl lists the pictures that are there.
         prompts: texts.
         seeds: of the pictures of each prompt.
         num_steps, guidance_scale: as for the model.
@@ -287,20 +293,40 @@ def draw_folder(
     scale = model.guidance_scale if guidance_scale is None else guidance_scale
     model.compile(num_steps=steps, batch_size=size)
     made = {"model": model.title, "num_steps": str(steps), "guidance_scale": str(scale)}
-    seconds, shown, records = 0.0, [], []
-    for rows, kept in tqdm(list(filled_batches(len(jobs), size)), unit="batch", disable=len(jobs) == size):
-        texts, noise = [jobs[i][0] for i in rows], model.make_noise([jobs[i][1] for i in rows])
-        start = time.perf_counter()
-        images = model(texts, num_steps=steps, latents=noise, guidance_scale=scale)
-        seconds += time.perf_counter() - start
-        for row, image in zip(rows[kept], images[kept], strict=True):
-            (prompt, seed), name = jobs[row], f"{row:05d}.png"
-            figures.save_image(image, folder / name, {"prompt": prompt, "seed": str(seed)} | made)
-            records.append({"file_name": name, "prompt": prompt, "seed": seed})
-            shown += [image] if len(shown) < _SHEET else []
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    titles = [record["prompt"] for record in records[: len(shown)]]
+    seconds, shown = 0.0, []
+    with (folder / _LIST).open("wb", buffering=0) as lines:
+        batches = list(filled_batches(len(jobs), size))
+        for rows, kept in tqdm(batches, unit="batch", disable=len(batches) == 1):
+            texts, noise = [jobs[i][0] for i in rows], model.make_noise([jobs[i][1] for i in rows])
+            start = time.perf_counter()
+            images = model(texts, num_steps=steps, latents=noise, guidance_scale=scale)
+            seconds += time.perf_counter() - start
+            for row, image in zip(rows[kept], images[kept], strict=True):
+                (prompt, seed), name = jobs[row], f"{row:05d}.png"
+                with _listed(lines, {"file_name": name, "prompt": prompt, "seed": seed}):
+                    figures.save_image(image, folder / name, {"prompt": prompt, "seed": str(seed)} | made)
+                shown += [image] if len(shown) < _SHEET else []
+    titles = [prompt for prompt, _ in jobs[: len(shown)]]
     columns = min(len(seeds) if len(seeds) > 1 else 8, 12)
     sheet = figures.draw_grid(np.stack(shown), titles, columns=columns, tile=_TILE)
     figures.save_picture(sheet, folder / CONTACT_SHEET)
     return seconds
+
+
+@contextmanager
+def _listed(lines: FileIO, record: dict[str, Any]) -> Iterator[None]:
+    """Add a line about what is written meanwhile; it goes again if that fails, which needs no room."""
+    end, line = lines.tell(), f"{json.dumps(record)}\n".encode()
+    try:
+        if lines.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), lines.name)
+        yield
+    except BaseException:
+        lines.truncate(end)
+        raise
+
+
+def count_drawn(folder: Path) -> int:
+    """Count the pictures that `draw_folder` has left in a folder, which may not be there."""
+    file = folder / _LIST
+    return file.read_bytes().count(b"\n") if file.exists() else 0

@@ -13,6 +13,7 @@ import numpy as np
 from rats_jax.evaluation.reference import Reference
 from rats_jax.files import write_whole
 from rats_jax.report import run_table
+from rats_jax.texts import show
 from rats_jax.training import table
 from rats_jax.training.logbook import Logbook
 from rats_jax.training.program import Program
@@ -60,12 +61,12 @@ def finish(
         if "heldout_prompts" in summary:
             text = run_table.format_table(summary | summary["heldout_prompts"])
             shown.append(f"prompts that training did not see\n{text}")
-        print("\n" + "\n\n".join([*shown, _conclude(summary)]), flush=True)  # then a full disk takes nothing
+        show("\n" + "\n\n".join([*shown, _conclude(summary)]))  # then a full disk takes nothing
         write_whole(book.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         from rats_jax.report.curves import draw_curves  # matplotlib: a run should not start by importing it
 
         draw_curves(records, book.folder / "curves.png", leads=summary["first_update_student_leads"])
-        print(f"{workdir.rstrip('/')}/summary.json")
+        show(f"{workdir.rstrip('/')}/summary.json")
     return summary
 
 

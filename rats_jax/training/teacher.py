@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from rats_jax.config.fields import flatten
-from rats_jax.errors import ConfigError
+from rats_jax.errors import ConfigError, reason_of
 from rats_jax.files import naming_disk, write_whole
 from rats_jax.parallel import placement, processes
 from rats_jax.paths import any_path
 from rats_jax.texts import parse_object, read_text
 from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
 
-_FILE = "targets.json"
+_FILE, _SUM = "targets.json", "crc32"
 # All that targets depend on, besides the prompts themselves and which rows a process holds.
 _FIELDS = (
     *("seed", "batch_size", "pretrained", "prompt_embeds", "sampler", "compute_dtype", "frozen_dtype"),
@@ -75,7 +77,7 @@ class TargetStore:
                 write_whole(file, json.dumps(settings, indent=2, sort_keys=True))
         except OSError as error:
             raise ConfigError(
-                f"teacher.targets={folder!r}: expected a folder for targets ({error})"
+                f"teacher.targets={folder!r}: expected a folder for targets ({reason_of(error)})"
             ) from None
         wrong = sorted(name for name in settings | found if settings.get(name) != found.get(name))
         if wrong:
@@ -90,26 +92,42 @@ class TargetStore:
         """Keep all: the config has no folder of targets for a teacher that moves."""
 
     def read(self, update: int) -> Targets | None:
-        """Read the targets of an update, NumPy arrays [rows, ...], or None if they are not there."""
+        """Read the targets of an update, NumPy arrays [rows, ...], or None if they are not there.
+
+        Raises:
+            ConfigError: they cannot be read, or are not as they were written.
+        """
         file = self._file(update)
-        if not file.exists():
-            return None
         try:
+            if not file.exists():
+                return None
             arrays: Any = load(file.read_bytes())
+            written, found = arrays.pop(_SUM, None), _sum_of(arrays)  # those of before have no checksum
+            if written is not None and written != found:
+                raise ValueError("it is not as it was written")
             denoised = arrays.pop("denoised")
-        except (SafetensorError, KeyError) as error:
-            raise ConfigError(f"teacher.targets: {str(file)!r} is no file of targets ({error})") from None
+        except (OSError, ValueError, SafetensorError, KeyError) as error:
+            raise ConfigError(
+                f"teacher.targets: {str(file)!r} is no file of targets ({reason_of(error)}); without it the "
+                "teacher makes them again"
+            ) from None
         return Targets(denoised, {name.removeprefix("scores/"): array for name, array in arrays.items()})
 
     def write(self, update: int, targets: Targets) -> None:
         """Keep the targets of an update, NumPy arrays [rows, ...]."""
         assert len(targets.denoised) == self._rows
-        scores = {f"scores/{name}": np.asarray(array) for name, array in targets.scores.items()}
+        arrays = {f"scores/{name}": np.asarray(array) for name, array in targets.scores.items()}
+        arrays["denoised"] = np.asarray(targets.denoised)
         with naming_disk(Path(self._folder), field="teacher.targets"):
-            write_whole(self._file(update), save({"denoised": np.asarray(targets.denoised), **scores}))
+            write_whole(self._file(update), save(arrays | {_SUM: np.array([_sum_of(arrays)], np.uint32)}))
 
     def _file(self, update: int) -> epath.Path:
         return self._folder / f"{update:06d}-{self._process}.safetensors"
+
+
+def _sum_of(arrays: Mapping[str, np.ndarray]) -> int:
+    """Give the CRC-32 of arrays, in the order of their names."""
+    return functools.reduce(lambda crc, name: zlib.crc32(arrays[name].tobytes(), crc), sorted(arrays), 0)
 
 
 def describe(config: Any, prompts: Sequence[str]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from rats_jax.errors import WeightsError
-from rats_jax.paths import resolve_path
-from rats_jax.weights.hub import find_file, get_file, seen_beside
+from rats_jax.paths import kind_of, resolve_path
+from rats_jax.weights.hub import find_file, get_file, list_files, seen_beside
 
 _ROUNDED = ("fp16", "bf16")
 """Variants that are the same weights in fewer bits; of others nobody knows what they are."""
@@ -72,10 +72,12 @@ def find_weights(path: str, folder: str, *, transformers: bool) -> Path:
 def _other_variants(path: str, stem: str, suffix: str) -> list[str]:
     """List the variants that a local folder has; of the hub's there is one that is known."""
     local = resolve_path(path) / Path(stem).parent
-    if not resolve_path(path).is_dir():
+    if kind_of(resolve_path(path)) != "folder":
         return ["non_ema"] if find_file(path, *_names(stem, suffix, "non_ema")) else []
     name = re.escape(Path(stem).name)
     shapes = rf"{name}\.(\w+)\.{suffix}|{name}\.{suffix}\.index\.(\w+)\.json"
-    files = local.iterdir() if local.is_dir() else ()
-    matches = [re.fullmatch(shapes, file.name) for file in files]
+    try:
+        matches = [re.fullmatch(shapes, file) for file in list_files(local)]
+    except OSError:  # `seen_beside` says why there are none
+        return []
     return [found[1] or found[2] for found in matches if found]

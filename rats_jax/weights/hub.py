@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
-from rats_jax.errors import WeightsError
+from rats_jax.errors import WeightsError, reason_of
 from rats_jax.paths import is_hub_id, kind_of, resolve_path
 from rats_jax.weights.download import check_download
 
@@ -92,12 +92,20 @@ def get_file(path: str, *names: str) -> Path:
 def seen_beside(path: str, name: str) -> str:
     """Say what lies where a file of a local model should be; nothing of the hub's or where nothing does."""
     local = resolve_path(path)
-    folder = ((local.parent if local.is_file() else local) / name).parent
-    seen = sorted(file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+    folder = ((local.parent if kind_of(local) == "file" else local) / name).parent
+    try:
+        seen = list_files(folder)
+    except OSError as error:
+        return f"; the folder {str(folder)!r} cannot be read ({reason_of(error)})"
     if not seen:
         return ""
     more = f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else ""
     return f"; there are {', '.join(map(repr, seen[:_SHOWN]))}{more}"
+
+
+def list_files(folder: Path) -> list[str]:
+    """List the names of the files of a folder, which need not be there; OSError if it may not be read."""
+    return sorted(file.name for file in folder.iterdir() if file.is_file()) if kind_of(folder) else []
 
 
 def _unreadable(path: str, name: str, error: Exception) -> WeightsError:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rats_jax.errors import WeightsError
+from rats_jax.fields import Field, flag, integer, needed, number, read_fields
 
 # Source: mlfoundations/open_clip, model_configs/ViT-H-14.json.
 VIT_H_14: Mapping[str, Any] = {
@@ -27,10 +28,19 @@ VIT_L_14: Mapping[str, Any] = {
 }
 """The architecture of OpenAI's ViT-L/14: CLIPScore's default, and the aesthetic predictor's tower."""
 
-_KNOWN = {
-    "": {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"},
-    "vision_cfg": {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"},
-    "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
+_SIZE, _LAYERS = needed(integer(None)), needed(integer(None, most=200))
+_RATIO = Field(4.0, lambda value: number(4.0).holds(value) and value <= 1000, "a number > 0 and <= 1000")
+_SECTION = needed(Field(None, lambda value: isinstance(value, Mapping), "an object"))
+_FIELDS: Mapping[str, Mapping[str, Field]] = {
+    "": {"embed_dim": _SIZE, "vision_cfg": _SECTION, "text_cfg": _SECTION, "quick_gelu": flag(False)},
+    "vision_cfg": {
+        **dict.fromkeys(("image_size", "width", "patch_size"), _SIZE),
+        **{"layers": _LAYERS, "head_width": integer(64), "mlp_ratio": _RATIO},
+    },
+    "text_cfg": {
+        **dict.fromkeys(("context_length", "vocab_size", "width", "heads"), _SIZE),
+        **{"layers": _LAYERS, "mlp_ratio": _RATIO},
+    },
 }
 _NAMES = {
     "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
@@ -73,48 +83,49 @@ def to_transformers_config(config: Mapping[str, Any], *, source: str) -> dict[st
     Raises:
         WeightsError: it describes other networks than two plain transformers, or lacks a size.
     """
-    for section, known in _KNOWN.items():
-        content = config.get(section, {}) if section else config
-        if not isinstance(content, Mapping):
-            raise WeightsError(f"{source!r} is no open_clip config: {section!r} is {content!r}")
-        fields = set(content) - known
-        if fields:
-            place = f"{section}." if section else ""
-            raise WeightsError(
-                f"{source!r} has the field {place + min(fields)!r}, expected a CLIP of two plain "
-                f"transformers ({', '.join(sorted(known))})"
-            )
-    try:
-        vision, text = config["vision_cfg"], config["text_cfg"]
-        shared = {
-            "hidden_act": "quick_gelu" if config.get("quick_gelu") else "gelu",
-            "projection_dim": config["embed_dim"],
-        }
-        vision_config = {
-            "image_size": vision["image_size"],
-            "patch_size": vision["patch_size"],
-            "hidden_size": vision["width"],
-            "intermediate_size": int(vision["width"] * vision.get("mlp_ratio", 4)),
-            "num_hidden_layers": vision["layers"],
-            "num_attention_heads": vision["width"] // vision.get("head_width", 64),
-        }
-        text_config = {
-            "vocab_size": text["vocab_size"],
-            "max_position_embeddings": text["context_length"],
-            "hidden_size": text["width"],
-            "intermediate_size": int(text["width"] * text.get("mlp_ratio", 4)),
-            "num_hidden_layers": text["layers"],
-            "num_attention_heads": text["heads"],
-            # transformers takes this id as the sign of old checkpoints, which pool at the largest token id.
-            "eos_token_id": 2,
-        }
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{source!r} is no open_clip config: {type(error).__name__} {error}") from None
+    whole = _read_section(config, "", source=source)
+    vision, text = (_read_section(whole[name], name, source=source) for name in ("vision_cfg", "text_cfg"))
+    shared = {
+        "hidden_act": "quick_gelu" if whole["quick_gelu"] else "gelu",
+        "projection_dim": whole["embed_dim"],
+    }
+    vision_config = {
+        "image_size": vision["image_size"],
+        "patch_size": vision["patch_size"],
+        "hidden_size": vision["width"],
+        "intermediate_size": int(vision["width"] * vision["mlp_ratio"]),
+        "num_hidden_layers": vision["layers"],
+        "num_attention_heads": vision["width"] // vision["head_width"],
+    }
+    text_config = {
+        "vocab_size": text["vocab_size"],
+        "max_position_embeddings": text["context_length"],
+        "hidden_size": text["width"],
+        "intermediate_size": int(text["width"] * text["mlp_ratio"]),
+        "num_hidden_layers": text["layers"],
+        "num_attention_heads": text["heads"],
+        # transformers takes this id as the sign of old checkpoints, which pool at the largest token id.
+        "eos_token_id": 2,
+    }
     return {
-        "projection_dim": config["embed_dim"],
+        "projection_dim": whole["embed_dim"],
         "vision_config": shared | vision_config,
         "text_config": shared | text_config,
     }
+
+
+def _read_section(content: Mapping[str, Any], section: str, *, source: str) -> dict[str, Any]:
+    """Read a section of an open_clip config, or its top level as ''; raises as `to_transformers_config`."""
+    place, known = f"{section}." if section else "", _FIELDS[section]
+    if others := set(content) - set(known):
+        raise WeightsError(
+            f"{source!r} has the field {place + min(others)!r}, expected a CLIP of two plain "
+            f"transformers ({', '.join(sorted(known))})"
+        )
+    try:
+        return read_fields(content, known)
+    except ValueError as error:
+        raise WeightsError(f"{source!r} is no open_clip config: {place}{error}") from None
 
 
 def to_transformers_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import safe_open
 
-from rats_jax.errors import WeightsError
+from rats_jax.errors import WeightsError, reason_of
 
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -43,14 +43,18 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
     Raises:
         WeightsError: no such file, cut short, damaged, or of other numbers.
     """
-    if not file.is_file():
-        raise WeightsError(f"weights file {str(file)!r} does not exist")
     try:
+        file.open("rb").close()  # whose errors say more than those of safe_open
         with safe_open(str(file), framework="numpy"):  # it checks that the tensors are all of the file
             pass
         size, header = _read_header(file)
+    except FileNotFoundError:
+        raise WeightsError(f"weights file {str(file)!r} does not exist") from None
+    except OSError as error:
+        raise WeightsError(f"weights file {str(file)!r} cannot be read ({reason_of(error)})") from None
     except Exception as error:  # safetensors raises its own Rust error type for damaged files
-        raise WeightsError(f"weights file {str(file)!r} {_damage(file) or error}") from None
+        reason = _damage(file) or reason_of(error)
+        raise WeightsError(f"weights file {str(file)!r} {reason}") from None
     for name, tensor in header.items():
         if tensor["dtype"] not in _DTYPES:
             raise WeightsError(

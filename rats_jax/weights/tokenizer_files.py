@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rats_jax.errors import WeightsError, reason_of
+from rats_jax.paths import kind_of
 from rats_jax.texts import read_text, split_lines
 from rats_jax.weights.folder import read_json
 
@@ -30,7 +31,7 @@ def check_options(folder: Path) -> None:
     Raises:
         WeightsError: names file, field and value.
     """
-    for file in (folder / name for name in _OPTIONS if (folder / name).is_file()):
+    for file in (folder / name for name in _OPTIONS if kind_of(folder / name) == "file"):
         options = read_json(file)
         for mark in MARKS:
             value = options.get(mark)
@@ -94,7 +95,7 @@ def check_bpe(folder: Path) -> None:
 
 def _read_words(file: Path) -> dict[str, int]:
     """Read words and their ids; a file that is not there has none."""
-    words = read_json(file) if file.is_file() else {}
+    words = read_json(file) if kind_of(file) == "file" else {}
     for word, number in words.items():
         if type(number) is not int:
             _expect(False, file, repr(word), number, "an integer")
@@ -105,7 +106,7 @@ def _special_words(folder: Path) -> set[str]:
     """List the words that need no merge: marks, and those that were added."""
     special = {"<|startoftext|>", "<|endoftext|>"}
     for name in _OPTIONS:
-        options = read_json(folder / name) if (folder / name).is_file() else {}
+        options = read_json(folder / name) if kind_of(folder / name) == "file" else {}
         values = [value for field, value in options.items() if field.endswith("_token")]
         decoder, more = options.get("added_tokens_decoder"), options.get("additional_special_tokens")
         values += decoder.values() if isinstance(decoder, Mapping) else ()

@@ -18,8 +18,9 @@ from absl import logging
 from tokenizers import Tokenizer
 from transformers import BertTokenizer, CLIPTokenizer, CLIPTokenizerFast
 
-from rats_jax.errors import WeightsError
-from rats_jax.texts import has_mark, read_text
+from rats_jax.errors import WeightsError, reason_of
+from rats_jax.paths import kind_of
+from rats_jax.texts import has_mark, read_text, split_lines
 from rats_jax.types import PromptInputs
 from rats_jax.weights.folder import read_json
 from rats_jax.weights.tokenizer_files import (
@@ -35,6 +36,7 @@ from rats_jax.weights.tokenizer_files import (
 
 CLIP_VOCABULARY = Path(__file__).parent.parent / "assets" / "clip_tokenizer"
 """The vocabulary of OpenAI's CLIP, which every published CLIP and Stable Diffusion shares."""
+_BERT_MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def tokenize(tokenizer: Any, prompts: list[str], *, max_length: int | None = None) -> np.ndarray:
@@ -142,8 +144,8 @@ def load_tokenizer(folder: Path, text_config: Any = None) -> Any:
     Raises:
         WeightsError: files are missing or damaged, or it gives more tokens than the text encoder has.
     """
-    missing = [file for file in TOKENIZER_FILES[:2] if not (folder / file).is_file()]
-    whole = bool(missing) and (folder / WHOLE_TOKENIZER).is_file()
+    missing = [file for file in TOKENIZER_FILES[:2] if kind_of(folder / file) != "file"]
+    whole = bool(missing) and kind_of(folder / WHOLE_TOKENIZER) == "file"
     if missing and not whole:
         raise WeightsError(f"model folder lacks {str(folder / missing[0])!r}: expected a CLIP tokenizer")
     check_options(folder)
@@ -176,7 +178,7 @@ def load_tokenizer(folder: Path, text_config: Any = None) -> Any:
 @contextlib.contextmanager
 def _without_marks(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     """Give text files without byte order marks, which transformers cannot read: their folder, or a copy."""
-    files = [folder / name for name in names if (folder / name).is_file()]
+    files = [folder / name for name in names if kind_of(folder / name) == "file"]
     if not any(map(has_mark, files)):
         yield folder
         return
@@ -221,7 +223,7 @@ def load_t5_tokenizer(folder: Path, t5_config: Any = None) -> T5Tokenizer:
         WeightsError: files are missing or damaged, or it gives more tokens than the encoder has.
     """
     file, options = folder / WHOLE_TOKENIZER, folder / "tokenizer_config.json"
-    if not file.is_file():
+    if kind_of(file) != "file":
         raise WeightsError(
             f"model folder lacks {str(file)!r}: expected a T5 tokenizer; of a spiece.model transformers "
             "makes it with sentencepiece: T5TokenizerFast.from_pretrained(FOLDER).save_pretrained(FOLDER)"
@@ -234,7 +236,7 @@ def load_t5_tokenizer(folder: Path, t5_config: Any = None) -> T5Tokenizer:
     pieces.no_truncation()
     pieces.no_padding()
     check_options(folder)
-    named = read_json(options) if options.is_file() else {}
+    named = read_json(options) if kind_of(options) else {}
     pad = named.get("pad_token", "<pad>")
     pad_token_id = pieces.token_to_id(pad["content"] if isinstance(pad, dict) else pad or "")
     if pad_token_id is None:
@@ -252,7 +254,20 @@ def load_bert_tokenizer(vocabulary: Path, *, marks: tuple[str, str]) -> BertToke
 
     Returns:
         The tokenizer; padding is token 0.
+
+    Raises:
+        WeightsError: the file is missing, no text, or lacks the marks of BERT.
     """
+    try:
+        words = set(split_lines(read_text(vocabulary)))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{str(vocabulary)!r}: expected the vocabulary of BERT ({reason_of(error)})"
+        ) from None
+    if lacking := [mark for mark in _BERT_MARKS if mark not in words]:
+        raise WeightsError(
+            f"{str(vocabulary)!r} has no token {lacking[0]!r}: expected the vocabulary of BERT"
+        )
     with _without_marks(vocabulary.parent, [vocabulary.name]) as readable:
         tokenizer = BertTokenizer(str(readable / vocabulary.name))
     tokenizer.add_special_tokens({"bos_token": marks[0], "additional_special_tokens": [marks[1]]})

@@ -193,6 +193,8 @@ def _read_newest(
         if not damage:
             try:
                 return step, read(step), damaged
+            except (MemoryError, jax.errors.JaxRuntimeError):
+                raise  # a device or a host that is too small: the checkpoint may be whole
             except Exception as error:  # what is cut or missing fails in as many ways as there are files
                 if jax.process_count() > 1:
                     raise  # the others may have read it

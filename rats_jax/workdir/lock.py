@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from rats_jax.errors import ConfigError
+from rats_jax.files import lock
 from rats_jax.paths import is_remote, local_path
 
 FILE = ".lock"
@@ -24,26 +25,17 @@ def locked(workdir: str, *, writes: bool) -> Iterator[None]:
     Raises:
         ConfigError: another run holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
     if not writes or is_remote(workdir):
         yield
         return
-    with (local_path(workdir, "workdir") / FILE).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    path = local_path(workdir, "workdir") / FILE
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
+        if not lock(file.fileno()):
             file.seek(0)
             holder = " ".join(file.read().split()) or "another process"
             raise ConfigError(
                 f"workdir={workdir!r}: expected a folder that no other run writes to, {holder} does"
-            ) from None
-        except OSError:  # a file system without locks
-            yield
-            return
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -133,7 +133,7 @@ def change_json(file, **changes):
 def test_bad_options_are_one_line(pair):
     kind, _, folder = pair
     for options, message in (
-        (Options(height=18), "^height=18: expected a multiple of 4, or 0"),
+        (Options(height=18), "^height=18: expected a multiple of 4 up to 16384, or 0"),
         (Options(width=10), "^width=10: expected a multiple of 4"),
         (Options(max_sequence_length=513), "^max_sequence_length=513: expected from 1 to 512, or 0 for "),
         (Options(max_sequence_length=25), "^max_sequence_length=25: expected at most 24 of '.*/tokenizer_"),

@@ -15,6 +15,7 @@ from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.networks.attention import attend, attend_cudnn
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pipelines import PIPELINES
+from rats_jax.pipelines.base import Options
 from rats_jax.pipelines.open import load_pipeline, open_pipeline
 from rats_jax.pipelines.stable_diffusion import make_decode_fn
 from rats_jax.types import PromptEmbeds
@@ -225,3 +226,14 @@ def test_a_damaged_folder_is_one_line_that_names_the_file(folder, tmp_path, case
     with pytest.raises(WeightsError, match=expected) as caught:
         load_pipeline(damaged)
     assert "\n" not in str(caught.value) and isinstance(caught.value, ConfigError)
+
+
+def test_pictures_of_a_unet_have_the_size_that_is_chosen(folder):
+    path = str(folder)
+    assert open_pipeline(path).latent_shape == (8, 8, 4)
+    assert open_pipeline(path, options=Options(height=48, width=64)).latent_shape == (12, 16, 4)
+    for options in (Options(height=18), Options(height=16388)):
+        with pytest.raises(
+            ConfigError, match="^height=.*: expected a multiple of 4 up to 16384, or 0 for the"
+        ):
+            open_pipeline(path, options=options)

@@ -79,7 +79,27 @@ BAD = {
     "half a BERT config": (
         "imagereward",
         lambda folder: (folder / "med_config.json").write_text('{"vocab_size": 21}'),
-        "med_config.json' lacks the field 'max_position_embeddings'",
+        "med_config.json': max_position_embeddings: expected an integer >= 1, it is missing",
+    ),
+    "a BERT config with a text": (
+        "imagereward",
+        change("med_config.json", hidden_size="24"),
+        "med_config.json': hidden_size='24': expected an integer >= 1",
+    ),
+    "a BERT config with too many layers": (
+        "imagereward",
+        change("med_config.json", num_hidden_layers=10**6),
+        "med_config.json': num_hidden_layers=1000000: expected an integer from 1 to 200",
+    ),
+    "a vocabulary that is no text": (
+        "imagereward",
+        lambda folder: (folder / "vocab.txt").write_bytes(b"[PAD]\n\xe9\xff\n"),
+        "vocab.txt': expected the vocabulary of BERT .line 2 is not UTF-8",
+    ),
+    "a vocabulary that was cut": (
+        "imagereward",
+        lambda folder: (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n"),
+        "vocab.txt' has no token '.CLS.': expected the vocabulary of BERT",
     ),
     "other vocabulary": (
         "imagereward",

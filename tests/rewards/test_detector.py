@@ -84,6 +84,10 @@ def test_it_loads_and_judges(folder):
         ({"num_grounds": 1}, "num_grounds=1: expected the 2 of colours"),
         ({"channels": "many"}, "channels='many': expected"),
         ({"depth": 3}, "depth=3"),
+        ({"nouns": 3}, "nouns=3: expected a list, each a list, each a text"),
+        ({"nouns": [["cat"]]}, "nouns=[['cat']]: expected a list"),
+        ({"colours": [1, 2]}, "colours=[1, 2]: expected a list, each a text"),
+        ({"colours": None}, "colours=None: expected a list, each a text"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused(folder, tmp_path, changes, message):

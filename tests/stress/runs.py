@@ -14,6 +14,11 @@ from rats_jax.workdir.metrics import read_metrics
 from tests.tiny import tiny_config, write_config, write_tiny_models
 
 ROOT = Path(__file__).parents[2]
+FLAGS = {
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(ROOT),
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
+}
 SETTINGS = {
     "num_updates": 12,
     "batch_size": 2,
@@ -39,10 +44,8 @@ def start(config, workdir, *, failing=None, **environment):
     if failing is not None:
         job = Path(__file__).with_name("job.py")
         command = [sys.executable, "-P", str(job), str(workdir), str(failing), *arguments]
-    flags = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    flags["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=workdir.parent, env=os.environ | flags | environment, **pipes)
+    return subprocess.Popen(command, cwd=workdir.parent, env=os.environ | FLAGS | environment, **pipes)
 
 
 def finish(config, workdir, **options):

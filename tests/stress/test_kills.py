@@ -35,11 +35,11 @@ def end_after(running, seconds, how):
     return False
 
 
-def go_on_until_done(config, workdir, expected, rng, seconds, how, *, left, check):
+def go_on_until_done(config, workdir, expected, rng, seconds, how, *, left, check, start):
     """Start, end at a random moment, start again, until the run is done; gives how often it was ended."""
     faults, ended = [], 0
     while True:
-        running = runs.start(config, workdir)
+        running = start(config, workdir)
         was_ended = ended < left and end_after(running, rng.uniform(0.2, seconds), how)
         said, _ = running.communicate(timeout=600)
         if was_ended and running.returncode != 0:
@@ -52,14 +52,15 @@ def go_on_until_done(config, workdir, expected, rng, seconds, how, *, left, chec
         return ended, faults + [f"after {ended} ends {', '.join(differs)} are others"] * bool(differs)
 
 
-def end_so_often(count, unbroken, folder, seed, how, check):
+def end_so_often(count, unbroken, folder, seed, how, check, *, start=runs.start):
     """Run after run, until so many ends came; gives how many runs that took, and what was wrong."""
     config, expected, seconds = unbroken
     rng, ended, number, faults = random.Random(seed), 0, 0, []
     while ended < count:
         number += 1
         workdir, left = folder / f"run_{number}", count - ended
-        more, wrong = go_on_until_done(config, workdir, expected, rng, seconds, how, left=left, check=check)
+        options = {"left": left, "check": check, "start": start}
+        more, wrong = go_on_until_done(config, workdir, expected, rng, seconds, how, **options)
         ended, faults = ended + more, faults + wrong
     return number, faults
 

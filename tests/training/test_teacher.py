@@ -82,7 +82,9 @@ def test_damaged_settings_of_targets_are_named(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("damage", ["file in place", "settings", "targets", "other arrays"])
+@pytest.mark.parametrize(
+    "damage", ["file in place", "settings", "targets", "zeros", "a folder", "other arrays"]
+)
 def test_what_cannot_be_read_is_one_line(tmp_path, damage):
     folder = tmp_path / "targets"
     if damage == "file in place":
@@ -99,6 +101,12 @@ def test_what_cannot_be_read_is_one_line(tmp_path, damage):
     (file,) = folder.glob("*.safetensors")
     if damage == "targets":
         file.write_bytes(file.read_bytes()[:40])
+    elif damage == "zeros":
+        content = file.read_bytes()
+        file.write_bytes(content[:-8] + bytes(8))
+    elif damage == "a folder":
+        file.unlink()
+        file.mkdir()
     else:
         from safetensors.numpy import save_file
 

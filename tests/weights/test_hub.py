@@ -9,6 +9,7 @@ import pytest
 
 from rats_jax.errors import WeightsError
 from rats_jax.paths import is_hub_id
+from rats_jax.weights.find import find_weights
 from rats_jax.weights.hub import find_file, get_file
 
 
@@ -126,6 +127,18 @@ def test_a_gated_repository_says_where_its_licence_is_accepted(tmp_path, monkeyp
 def test_what_is_neither_file_nor_hub_id_is_refused(path):
     with pytest.raises(WeightsError, match=f"^'{path}' is no file or folder, and no hub id"):
         find_file(path, "config.json")
+
+
+def test_a_folder_that_may_not_be_read_is_said_to_be(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    why = f"; the folder {str(folder)!r} cannot be read .Permission denied."
+    with pytest.raises(WeightsError, match=f"^model '.*' lacks 'a.pt'{why}$"):
+        get_file(str(folder), "a.pt")
+    with pytest.raises(WeightsError, match=f"its index, or the same as .bin or .msgpack{why}$"):
+        find_weights(str(folder), ".", transformers=False)
 
 
 def test_a_missing_file_of_a_model_is_named(folder):

@@ -36,9 +36,22 @@ def test_openai_s_activation_is_the_quick_one():
         ),
         (("text_cfg", "hf_model_name"), "roberta", "has the field 'text_cfg.hf_model_name'"),
         (("custom_text",), True, "has the field 'custom_text'"),
-        (("embed_dim",), None, "'f.json' is no open_clip config: KeyError 'embed_dim'"),
-        (("text_cfg", "width"), None, "KeyError 'width'"),
-        (("vision_cfg",), "large", "'f.json' is no open_clip config"),
+        (
+            ("embed_dim",),
+            None,
+            "'f.json' is no open_clip config: embed_dim: expected an integer >= 1, it is missing",
+        ),
+        (("text_cfg", "width"), None, "text_cfg.width: expected an integer >= 1, it is missing"),
+        (("vision_cfg",), "large", "'f.json' is no open_clip config: vision_cfg='large': expected an object"),
+        (("vision_cfg", "width"), float("nan"), "vision_cfg.width=nan: expected an integer >= 1"),
+        (("vision_cfg", "head_width"), 0, "vision_cfg.head_width=0: expected an integer >= 1"),
+        (
+            ("text_cfg", "mlp_ratio"),
+            float("inf"),
+            "text_cfg.mlp_ratio=inf: expected a number > 0 and <= 1000",
+        ),
+        (("text_cfg", "layers"), 10**6, "text_cfg.layers=1000000: expected an integer from 1 to 200"),
+        (("quick_gelu",), "yes", "quick_gelu='yes': expected true or false"),
     ],
 )
 def test_other_architectures_are_refused_by_field(place, value, message):

@@ -225,12 +225,74 @@ def empty(folder, step):
     shutil.rmtree(folder / str(step) / "state")
 
 
-def forget_checksums(folder, step):
-    (folder / str(step) / FILE).unlink()
-    empty(folder, step)
+def forget(part):
+    """Give damage to a checkpoint of before, which has no checksums: a part of it emptied, or gone."""
+
+    def damage(folder, step):
+        (folder / str(step) / FILE).unlink()
+        path = folder / str(step) / part
+        shutil.rmtree(path) if path.is_dir() else path.write_bytes(b"")
+
+    return damage
 
 
-@pytest.mark.parametrize("damage", [cut, zero, remove, empty, forget_checksums])
+@pytest.mark.parametrize("part", ["state", "prompts", "state/_METADATA", "state/manifest.ocdbt", "state/d"])
+def test_a_checkpoint_of_before_that_lacks_a_part_is_stepped_over(tmp_path, part):
+    folder, said = tmp_path / "checkpoints", []
+    like = write_steps(folder, 2, 4)
+    forget(part)(folder, 4)
+    with open_manager(folder, keep=9, every=1) as manager:
+        state, position = restore(manager, like, say=said.append)
+    assert np.asarray(state["student"]["x"]).tolist() == [2, 2, 2] and position == {"at": 2}
+    assert len(said) == 1 and said[0].startswith("the checkpoint of update 4 is damaged (")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"rank": "high"}', None])
+def test_a_rank_that_is_damaged_is_no_end_of_a_run(tmp_path, content):
+    folder, said = tmp_path / "checkpoints", []
+    like = write_steps(folder, 2, 4)
+    file = folder / "4" / "metrics" / "metrics"
+    if content is None:
+        shutil.rmtree(file.parent)
+    else:
+        file.write_text(content)
+    with open_manager(folder, keep=9, every=1, say=said.append) as manager:
+        state, position = restore(manager, like, say=said.append)
+    assert np.asarray(state["student"]["x"]).tolist() == [position["at"]] * 3 == [2, 2, 2]
+    assert len(said) == 1 and "the checkpoint of update 4 is damaged (metrics/" in said[0]
+
+
+def add_empty_step(folder):
+    (folder / "5").mkdir()
+
+
+def add_copies(folder):
+    for name in ("4 (copy)", "4_old", "backup", "00000004", "5.orbax-checkpoint-tmp-1"):
+        shutil.copytree(folder / "4", folder / name)
+
+
+def add_companions(folder):
+    for name in (".ipynb_checkpoints", "lost+found"):
+        (folder / name).mkdir()
+    (folder / ".DS_Store").write_bytes(b"\0")
+    (folder / "latest").symlink_to("4")
+
+
+@pytest.mark.parametrize("add", [add_empty_step, add_copies, add_companions])
+def test_what_else_lies_beside_checkpoints_is_none(tmp_path, add):
+    folder = tmp_path / "checkpoints"
+    like = write_steps(folder, 2, 4)
+    add(folder)
+    step, student = restore_student(folder, like["student"], step=None)
+    assert step == 4 and np.asarray(student["x"]).tolist() == [4, 4, 4]
+    with open_manager(folder, keep=9, every=1) as manager:
+        state, position = restore(manager, like)
+        assert np.asarray(state["student"]["x"]).tolist() == [4, 4, 4] and position == {"at": 4}
+        save_now(manager, 6, {"student": {"x": jnp.full(3, 6.0)}}, {"at": 6})
+    assert restore_student(folder, like["student"], step=None)[0] == 6
+
+
+@pytest.mark.parametrize("damage", [cut, zero, remove, empty, forget("state")])
 def test_the_newest_whole_checkpoint_is_used_and_a_damaged_one_moved_aside(tmp_path, damage):
     folder, said = tmp_path / "checkpoints", []
     like = write_steps(folder, 2, 4)
@@ -267,6 +329,23 @@ def test_where_no_checkpoint_is_whole_nothing_is_moved(tmp_path):
     with pytest.raises(ConfigError, match=message):
         restore_student(folder, like["student"], step=None)
     assert (folder / "2").exists() and (folder / "4").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("too large"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")]
+)
+def test_a_machine_that_is_too_small_is_no_damage_of_a_checkpoint(tmp_path, monkeypatch, error):
+    folder = tmp_path / "checkpoints"
+    like = write_steps(folder, 2, 4)
+    with open_manager(folder, keep=9, every=1) as manager:
+
+        def refuse(step, args):
+            raise error
+
+        monkeypatch.setattr(manager, "restore", refuse)
+        with pytest.raises(type(error)):
+            restore(manager, like)
+    assert list_steps(folder) == [2, 4]
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_not_filled(tmp_path, monkeypatch):

@@ -31,6 +31,14 @@ def test_a_second_run_is_refused_until_the_first_ends(tmp_path):
         pass
 
 
+def test_a_lock_whose_text_is_damaged_is_a_lock(tmp_path):
+    with locked(str(tmp_path), writes=True):
+        (tmp_path / ".lock").write_bytes(b"\xff\xfe")
+        with pytest.raises(ConfigError, match="that no other run writes to, .* does$"):
+            with locked(str(tmp_path), writes=True):
+                pass
+
+
 def test_a_run_that_was_killed_leaves_no_lock(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
