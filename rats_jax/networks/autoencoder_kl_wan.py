@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -210,3 +211,21 @@ def decode_in_turn(vae: AutoencoderKLWan, params: Params, latents: Array) -> Arr
     _, frames = lax.scan(step, past, jnp.moveaxis(latents[:, 1:], 1, 0))
     frames = jnp.moveaxis(frames, 0, 1).reshape(frame.shape[0], -1, *frame.shape[2:])
     return jnp.concatenate([frame, frames], axis=1)
+
+
+def decode_clip(vae: AutoencoderKLWan, params: Params, latents: Array) -> Array:
+    """Decode one latent after another, or all at once where a gradient is wanted; reverse mode only.
+
+    Args: as of `decode_in_turn`.
+
+    Returns:
+        [B, T, H, W, 3], differentiable in weights and latents.
+    """
+
+    def at_once(params: Params, latents: Array) -> Any:
+        return vae.apply({"params": params}, latents, method=vae.decode)
+
+    decode = jax.custom_vjp(functools.partial(decode_in_turn, vae))
+    decode.defvjp(functools.partial(jax.vjp, at_once), lambda pull_back, cotangent: pull_back(cotangent))
+    frames: Any = decode(params, latents)
+    return frames

@@ -30,8 +30,8 @@ def write_prompt_embeds(
 
     Args:
         folder: gets prompts.json and, for each array of the embeddings, cond_I.npy [N, ...] and uncond_I.npy
-            [1, ...], which a model without an empty prompt has none of; float32, or, if the text encoders
-            compute in bfloat16, its bits as uint16.
+            [1, ...] of the negative prompt, which a model without guidance away from one has none of;
+            float32, or, if the text encoders compute in bfloat16, its bits as uint16.
         pipeline: from `open_pipeline`.
         prompts: texts; doubles are stored once.
         source: what the model is called in the config, to be found again.
@@ -60,7 +60,8 @@ def write_prompt_embeds(
                     np.save(folder / f"uncond_{i}.npy", _as_stored(empty[:1]))
             for file, x in zip(files, _leaves(embeds.cond), strict=True):
                 file.write(_as_stored(x)[kept].tobytes())  # the rows of a batch follow those of the last
-    (folder / "prompts.json").write_text(json.dumps({"pretrained": source, "prompts": texts}))
+    index = {"pretrained": source, "negative_prompt": pipeline.negative_prompt, "prompts": texts}
+    (folder / "prompts.json").write_text(json.dumps(index))
     return len(texts)
 
 
@@ -101,6 +102,12 @@ def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipe
             f"{index['pretrained']!r}"
         )
 
+    negative = index.get("negative_prompt", "")
+    if negative != pipeline.negative_prompt:
+        raise ConfigError(
+            f"prompt_embeds={str(folder)!r}: expected embeddings with negative_prompt="
+            f"{pipeline.negative_prompt!r}, these are with {negative!r}"
+        )
     for what, stored, wanted in (("cond", cond, abstract.cond), ("uncond", uncond, abstract.uncond)):
         found, expected = [x.shape[1:] for x in stored], [x.shape[1:] for x in _leaves(wanted)]
         if found != expected:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rats_jax.config.together import validate_reward_kinds
 from rats_jax.paths import resolve_path
-from rats_jax.pipelines.base import Pipeline
+from rats_jax.pipelines.base import Pipeline, expect_pictures
 from rats_jax.pipelines.open import describe_pipeline, open_pipeline, options_of
 from rats_jax.pipelines.stored_embeds import with_abstract_embeds, with_stored_embeds
 from rats_jax.rewards import trainable_kinds
@@ -44,6 +44,7 @@ def open_models(config: Any, device: Any = None) -> Models:
     dtype = jnp.dtype(config.compute_dtype)
     rewards, monitors = (open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor"))
     pipeline = open_pipeline(config.pretrained, dtype=dtype, device=device, options=options_of(config))
+    expect_pictures(pipeline, "pretrained", config.pretrained)  # no reward reads videos yet
     if config.prompt_embeds:
         folder = resolve_path(config.prompt_embeds)
         pipeline = with_stored_embeds(pipeline, folder, source=config.pretrained)
@@ -69,4 +70,5 @@ def describe_models(config: Any, device: Any = None) -> Models:
     rewards = describe_rewards(config, dtype=dtype)
     options = options_of(config)
     pipeline = describe_pipeline(config.pretrained, dtype=dtype, device=device, options=options)
+    expect_pictures(pipeline, "pretrained", config.pretrained)
     return Models(with_abstract_embeds(pipeline) if config.prompt_embeds else pipeline, rewards, {})

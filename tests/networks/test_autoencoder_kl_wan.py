@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from rats_jax.networks.autoencoder_kl_wan import FIELDS, AutoencoderKLWan, decode_in_turn
+from rats_jax.networks.autoencoder_kl_wan import FIELDS, AutoencoderKLWan, decode_clip, decode_in_turn
 from rats_jax.networks.convolution import convolve_in_loops
 from rats_jax.networks.kernels import Kernels
 from rats_jax.networks.vae_wan import HISTORY
 from rats_jax.weights.naming import to_torch_names
+from tests.networks.jaxprs import dtypes_of
 from tests.networks.mmdit_originals import assert_close
 from tests.networks.parity import (
     assert_refused,
@@ -140,8 +141,21 @@ def test_the_first_latents_give_the_first_frames(decoded):
 def test_one_latent_after_another_gives_the_same(pair, decoded, count):
     _, network, params = pair
     latents = draw_latents(TINY)[:, :count]
-    in_turn = compile_quickly(functools.partial(decode_in_turn, network), params, latents)(params, latents)
+    in_turn = compile_quickly(functools.partial(decode_clip, network), params, latents)(params, latents)
     np.testing.assert_allclose(in_turn, decoded[count], atol=1e-6)
+
+
+def test_without_a_gradient_a_clip_is_decoded_in_turn_and_with_one_at_once(pair):
+    _, network, params = pair
+    latents = draw_latents(TINY)
+
+    def total(latents):
+        return jnp.sum(decode_clip(network, params, latents))
+
+    def loops(function):
+        return dtypes_of(jax.make_jaxpr(function)(latents)).keys() & {"scan"}
+
+    assert loops(total) and not loops(jax.grad(total))
 
 
 def test_gradients_are_those_of_the_original(pair):
@@ -165,7 +179,7 @@ def test_gradients_are_those_of_the_original(pair):
     }
 
     def total(params, latents):
-        return jnp.sum(network.apply({"params": params}, latents, method=network.decode) * weights)
+        return jnp.sum(decode_clip(network, params, latents) * weights)
 
     take = compile_quickly(jax.grad(total, argnums=(0, 1)), params, latents)
     of_params, of_latents = take(params, latents)
