@@ -94,7 +94,7 @@ def join(tokens: Array, patch_size: tuple[int, int, int], sizes: tuple[int, int,
 
 def token_positions(counts: tuple[int, int, int]) -> np.ndarray:
     """List frame, row and column of the tokens of a video of so many of each: [L, 3]."""
-    return np.stack(np.indices(counts), axis=-1).reshape(-1, 3)
+    return np.indices(counts).reshape(3, -1).T
 
 
 class TextProjection(nn.Module):
@@ -320,18 +320,19 @@ class WanTransformer3DModel(nn.Module):
                 rope_max_seq_len.
         """
         chex.assert_rank([latents, context, timestep], [5, 3, 1])
-        sizes, patch = latents.shape[1:4], self.patch_size
-        counts = [size // part for size, part in zip(sizes, patch, strict=True)]
+        _, frames, height, width, _ = latents.shape
+        sizes, patch = (frames, height, width), self.patch_size
+        counts = frames // patch[0], height // patch[1], width // patch[2]
         if any(size % part for size, part in zip(sizes, patch, strict=True)):
             raise ValueError(f"latents of {sizes}: expected multiples of patch_size={patch}")
         if max(counts) > self.rope_max_seq_len:
             raise ValueError(
                 f"{counts} tokens along the axes: expected at most rope_max_seq_len={self.rope_max_seq_len}"
             )
-        width = self.num_attention_heads * self.attention_head_dim
-        embed = WanTimeTextEmbedding(width, self.freq_dim, self.dtype, name="condition_embedder")
+        features = self.num_attention_heads * self.attention_head_dim
+        embed = WanTimeTextEmbedding(features, self.freq_dim, self.dtype, name="condition_embedder")
         level, modulation, context = embed(timestep, context)
-        hidden = PatchEmbedding(width, patch, dtype=self.dtype, name="patch_embedding")(latents)
+        hidden = PatchEmbedding(features, patch, dtype=self.dtype, name="patch_embedding")(latents)
         blocks = stack(
             WanTransformerBlock,
             "blocks",
@@ -345,9 +346,9 @@ class WanTransformer3DModel(nn.Module):
             dtype=self.dtype,
             kernels=self.kernels,
         )
-        hidden, _ = blocks(hidden, context, modulation, self.rotary((counts[0], counts[1], counts[2])))
-        table = self.param("scale_shift_table", normal(width**-0.5), (1, 2, width))
+        hidden, _ = blocks(hidden, context, modulation, self.rotary(counts))
+        table = self.param("scale_shift_table", normal(features**-0.5), (1, 2, features))
         shift, scale = jnp.split(table.astype(jnp.float32) + level, 2, axis=1)
         normed = modulate(hidden, shift, scale, epsilon=self.eps)
-        features = self.out_channels * math.prod(patch)
-        return join(nn.Dense(features, dtype=self.dtype, name="proj_out")(normed), patch, sizes)
+        project = nn.Dense(self.out_channels * math.prod(patch), dtype=self.dtype, name="proj_out")
+        return join(project(normed), patch, sizes)

@@ -215,7 +215,7 @@ def test_latents_that_do_not_fit_are_refused(pair):
     short = network.clone(rope_max_seq_len=4)
     for sizes, message in (
         ((2, 3, 4), r"latents of \(2, 3, 4\): expected multiples of patch_size=\(1, 2, 2\)"),
-        ((5, 4, 4), r"\[5, 2, 2\] tokens along the axes: expected at most rope_max_seq_len=4"),
+        ((5, 4, 4), r"\(5, 2, 2\) tokens along the axes: expected at most rope_max_seq_len=4"),
     ):
         inputs = draw_inputs(TINY, sizes=sizes)
         with pytest.raises(ValueError, match=message):
