@@ -7,6 +7,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.config.flags import load_config
 from rats_jax.networks import clip
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.unet_2d import UNet2DConditionModel
@@ -15,7 +16,6 @@ from rats_jax.weights.folder import (
     CLIP_WEIGHTS,
     UNET_WEIGHTS,
     VAE_WEIGHTS,
-    abstract_params,
     write_model,
     write_model_index,
 )

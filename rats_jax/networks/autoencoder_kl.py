@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
@@ -24,6 +23,7 @@ from rats_jax.fields import (
     per_block,
     read_fields,
 )
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import Conv
 from rats_jax.networks.vae import Decoder, Encoder
@@ -136,7 +136,7 @@ class AutoencoderKL(nn.Module):
 
     def abstract_params(self) -> Params:
         """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return jax.eval_shape(self.init_params, jax.random.key(0))
+        return abstract_params(type(self).init_params, self)
 
     def setup(self) -> None:
         """Name the parts."""

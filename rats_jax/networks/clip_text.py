@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
 from rats_jax.fields import integer
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.clip_encoder import CLIPEncoder, TowerConfig, make_norm, read_tower, tower_fields
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.types import Array, Key, Params
@@ -148,7 +148,7 @@ class CLIPTextModel(nn.Module):
 
     def abstract_params(self) -> Params:
         """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return jax.eval_shape(self.init_params, jax.random.key(0))
+        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(self, input_ids: Array) -> CLIPTextOutput:

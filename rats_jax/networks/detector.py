@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rats_jax.fields import Field, integer, listed, read_fields
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.layers import Conv, GroupNorm
 from rats_jax.types import Array, Key, Params
 
@@ -66,7 +67,7 @@ class Detector(nn.Module):
 
     def abstract_params(self) -> Params:
         """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return jax.eval_shape(self.init_params, jax.random.key(0))
+        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(self, images: Array) -> Detection:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.fields import Field, expect, flag, integer, listed, only, optional, read_fields
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.mmdit import (
     Attention,
@@ -177,7 +178,7 @@ class FluxTransformer2DModel(nn.Module):
 
     def abstract_params(self) -> Params:
         """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return jax.eval_shape(self.init_params, jax.random.key(0))
+        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(

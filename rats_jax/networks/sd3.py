@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.fields import Field, expect, integer, listed, one_of, only, optional, read_fields
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import Conv
 from rats_jax.networks.mmdit import Attention, FeedForward, Modulation, TimeTextEmbedding, modulate
@@ -223,7 +224,7 @@ class SD3Transformer2DModel(nn.Module):
 
     def abstract_params(self) -> Params:
         """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return jax.eval_shape(self.init_params, jax.random.key(0))
+        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(self, latents: Array, context: Array, pooled: Array, timestep: Array) -> Array:

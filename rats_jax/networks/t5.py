@@ -23,6 +23,7 @@ import numpy as np
 from jax.nn.initializers import normal
 
 from rats_jax.fields import Field, expect, flag, integer, number, one_of, only, optional, read_fields
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import ACTIVATIONS
@@ -330,7 +331,7 @@ class T5EncoderModel(nn.Module):
 
     def abstract_params(self) -> Params:
         """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return jax.eval_shape(self.init_params, jax.random.key(0))
+        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(self, input_ids: Array, mask: Array | None = None) -> Array:

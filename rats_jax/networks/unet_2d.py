@@ -8,10 +8,10 @@ from typing import Any
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.embeddings import TimestepEmbedding, timestep_embedding
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm
@@ -104,7 +104,7 @@ class UNet2DConditionModel(nn.Module):
 
     def abstract_params(self) -> Params:
         """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return jax.eval_shape(self.init_params, jax.random.key(0))
+        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(

@@ -11,12 +11,13 @@ import numpy as np
 from absl import logging
 
 from rats_jax.networks import clip
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pretraining.corrupt import CORRUPTIONS, latent_noise
 from rats_jax.pretraining.dual_encoder import Drawn, train_dual_encoder
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.types import Key, Params
-from rats_jax.weights.folder import CLIP_WEIGHTS, VAE_WEIGHTS, abstract_params, read_json, write_model
+from rats_jax.weights.folder import CLIP_WEIGHTS, VAE_WEIGHTS, read_json, write_model
 from rats_jax.weights.state_dict import load_safetensors
 from rats_jax.weights.tokenizers import load_tokenizer, tokenize
 

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.clip import IMAGE_TOWER, embed_images, init_clip, make_clip
 from rats_jax.networks.preprocess import PreprocessFn
 from rats_jax.types import Array, Params, RewardFn, RewardModel
 from rats_jax.weights.clip_folder import load_clip, make_embed_prompts
-from rats_jax.weights.folder import abstract_params
 from rats_jax.weights.open_clip import to_transformers_config
 
 

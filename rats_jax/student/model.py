@@ -105,9 +105,9 @@ class TextToImage:
         if not finite.all():
             shown = texts[int(finite.argmin())]
             raise ConfigError(
-                f"guidance_scale={scale:g}, num_steps={draw.steps}: {np.sum(~finite)} of {len(texts)} pictures "
-                f"of {self.title!r} have nan or infinity, that of {shown!r} is the first: expected finite "
-                "numbers"
+                f"guidance_scale={scale:g}, num_steps={draw.steps}: {np.sum(~finite)} of {len(texts)} "
+                f"pictures of {self.title!r} have nan or infinity, that of {shown!r} is the first: "
+                "expected finite numbers"
             )
         return images
 

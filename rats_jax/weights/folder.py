@@ -15,6 +15,7 @@ from etils import epath
 from safetensors.numpy import save_file
 
 from rats_jax.errors import WeightsError
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.texts import parse_whole_json, read_text
 from rats_jax.types import Params
 from rats_jax.weights.naming import iter_torch_names, to_torch_names, torch_sizes
@@ -129,11 +130,6 @@ def write_sharded(
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(folder / f"{name}.index.json", index)
-
-
-def abstract_params(init_fn: Any, module: Any) -> Params:
-    """Shapes and dtypes of a network's weights, without computing them."""
-    return jax.eval_shape(lambda: init_fn(module, jax.random.key(0)))
 
 
 def describe(source: str, make: Callable[[], Any], init: Any) -> tuple[Any, Params]:

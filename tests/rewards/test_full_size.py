@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.clip import init_clip, make_clip
 from rats_jax.rewards import REWARDS, trainable_kinds
-from rats_jax.weights.folder import abstract_params
 from rats_jax.weights.open_clip import VIT_H_14, VIT_L_14, to_transformers_config
 from tests.rewards.sizes import count
 
