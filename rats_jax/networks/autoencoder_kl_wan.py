@@ -25,6 +25,7 @@ from rats_jax.fields import (
     optional,
     read_fields,
 )
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.vae_wan import HISTORY, CausalConv, WanDecoder3d, WanEncoder3d
 from rats_jax.types import Array, Key, Params
@@ -129,7 +130,7 @@ class AutoencoderKLWan(nn.Module):
 
     def abstract_params(self) -> Params:
         """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return jax.eval_shape(self.init_params, jax.random.key(0))
+        return abstract_params(type(self).init_params, self)
 
     def setup(self) -> None:
         """Name the parts."""

@@ -21,6 +21,7 @@ import numpy as np
 from jax.nn.initializers import lecun_normal, normal, zeros
 
 from rats_jax.fields import Field, expect, flag, integer, listed, number, only, read_fields
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.embeddings import TimestepEmbedding, timestep_embedding
 from rats_jax.networks.kernels import PLAIN, Kernels
@@ -296,7 +297,7 @@ class WanTransformer3DModel(nn.Module):
 
     def abstract_params(self) -> Params:
         """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return jax.eval_shape(self.init_params, jax.random.key(0))
+        return abstract_params(type(self).init_params, self)
 
     def rotary(self, counts: tuple[int, int, int]) -> Rotary:
         """Give the angles of the tokens of a video, of which there are so many along each axis."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,8 @@ class Pipeline:
         gpu_options: of XLA, for programs of its network on GPUs.
         learned_words: that were added to the vocabularies of its tokenizers.
         negative_prompt: that guidance leads away from.
+        float32_weights: regular expression, searched in the path of a weight of its network: those that are
+            kept in float32 whatever the others are kept in; '' is none.
     """
 
     tokenize: TokenizeFn
@@ -95,10 +98,21 @@ class Pipeline:
     gpu_options: tuple[tuple[str, Any], ...] = ()
     learned_words: tuple[str, ...] = ()
     negative_prompt: str = ""
+    float32_weights: str = ""
 
     def compiler_options(self, device: Any) -> dict[str, Any]:
         """Give the options that XLA compiles programs of its network with, for a device or one like it."""
         return dict(self.gpu_options) if device.platform == "gpu" else {}
+
+    def network_dtypes(self, dtype: Any) -> Params:
+        """Give the dtype of each weight of its network where they are kept in `dtype`."""
+
+        def choose(path: Any, _: Any) -> Any:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            kept = self.float32_weights and re.search(self.float32_weights, name)
+            return np.dtype(np.float32) if kept else np.dtype(dtype)
+
+        return jax.tree_util.tree_map_with_path(choose, self.network)
 
     def image_shape(self) -> tuple[int, ...]:
         """Give (H, W, 3) of its pictures or (T, H, W, 3) of its videos, computing nothing."""

@@ -41,6 +41,8 @@ _ENCODER = "text_encoder"
 # Of a clip in pixels: frames, height, width.
 _FRAMES, _HEIGHT, _WIDTH = 81, 480, 832
 _TOKENS = 512
+# Small weights whose rounding is seen: PyTorch's class keeps them in float32, too.
+_FLOAT32 = "time_embedder|scale_shift_table|/norm2/"
 # Of Wan2.2, whose second transformer takes over below a level of noise.
 _INDEX: Mapping[str, Field] = {
     "transformer_2": Field(None, lambda value: value in (None, [None, None]), "[null, null]"),
@@ -105,6 +107,7 @@ def compose(parts: Parts) -> Pipeline:
         guidance_scale=5.0,
         gpu_options=TRANSFORMER_OPTIONS,
         negative_prompt=options.negative_prompt,
+        float32_weights=_FLOAT32,
     )
 
 

@@ -179,12 +179,15 @@ def _sampled(source: str, pipeline: Pipeline, config: Any, sampling: Any, dtype:
 def _read(pipeline: Pipeline, dtype: str) -> Pipeline:
     """Read all weights, in the dtype in which they are kept."""
 
+    def read_as(leaf: Any, dtype: Any) -> np.ndarray:
+        return np.asarray(leaf.astype(dtype))
+
     def read(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: np.asarray(leaf.astype(jnp.dtype(dtype))), tree)
+        return jax.tree.map(lambda leaf: read_as(leaf, jnp.dtype(dtype)), tree)
 
     return dataclasses.replace(
         pipeline,
-        network=read(pipeline.network),
+        network=jax.tree.map(read_as, pipeline.network, pipeline.network_dtypes(dtype)),
         text_encoder=read(pipeline.text_encoder),
         decoder=read(pipeline.decoder),
     )

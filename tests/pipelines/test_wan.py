@@ -3,12 +3,14 @@
 import json
 import shutil
 
+import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from flax.traverse_util import flatten_dict
 
 import rats_jax
 from rats_jax.errors import ConfigError, WeightsError
@@ -17,6 +19,7 @@ from rats_jax.pipelines.open import describe_pipeline, load_pipeline, open_pipel
 from rats_jax.pipelines.wan import clean, is_prompt
 from rats_jax.student.model import draw_folder
 from rats_jax.training.models import describe_models, open_models
+from rats_jax.weights.naming import torch_name, unstack
 from rats_jax.weights.stored import StoredArray, read_all
 from tests.networks.parity import compile_quickly
 from tests.tiny import tiny_config, write_tiny_pipeline
@@ -146,6 +149,29 @@ def test_nothing_is_read_before_it_is_placed_and_shapes_are_known_without_files(
     assert shapes[0] == shapes[1] and set(opened.decoder) == {"decoder", "post_quant_conv"}
     assert opened.latent_shape == described.latent_shape == (21, 60, 104, 4)
     assert [opened.evaluations(scale) for scale in (1.0, 5.0)] == [1, 2]
+
+
+def test_in_bfloat16_what_is_seen_stays_float32(pair):
+    model = rats_jax.load(str(pair[1]), **CHOSEN, dtype="bfloat16")
+    pipeline = model.pipeline
+    theirs = diffusers.WanTransformer3DModel.from_pretrained(
+        pair[1] / "transformer", torch_dtype=torch.bfloat16
+    ).named_parameters()
+    ours = {
+        torch_name(layer): leaf.dtype
+        for path, leaf in flatten_dict(pipeline.network).items()
+        for layer in unstack(path) or [path]
+    }
+    wide = {name for name, dtype in ours.items() if dtype == np.float32}
+    assert wide == {name for name, parameter in theirs if parameter.dtype == torch.float32} and len(wide) < 20
+    assert {x.dtype for x in jax.tree.leaves((pipeline.text_encoder, pipeline.decoder))} == {
+        jnp.dtype(jnp.bfloat16)
+    }
+    embeds = jax.eval_shape(pipeline.encode_fn, pipeline.text_encoder, pipeline.tokenize(PROMPTS))
+    latents = jnp.zeros((2, *pipeline.latent_shape))
+    velocity = jax.eval_shape(pipeline.guided_fn(2.0), pipeline.network, latents, jnp.float32(500.0), embeds)
+    videos = jax.eval_shape(pipeline.decode_fn, pipeline.decoder, latents)
+    assert embeds.cond.dtype == jnp.bfloat16 and velocity.dtype == videos.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
