@@ -206,9 +206,10 @@ def decode_in_turn(vae: AutoencoderKLWan, params: Params, latents: Array) -> Arr
         frames, past = decode(past, latent[:, None], False)
         return past, frames
 
-    frame, past = decode({}, latents[:, :1], True)
-    if latents.shape[1] == 1:
+    if latents.shape[1] == 1:  # all taps but the last would read zeros
+        frame: Any = vae.apply({"params": params}, latents, method=vae.decode)
         return frame
+    frame, past = decode({}, latents[:, :1], True)
     _, frames = lax.scan(step, past, jnp.moveaxis(latents[:, 1:], 1, 0))
     frames = jnp.moveaxis(frames, 0, 1).reshape(frame.shape[0], -1, *frame.shape[2:])
     return jnp.concatenate([frame, frames], axis=1)

@@ -8,6 +8,7 @@ import html
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ftfy
@@ -16,7 +17,7 @@ import numpy as np
 
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.scheduler_config import FLOW_CLASS, read_scheduler_config
-from rats_jax.errors import ConfigError, WeightsError, expect
+from rats_jax.errors import WeightsError, expect
 from rats_jax.fields import Field, only, read_fields
 from rats_jax.networks.autoencoder_kl_wan import AutoencoderKLWan, decode_clip
 from rats_jax.networks.lora import variables
@@ -34,7 +35,9 @@ from rats_jax.pipelines.base import (
     make_flow_grid_fn,
     read_field,
 )
+from rats_jax.pipelines.write import write_flow_pipeline
 from rats_jax.types import Array, DecodeFn, Params, PromptEmbeds, PromptInputs
+from rats_jax.weights.folder import read_json, write_json
 from rats_jax.weights.tokenizers import once_per_prompt
 
 _ENCODER = "text_encoder"
@@ -100,7 +103,7 @@ def compose(parts: Parts) -> Pipeline:
         text_encoder=parts.weights[_ENCODER],
         decoder=decoder_of(parts.weights["vae"]),
         latent_shape=(*latent_sizes(parts), vae.latent_channels),
-        write=_refuse_to_write,
+        write=functools.partial(write_wan_pipeline, parts),
         write_flax=None,
         network_name="transformer",
         num_steps=50,
@@ -163,6 +166,24 @@ def read_flow(parts: Parts) -> dict[str, Any]:
     }
 
 
+def write_wan_pipeline(
+    parts: Parts, folder: Path, network: Params, *, timestep_spacing: str, dtype: Any
+) -> None:
+    """Write the pipeline with another transformer and the scheduler of its flow; all else is the source's.
+
+    PyTorch's pipeline takes the student's steps where that scheduler is told their levels before the shift:
+    `scheduler.set_timesteps(sigmas=[1, ..., 1 / K])`. A solver of higher order, as the source may have, would
+    not take them.
+
+    Args: as of `write_flow_pipeline`.
+    """
+    options: dict[str, Any] = {"timestep_spacing": timestep_spacing, "dtype": dtype}
+    write_flow_pipeline(parts, "transformer", folder, network, **options)
+    index = read_json(folder / "model_index.json") | {"scheduler": ["diffusers", FLOW_CLASS]}
+    write_json(folder / "model_index.json", index)
+    write_json(folder / SCHEDULER_FILE, read_flow(parts))
+
+
 def clean(prompt: str) -> str:
     """Mend a prompt as PyTorch's pipeline does where ftfy is installed.
 
@@ -195,10 +216,6 @@ def make_video_decode_fn(vae: AutoencoderKLWan, num_latents: int) -> DecodeFn:
         return (videos.astype(jnp.float32) + 1.0) / 2.0
 
     return decode_fn
-
-
-def _refuse_to_write(*_: Any, **__: Any) -> None:
-    raise ConfigError("format: expected a model of pictures: students of WanPipeline are not exported yet")
 
 
 FAMILY = Family(

@@ -51,7 +51,7 @@ def change_json(file, **changes):
 
 
 @pytest.mark.slow
-def test_videos_are_those_of_pytorch(pair):
+def test_videos_are_those_of_pytorch(pair, tmp_path):
     original, folder = pair
     model = rats_jax.load(str(folder), **CHOSEN, negative_prompt=NEGATIVE)
     noise = model.make_noise([0, 1])
@@ -65,6 +65,14 @@ def test_videos_are_those_of_pytorch(pair):
     theirs = draw_with_torch(original, noise, PROMPTS, **CHOSEN, **options | {"guidance_scale": 1.0})
     np.testing.assert_allclose(alone, theirs, atol=2e-4)
     assert np.abs(alone - ours).max() > 1e-2
+    # Written with a solver's folder as the source, it is the same pipeline.
+    make_wan("unipc").save_pretrained(tmp_path / "unipc")
+    source = open_pipeline(str(tmp_path / "unipc"), options=CLIP)
+    (tmp_path / "written").mkdir()
+    source.write(tmp_path / "written", source.network, timestep_spacing="", dtype=np.float32)
+    written = diffusers.WanPipeline.from_pretrained(tmp_path / "written")
+    again = draw_with_torch(written, noise, PROMPTS, **CHOSEN, **options)
+    np.testing.assert_allclose(again, ours, atol=2e-4)
 
 
 def test_prompts_are_encoded_as_pytorch_does(pair):
