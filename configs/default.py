@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     # 0 is the model's own, 512 for FLUX, and 480 x 832 for Wan.
     config.height = 0
     config.width = 0
-    # Frames of a video, 1 more than a multiple of 4; 0 is 81. This and the next three are of Wan alone.
+    # Frames of a video, 1 more than a multiple of 4; 0 is 81. This and the next four are of Wan alone.
     config.num_frames = 0
     # Shift of a video's noise levels towards noise, > 0; 0 is that of the model's scheduler.
     config.flow_shift = 0.0
@@ -36,6 +36,9 @@ def get_config() -> ConfigDict:
     # Latents of a video that are decoded for its rewards, from the first on: 1 is its first frame, 2 are its
     # first 5 frames; 0 is all. What is drawn afterwards is whole.
     config.num_decoded_latents = 0
+    # Frames of a video that its rewards judge, of those that are decoded, at even distances from the first to
+    # the last: 1 is the first; 0 is all. The reward is the mean over them.
+    config.reward_frames = 0
     # Tokens of a prompt that a T5 encoder reads, 1 .. 512; 0 is the family's own: 512 for FLUX.1 [dev] and
     # Wan, 256 for [schnell] and SD3. A model without T5 takes 0 alone.
     config.max_sequence_length = 0

@@ -94,6 +94,7 @@ RULES: Mapping[str, Rule] = {
     "flow_shift": _NOT_NEGATIVE,
     "negative_prompt": _TEXT,
     "num_decoded_latents": _integer(0),
+    "reward_frames": _integer(0),
     "max_sequence_length": _integer(0),
     "prompts": _NOT_EMPTY,
     "prompt_embeds": _TEXT,

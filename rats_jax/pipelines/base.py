@@ -251,13 +251,18 @@ def make_flow_grid_fn(parts: Parts, num_tokens: int) -> Callable[[int, str], Gri
     return grid_fn
 
 
+def makes_videos(pipeline: Pipeline) -> bool:
+    """Tell a model of videos from one of pictures."""
+    return len(pipeline.latent_shape) == 4
+
+
 def expect_pictures(pipeline: Pipeline, field: str, value: str) -> None:
     """Refuse a model of videos where only pictures are known.
 
     Raises:
         ConfigError: names the field that chose this model, and its value.
     """
-    expect(len(pipeline.latent_shape) == 3, field, value, "a model of pictures: this one makes videos")
+    expect(not makes_videos(pipeline), field, value, "a model of pictures: this one makes videos")
 
 
 def check_fit(parts: Parts, name: str, expected: Mapping[str, tuple[Any, str]]) -> None:

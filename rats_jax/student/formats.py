@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from rats_jax.errors import ConfigError, ExportError, expect
 from rats_jax.networks.lora import merge_adapters
+from rats_jax.pipelines.base import expect_pictures
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.pipelines.write import copy_tokenizers
 from rats_jax.student.adapters import LORA_FILE, read_adapters, write_adapters
@@ -57,13 +58,14 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
         The mean difference between the picture that the model draws and the one that the folder gives.
 
     Raises:
-        ConfigError: another format or dtype; the model has no adapters and the format is of adapters, or it
-            computes what the classes of the format do not.
+        ConfigError: another format or dtype; the model makes videos, has no adapters and the format is of
+            adapters, or computes what the classes of the format do not.
         ExportError: the difference is above TOLERANCE.
     """
     expect(format in list(FORMATS), "format", format, f"one of {', '.join(FORMATS)}")
     expect(dtype in _DTYPES, "dtype", dtype, f"one of {', '.join(_DTYPES)}")
     folder, origin = Path(folder), origin_of(model)
+    expect_pictures(model.pipeline, "workdir", model.source)
     FORMATS[format].write(model, folder, dtype)
     settings = {name: getattr(model, name) for name in ("num_steps", "guidance_scale", "sampler")}
     settings |= {"update": origin.step, "config": saved_config.to_dict(origin.config)}

@@ -26,6 +26,7 @@ _ADDED = {
     "flow_shift": 0.0,
     "negative_prompt": "",
     "num_decoded_latents": 0,
+    "reward_frames": 0,
     "max_sequence_length": 0,
     "heldout_prompts": "",
     "gate": {"gap": "sample"},

@@ -58,6 +58,7 @@ BAD = [
     ("flow_shift", -0.5, ">= 0"),
     ("negative_prompt", None, "a text"),
     ("num_decoded_latents", 1.5, "an integer >= 0"),
+    ("reward_frames", -2, "an integer >= 0"),
     ("max_sequence_length", -1, "an integer >= 0"),
     ("prompts", " ", "not empty"),
     ("prompt_embeds", None, "a text"),

@@ -22,7 +22,7 @@ from rats_jax.training.models import describe_models, open_models
 from rats_jax.weights.naming import torch_name, unstack
 from rats_jax.weights.stored import StoredArray, read_all
 from tests.networks.parity import compile_quickly
-from tests.tiny import tiny_config, write_tiny_pipeline
+from tests.tiny import tiny_config
 from tests.torch_wan import VAE, draw_with_torch, make_wan
 
 PROMPTS = ["a fish swims  left &amp;amp; turns", "two balls grow, and more words than are read"]
@@ -200,12 +200,12 @@ def test_clips_that_cannot_be_are_one_line(pair, options, message):
         open_pipeline(str(pair[1]), options=Options(**own | options))
 
 
-@pytest.mark.parametrize("field", VIDEO_OPTIONS)
-def test_a_model_of_pictures_has_no_choice_of_videos(field, tmp_path):
-    folder = write_tiny_pipeline(tmp_path / "pipeline")
-    value = {"flow_shift": 3.0, "negative_prompt": "x"}.get(field, 1)
-    with pytest.raises(ConfigError, match=f"^{field}={value!r}: expected .*: a Stable.*Pipeline has no such"):
-        open_pipeline(str(folder), options=Options(**{field: value}))
+def test_a_model_of_pictures_has_no_choice_of_videos(models):
+    for field in VIDEO_OPTIONS:
+        value = {"flow_shift": 3.0, "negative_prompt": "x"}.get(field, 1)
+        message = f"^{field}={value!r}: expected .*: a StableDiffusionPipeline has no such choice$"
+        with pytest.raises(ConfigError, match=message):
+            open_pipeline(str(models / "pipeline"), options=Options(**{field: value}))
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,19 @@ def test_parts_that_do_not_belong_together_are_one_line(copy, file, changes, mes
 
 
 def test_where_only_pictures_are_known_videos_are_refused(pair, models, tmp_path):
-    config = tiny_config(models, pretrained=str(pair[1]))
-    for open_or_describe in (open_models, describe_models):
-        with pytest.raises(ConfigError, match="^pretrained='.*': expected a model of pictures"):
-            open_or_describe(config)
+    own = {"pretrained": str(pair[1]), "reference": "", "samples__every": 0, "num_frames": 5}
+    own |= {"height": 16, "width": 16, "num_decoded_latents": 1, "reward_frames": 1}
+    pictures = {"pretrained": str(models / "pipeline"), "num_frames": 0, "height": 0, "width": 0}
+    for changes, message in (
+        ({"reward_frames": 2}, "^reward_frames=2: expected at most 1, the frames that are decoded, or 0 for"),
+        ({"samples__every": 4}, "^samples.every=4: expected 0: sheets show no videos yet$"),
+        ({"reference": "x.npz"}, "^reference='x.npz': expected '': it has pictures, this model makes videos"),
+        (pictures, "^num_decoded_latents=1: expected 0: a StableDiffusionPipeline has no such choice$"),
+        (pictures | {"num_decoded_latents": 0}, "^reward_frames=1: expected 0: this model makes pictures$"),
+    ):
+        for open_or_describe in (open_models, describe_models):
+            with pytest.raises(ConfigError, match=message):
+                open_or_describe(tiny_config(models, **own | changes))
     model = rats_jax.load(str(pair[1]), **CHOSEN)
     with pytest.raises(
         ConfigError, match=r"^model='.*': expected a model of pictures: this one makes videos$"

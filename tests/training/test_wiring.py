@@ -35,6 +35,7 @@ VALUES = {
     "flow_shift": 6.625,
     "negative_prompt": "the negative prompt",
     "num_decoded_latents": 59,
+    "reward_frames": 67,
     "max_sequence_length": 77,
     "prompts": "the prompts",
     "prompt_embeds": "the embeddings",
@@ -262,7 +263,8 @@ def arrivals_in_setup(config, monkeypatch):
 def arrivals_in_models(config, monkeypatch):
     seen = Recorder(monkeypatch)
     seen.put(models, "open_pipeline", "the opened pipeline")
-    seen.put(models, "expect_pictures")
+    monkeypatch.setattr(models, "makes_videos", lambda pipeline: False)
+    seen.put(models, "judging", lambda pipeline, rewards, count: rewards)
     seen.put(models, "with_stored_embeds", "the pipeline with embeddings")
     seen.put(models, "open_rewards", {})
     monkeypatch.setattr(models, "resolve_path", lambda path: path)
@@ -272,6 +274,7 @@ def arrivals_in_models(config, monkeypatch):
     return {
         "pretrained": (seen.open_pipeline.args[0], seen.with_stored_embeds.source),
         **vars(seen.open_pipeline.options),
+        "reward_frames": seen.calls["judging"][0].args[2],
         "prompt_embeds": seen.with_stored_embeds.args[1],
         "compute_dtype": (seen.open_pipeline.dtype.name, seen.calls["open_rewards"][0].dtype.name),
         "rewards.first.kind": sections[0].first.kind,
