@@ -37,9 +37,13 @@ def open_environment() -> None:
 def check_variables() -> None:
     """Check all that is read when jax is imported, and import it; no device is used yet.
 
+    Where torch is installed, transformers 4 would import it beside a tokenizer, which takes seconds and
+    serves no command: USE_TORCH=0 leaves it out, unless the variable is set.
+
     Raises:
         ConfigError: names the variable and its value.
     """
+    os.environ.setdefault("USE_TORCH", "0")
     for name in _SWITCHES:
         value = os.environ.get(name, "")
         expect(value.lower() in _ON_OFF, name, value, "1 or 0")

@@ -23,6 +23,12 @@ except ConfigError as error:
 """
 
 
+@pytest.fixture(autouse=True)
+def torch_stays(monkeypatch):
+    """Keep the environment of other tests' processes as it is."""
+    monkeypatch.setenv("USE_TORCH", "1")
+
+
 def start(**variables):
     """What a new process says, and its status."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
@@ -179,3 +185,16 @@ def test_processes_that_are_not_found_are_one_line(monkeypatch, environment):
     (line,) = str(caught.value).splitlines()
     assert all(f"{name}={value!r}" in line for name, value in environment.items())
     assert line.endswith("expected to find the other processes (DEADLINE_EXCEEDED: Barrier timed out)")
+
+
+def test_a_command_leaves_torch_out():
+    program = (
+        "import sys; from rats_jax.parallel.environment import check_variables; check_variables(); "
+        "import rats_jax.weights.tokenizers; print('torch' in sys.modules)"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "USE_TORCH"}
+    for given, imports in (({}, "False"), ({"USE_TORCH": "1"}, "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=kept | given, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [imports], given
