@@ -9,7 +9,8 @@ import rats_jax
 from rats_jax.errors import ConfigError
 from rats_jax.evaluation.evaluate import evaluate
 from rats_jax.student.formats import export_student
-from rats_jax.training.loop import train_and_evaluate
+from rats_jax.training.loop import train
+from rats_jax.training.program import Program
 from rats_jax.workdir.checkpoint import open_manager
 from rats_jax.workdir.metrics import read_metrics
 from tests.tiny import PROMPTS, tiny_config
@@ -53,9 +54,14 @@ def video_config(models, folder, **settings):
 
 
 @pytest.fixture(scope="module")
-def run(models, folder, tmp_path_factory):
+def program(models, folder):
+    return Program(video_config(models, folder))
+
+
+@pytest.fixture(scope="module")
+def run(program, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "wan"
-    return workdir, train_and_evaluate(video_config(models, folder), workdir)
+    return workdir, train(program, program.config, workdir)
 
 
 def load_state(workdir, step):
@@ -80,9 +86,9 @@ def test_adapters_are_trained_in_every_layer_and_whole_clips_are_drawn(run):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, models, folder, tmp_path):
-    train_and_evaluate(video_config(models, folder, num_updates=1), tmp_path / "run")
-    train_and_evaluate(video_config(models, folder), tmp_path / "run")
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, program, models, folder, tmp_path):
+    train(program, video_config(models, folder, num_updates=1), tmp_path / "run")
+    train(program, program.config, tmp_path / "run")
     chex.assert_trees_all_equal(load_state(tmp_path / "run", 2), load_state(run[0], 2))
 
 
