@@ -29,7 +29,6 @@ from rats_jax.evaluation.fixed_set import Judges, make_contest, open_judges
 from rats_jax.evaluation.measures import measure, open_alexnet
 from rats_jax.files import whole_file, write_whole
 from rats_jax.parallel.cache import keep_compiled
-from rats_jax.pipelines.base import expect_pictures
 from rats_jax.student.load import load, load_pretrained
 from rats_jax.student.model import TextToImage
 from rats_jax.texts import parse_object, read_text
@@ -189,7 +188,7 @@ def _program(run: Any) -> Program:
         _PROGRAM.clear()
         jax.clear_caches()
         _PROGRAM[key] = Program(run)
-        expect_pictures(_PROGRAM[key].experiment.pipeline, "base.pretrained", run.pretrained)
+        _PROGRAM[key].experiment.pipeline.expect_pictures("base.pretrained", run.pretrained)
     return _PROGRAM[key]
 
 

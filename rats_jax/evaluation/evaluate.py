@@ -27,7 +27,6 @@ from rats_jax.evaluation.measures import (
     open_alexnet,
     summarise,
 )
-from rats_jax.pipelines.base import expect_pictures
 from rats_jax.report import page, plots, tables
 from rats_jax.report.figures import draw_sheet, save_picture
 from rats_jax.report.tables import TEACHER, count_steps
@@ -77,7 +76,7 @@ def evaluate(
     student = load(workdir, step=step, dtype=dtype)
     if student.origin is None:
         raise ConfigError(f"workdir={workdir!r}: expected the work directory of a run")
-    expect_pictures(student.pipeline, "workdir", workdir)
+    student.pipeline.expect_pictures("workdir", workdir)
     config = student.origin.config
     entries = open_entries(student, student.origin, num_steps=num_steps, others=others, dtype=dtype)
     judges, alexnet = open_judges(config), open_alexnet()

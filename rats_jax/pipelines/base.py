@@ -104,6 +104,14 @@ class Pipeline:
         """Give the options that XLA compiles programs of its network with, for a device or one like it."""
         return dict(self.gpu_options) if device.platform == "gpu" else {}
 
+    def expect_pictures(self, field: str, value: str) -> None:
+        """Refuse a model of videos where only pictures are known.
+
+        Raises:
+            ConfigError: names the field that chose this model, and its value.
+        """
+        expect(not makes_videos(self), field, value, "a model of pictures: this one makes videos")
+
     def network_dtypes(self, dtype: Any) -> Params:
         """Give the dtype of each weight of its network where they are kept in `dtype`."""
 
@@ -254,15 +262,6 @@ def make_flow_grid_fn(parts: Parts, num_tokens: int) -> Callable[[int, str], Gri
 def makes_videos(pipeline: Pipeline) -> bool:
     """Tell a model of videos from one of pictures."""
     return len(pipeline.latent_shape) == 4
-
-
-def expect_pictures(pipeline: Pipeline, field: str, value: str) -> None:
-    """Refuse a model of videos where only pictures are known.
-
-    Raises:
-        ConfigError: names the field that chose this model, and its value.
-    """
-    expect(not makes_videos(pipeline), field, value, "a model of pictures: this one makes videos")
 
 
 def check_fit(parts: Parts, name: str, expected: Mapping[str, tuple[Any, str]]) -> None:

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 
 from rats_jax.errors import ConfigError, ExportError, expect
 from rats_jax.networks.lora import merge_adapters
-from rats_jax.pipelines.base import expect_pictures
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.pipelines.write import copy_tokenizers
 from rats_jax.student.adapters import LORA_FILE, read_adapters, write_adapters
@@ -65,7 +64,7 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
     expect(format in list(FORMATS), "format", format, f"one of {', '.join(FORMATS)}")
     expect(dtype in _DTYPES, "dtype", dtype, f"one of {', '.join(_DTYPES)}")
     folder, origin = Path(folder), origin_of(model)
-    expect_pictures(model.pipeline, "workdir", model.source)
+    model.pipeline.expect_pictures("workdir", model.source)
     FORMATS[format].write(model, folder, dtype)
     settings = {name: getattr(model, name) for name in ("num_steps", "guidance_scale", "sampler")}
     settings |= {"update": origin.step, "config": saved_config.to_dict(origin.config)}

@@ -24,7 +24,7 @@ from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.errors import ConfigError, expect, known_keywords, reason_of
 from rats_jax.parallel import placement
 from rats_jax.parallel.mesh import DATA_PARALLEL, make_mesh
-from rats_jax.pipelines.base import Pipeline, expect_pictures
+from rats_jax.pipelines.base import Pipeline
 from rats_jax.report import figures
 from rats_jax.student import arguments
 from rats_jax.types import Array, Grid, Params, PromptInputs
@@ -284,7 +284,7 @@ def draw_folder(
     Raises:
         ConfigError: it draws videos.
     """
-    expect_pictures(model.pipeline, "model", model.source)
+    model.pipeline.expect_pictures("model", model.source)
     jobs = [(prompt, seed) for prompt in prompts for seed in seeds]
     size = min(batch_size, len(jobs))
     steps = model.num_steps if num_steps is None else num_steps
