@@ -21,14 +21,26 @@ def get_config() -> ConfigDict:
     config.log_every = 1
 
     # What teacher and student start from: folder or hub id 'owner/name[@revision]' of a diffusers pipeline of
-    # Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, or FLUX.1, with safetensors or Flax weights.
+    # Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, FLUX.1 or Wan2.1, with safetensors or Flax weights.
     config.pretrained = ""
-    # Size of its pictures in pixels, a multiple of what the model cuts them into (16 for FLUX and SD3); 0 is
-    # the model's own, and 512 for FLUX.
+    # Size of its pictures in pixels, a multiple of what the model cuts them into (16 for FLUX, SD3 and Wan);
+    # 0 is the model's own, 512 for FLUX, and 480 x 832 for Wan.
     config.height = 0
     config.width = 0
-    # Tokens of a prompt that a T5 encoder reads, 1 .. 512; 0 is the family's own: 512 for FLUX.1 [dev], 256
-    # for [schnell] and SD3. A model without T5 takes 0 alone.
+    # Frames of a video, 1 more than a multiple of 4; 0 is 81. This and the next four are of Wan alone.
+    config.num_frames = 0
+    # Shift of a video's noise levels towards noise, > 0; 0 is that of the model's scheduler.
+    config.flow_shift = 0.0
+    # Prompt that guidance leads away from; '' is the empty one.
+    config.negative_prompt = ""
+    # Latents of a video that are decoded for its rewards, from the first on: 1 is its first frame, 2 are its
+    # first 5 frames; 0 is all. What is drawn afterwards is whole.
+    config.num_decoded_latents = 0
+    # Frames of a video that its rewards judge, of those that are decoded, at even distances from the first to
+    # the last: 1 is the first; 0 is all. The reward is the mean over them.
+    config.reward_frames = 0
+    # Tokens of a prompt that a T5 encoder reads, 1 .. 512; 0 is the family's own: 512 for FLUX.1 [dev] and
+    # Wan, 256 for [schnell] and SD3. A model without T5 takes 0 alone.
     config.max_sequence_length = 0
     # File of prompts: text with one per line; or .jsonl, .ndjson, .json (an array), .csv or .tsv, whose field
     # `prompt` is read, else `text`, else `caption`; or 'tfds:NAME[:SPLIT]', a prepared TFDS dataset with
@@ -184,7 +196,7 @@ def get_config() -> ConfigDict:
 
     config.samples = ConfigDict()
     # Updates between two sheets of samples; the last update gets one too. 0 draws none, and watches for no
-    # hacking.
+    # hacking; a model of videos takes 0 alone.
     config.samples.every = 100
     # Prompts on a sheet, >= 1.
     config.samples.num = 8

@@ -19,13 +19,24 @@ def load(
     height: int = 0,
     width: int = 0,
     max_sequence_length: int = 0,
+    num_frames: int = 0,
+    flow_shift: float = 0.0,
+    negative_prompt: str = "",
 ) -> TextToImage:
-    """Load what draws pictures: see `rats_jax.student.load`, which this imports when it is called.
+    """Load what draws pictures or videos: see `rats_jax.student.load`, which this imports when it is called.
 
     images = rats_jax.load(path)(["a black cat"], num_steps=4, seed=0)  # [B, H, W, 3] in [0, 1]
     """
     from rats_jax.student.load import load as load_model
 
     return load_model(
-        path, step=step, dtype=dtype, height=height, width=width, max_sequence_length=max_sequence_length
+        path,
+        step=step,
+        dtype=dtype,
+        height=height,
+        width=width,
+        max_sequence_length=max_sequence_length,
+        num_frames=num_frames,
+        flow_shift=flow_shift,
+        negative_prompt=negative_prompt,
     )

@@ -1,8 +1,8 @@
 """Shared names: array aliases, the records that cross folders, and the function contracts.
 
 Conventions, said once: x_0 is data and x_T is noise, so a trajectory runs from index 0 (pure noise) to
-index S (data). Latents and images are NHWC. Shape letters: B batch, H height, W width, C channels,
-S sampling steps, K student steps, L tokens, D features.
+index S (data). Latents and images are NHWC, of videos NTHWC. Shape letters: B batch, T frames, H height,
+W width, C channels, S sampling steps, K student steps, L tokens, D features.
 """
 
 from __future__ import annotations
@@ -135,7 +135,10 @@ class EncodeFn(Protocol):
 
 
 class DecodeFn(Protocol):
-    """(decoder params, latents [B, h, w, c]) -> images [B, H, W, 3] float32 about [0, 1], not clipped."""
+    """(decoder params, latents [B, h, w, c]) -> images [B, H, W, 3] float32 about [0, 1], not clipped.
+
+    Of a model of videos: latents [B, t, h, w, c] -> [B, T, H, W, 3].
+    """
 
     def __call__(self, params: Params, latents: Array, /) -> Array: ...
 

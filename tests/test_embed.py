@@ -1,5 +1,6 @@
 """Stored prompt embeddings: the same run without text encoders."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -55,6 +56,11 @@ def test_what_does_not_belong_to_the_run_is_refused(models, folder, tmp_path):
         with_stored_embeds(pipeline, folder, source="other")
     with pytest.raises(ConfigError, match="expected a folder that rats_jax.embed wrote"):
         with_stored_embeds(pipeline, tmp_path, source="other")
+    guided = dataclasses.replace(pipeline, negative_prompt="blurred")
+    with pytest.raises(
+        ConfigError, match="expected embeddings with negative_prompt='blurred', these are with ''"
+    ):
+        with_stored_embeds(guided, folder, source=str(models / "pipeline"))
     stored = with_stored_embeds(pipeline, folder, source=str(models / "pipeline"))
     with pytest.raises(ConfigError, match="has no embedding of the prompt 'an unseen one'"):
         stored.tokenize(["cat", "an unseen one"])

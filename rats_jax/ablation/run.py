@@ -188,6 +188,7 @@ def _program(run: Any) -> Program:
         _PROGRAM.clear()
         jax.clear_caches()
         _PROGRAM[key] = Program(run)
+        _PROGRAM[key].experiment.pipeline.expect_pictures("base.pretrained", run.pretrained)
     return _PROGRAM[key]
 
 

@@ -77,6 +77,7 @@ def evaluate(
     student = load(workdir, step=step, dtype=dtype)
     if student.origin is None:
         raise ConfigError(f"workdir={workdir!r}: expected the work directory of a run")
+    student.pipeline.expect_pictures("workdir", workdir)
     config = student.origin.config
     entries = open_entries(student, student.origin, num_steps=num_steps, others=others, dtype=dtype)
     judges, alexnet = open_judges(config), open_alexnet()

@@ -70,14 +70,15 @@ def rotate(x: Array, rotary: Rotary) -> Array:
     return turned.reshape(x.shape).astype(x.dtype)
 
 
-def modulate(x: Array, shift: Array, scale: Array) -> Array:
+def modulate(x: Array, shift: Array, scale: Array, *, epsilon: float = EPSILON) -> Array:
     """Normalise each token of [B, L, D] and give it a new mean and spread: norm(x) * (1 + scale) + shift.
 
-    The norm has no weights; shift and scale are [B, 1, D]. Computed in float32; keeps the dtype of x.
+    The norm has no weights; shift and scale are [B, 1, D]; epsilon is added to the variance. Computed in
+    float32; keeps the dtype of x.
     """
     wide = x.astype(jnp.float32)
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    normed = centred * lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + EPSILON)
+    normed = centred * lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + epsilon)
     return (normed * (1.0 + scale.astype(jnp.float32)) + shift.astype(jnp.float32)).astype(x.dtype)
 
 
@@ -142,15 +143,21 @@ class _Project(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Perceptron of two layers, four times as wide between them: [B, L, D] -> [B, L, D]."""
+    """Perceptron of two layers: [B, L, D] -> [B, L, D].
+
+    Attributes:
+        dtype: of matrix products and their results.
+        inner: features between the layers; None is four times as many as outside.
+    """
 
     dtype: Any = jnp.float32
+    inner: int | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Run it on each token."""
         width = x.shape[-1]
-        hidden = _Project(_MLP_RATIO * width, self.dtype, name="net_0")(x)
+        hidden = _Project(self.inner or _MLP_RATIO * width, self.dtype, name="net_0")(x)
         return nn.Dense(width, dtype=self.dtype, name="net_2")(hidden)
 
 

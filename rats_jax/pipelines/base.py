@@ -1,8 +1,9 @@
-"""Pipeline: all that the rest of the package knows of a text-to-image model, whatever its family."""
+"""Pipeline: all that the rest of the package knows of a model of pictures or videos, whatever its family."""
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,12 @@ class WriteFlaxFn(Protocol):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A text-to-image model as pure functions, and where its weights are.
+    """A model of pictures or videos of prompts as pure functions, and where its weights are.
 
     Attributes:
         tokenize: prompts as arrays, computed once per prompt.
         encode_fn: the text encoders.
-        decode_fn: latents to images [B, H, W, 3].
+        decode_fn: latents to images [B, H, W, 3] or videos [B, T, H, W, 3].
         guided_fn: the network with the guidance of its family: classifier-free, where at a scale of exactly 1
             there is none, or embedded, where the network is told the scale.
         evaluations: guidance scale -> network evaluations of a step; ValueError for a scale that the family
@@ -60,7 +61,7 @@ class Pipeline:
         prediction_type: 'epsilon', 'v_prediction', 'sample' or 'flow'.
         network, text_encoder, decoder: weights, trees of float32 leaves: shapes alone, StoredArray or NumPy,
             after `describe_pipeline`, `open_pipeline` and `load_pipeline`.
-        latent_shape: (h, w, C) of one sample.
+        latent_shape: (h, w, C) of one sample, (t, h, w, C) of a video.
         write: of the export.
         write_flax: of the export in the last Flax release of diffusers; None where it had no such pipeline.
         network_name: the folder of the network, and what its adapters are called after.
@@ -71,6 +72,9 @@ class Pipeline:
         has_constants: whether its network's weights hold constants, which no gradient moves.
         gpu_options: of XLA, for programs of its network on GPUs.
         learned_words: that were added to the vocabularies of its tokenizers.
+        negative_prompt: that guidance leads away from.
+        float32_weights: regular expression, searched in the path of a weight of its network: those that are
+            kept in float32 whatever the others are kept in; '' is none.
     """
 
     tokenize: TokenizeFn
@@ -94,13 +98,33 @@ class Pipeline:
     has_constants: bool = False
     gpu_options: tuple[tuple[str, Any], ...] = ()
     learned_words: tuple[str, ...] = ()
+    negative_prompt: str = ""
+    float32_weights: str = ""
 
     def compiler_options(self, device: Any) -> dict[str, Any]:
         """Give the options that XLA compiles programs of its network with, for a device or one like it."""
         return dict(self.gpu_options) if device.platform == "gpu" else {}
 
+    def expect_pictures(self, field: str, value: str) -> None:
+        """Refuse a model of videos where only pictures are known.
+
+        Raises:
+            ConfigError: names the field that chose this model, and its value.
+        """
+        expect(not makes_videos(self), field, value, "a model of pictures: this one makes videos")
+
+    def network_dtypes(self, dtype: Any) -> Params:
+        """Give the dtype of each weight of its network where they are kept in `dtype`."""
+
+        def choose(path: Any, _: Any) -> Any:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            kept = self.float32_weights and re.search(self.float32_weights, name)
+            return np.dtype(np.float32) if kept else np.dtype(dtype)
+
+        return jax.tree_util.tree_map_with_path(choose, self.network)
+
     def image_shape(self) -> tuple[int, ...]:
-        """Give (H, W, 3) of its pictures, computing nothing."""
+        """Give (H, W, 3) of its pictures or (T, H, W, 3) of its videos, computing nothing."""
         latents = jax.ShapeDtypeStruct((1, *self.latent_shape), np.float32)
         decoder = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.decoder)
         return jax.eval_shape(self.decode_fn, decoder, latents).shape[1:]
@@ -108,20 +132,30 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Options:
-    """What may be chosen of a pipeline before it is opened; 0 leaves it as its family has it.
+    """What may be chosen of a pipeline before it is opened; 0 or '' leaves it as its family has it.
 
     Attributes:
         height, width: of its pictures, pixels.
         max_sequence_length: tokens of a prompt that a T5 encoder reads.
+        num_frames: of its videos.
+        flow_shift: of its noise levels, in place of the scheduler's.
+        negative_prompt: that guidance leads away from.
+        num_decoded_latents: of a video, those from the first on that are decoded; 0 is all.
     """
 
     height: int = 0
     width: int = 0
     max_sequence_length: int = 0
+    num_frames: int = 0
+    flow_shift: float = 0.0
+    negative_prompt: str = ""
+    num_decoded_latents: int = 0
 
 
 OWN = Options()
 """Nothing is chosen."""
+VIDEO_OPTIONS = ("num_frames", "flow_shift", "negative_prompt", "num_decoded_latents")
+"""Those that a family names if it has them, and that are refused otherwise."""
 
 
 @dataclass(frozen=True)
@@ -176,12 +210,14 @@ class Family:
             `abstract_params()`.
         compose: parts -> Pipeline.
         optional: folders that the index may leave out, as [null, null].
+        options: of VIDEO_OPTIONS, those that it has.
         max_sequence_length: networks -> tokens of a prompt that a T5 encoder of the family reads by itself.
     """
 
     networks: Mapping[str, Any]
     compose: Callable[[Parts], Pipeline]
     optional: frozenset[str] = frozenset()
+    options: tuple[str, ...] = ()
     max_sequence_length: Callable[[Mapping[str, Any]], int] = lambda networks: 0
 
 
@@ -222,6 +258,11 @@ def make_flow_grid_fn(parts: Parts, num_tokens: int) -> Callable[[int, str], Gri
         return make_grid(parts.scheduler_config, num_steps, num_tokens=num_tokens)
 
     return grid_fn
+
+
+def makes_videos(pipeline: Pipeline) -> bool:
+    """Tell a model of videos from one of pictures."""
+    return len(pipeline.latent_shape) == 4
 
 
 def check_fit(parts: Parts, name: str, expected: Mapping[str, tuple[Any, str]]) -> None:

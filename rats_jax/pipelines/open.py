@@ -18,7 +18,7 @@ from rats_jax.networks.kernels import find_kernels
 from rats_jax.networks.t5 import T5EncoderModel
 from rats_jax.paths import is_hub_id, kind_of, resolve_path
 from rats_jax.pipelines import PIPELINES
-from rats_jax.pipelines.base import OWN, Family, Options, Parts, Pipeline, naming_file
+from rats_jax.pipelines.base import OWN, VIDEO_OPTIONS, Family, Options, Parts, Pipeline, naming_file
 from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.types import Params
 from rats_jax.weights.find import find_weights
@@ -42,7 +42,7 @@ def describe_pipeline(
         path: as for `open_pipeline`; of a model in PUBLISHED nothing is read.
         dtype: compute dtype of the networks.
         device: that they will run on, whose kernels they use; None is the first one here.
-        options: size of the pictures, tokens of a prompt.
+        options: size of the pictures, tokens of a prompt, and what else may be chosen.
 
     Returns:
         The pipeline, with jax.ShapeDtypeStruct for weights; its token ids have a shape and no meaning.
@@ -75,7 +75,7 @@ def open_pipeline(
             in PIPELINES. Which of its weights are read says `find_weights`.
         dtype: compute dtype of the networks; inputs, outputs and weights stay float32.
         device: that they will run on, whose kernels they use; None is the first one here.
-        options: size of the pictures, tokens of a prompt.
+        options: size of the pictures, tokens of a prompt, and what else may be chosen.
 
     Returns:
         The pipeline, with StoredArray for weights.
@@ -103,7 +103,7 @@ def load_pipeline(path: Any, *, dtype: Any = jnp.float32, options: Options = OWN
 
 def options_of(config: Any) -> Options:
     """Read what a config chooses of its pipeline."""
-    return Options(config.height, config.width, config.max_sequence_length)
+    return Options(**{field.name: config[field.name] for field in dataclasses.fields(Options)})
 
 
 def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family, Parts]:
@@ -134,6 +134,9 @@ def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family,
             raise WeightsError(f"{file!r}: _class_name={found!r}: expected {network.__name__!r}")
         make = functools.partial(network.from_config, config, dtype=dtype, kernels=kernels)
         networks[name] = naming_file(file, make)
+    for field in VIDEO_OPTIONS:
+        value, own = getattr(options, field), getattr(OWN, field)
+        expect(value == own or field in family.options, field, value, f"{own!r}: a {kind} has no such choice")
     shapes = {name: network.abstract_params() for name, network in networks.items()}
     length, most = options.max_sequence_length, family.max_sequence_length(networks)
     expected = f"from 1 to {_MOST_TOKENS}, or 0 for {most}" if most else "0: no encoder of this model is a T5"

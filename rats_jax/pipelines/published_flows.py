@@ -1,4 +1,4 @@
-"""The config files of published FLUX.1 and Stable Diffusion 3 models, as `published.py` has those of others.
+"""The config files of published FLUX.1, Stable Diffusion 3 and Wan2.1, as `published.py` has those of others.
 
 Source: the config.json and scheduler_config.json of each repository; fields that choose nothing here are left
 out.
@@ -121,6 +121,45 @@ def _sd3(*, heads: int, layers: int, positions: int, **changes: Any) -> Mapping[
     }
 
 
+def _wan(*, heads: int, ffn_dim: int, layers: int) -> Mapping[str, Mapping[str, Any]]:
+    return {
+        "model_index.json": {"_class_name": "WanPipeline"},
+        "transformer/config.json": {
+            "_class_name": "WanTransformer3DModel",
+            "patch_size": [1, 2, 2],
+            "num_attention_heads": heads,
+            "attention_head_dim": 128,
+            "in_channels": 16,
+            "out_channels": 16,
+            "text_dim": 4096,
+            "freq_dim": 256,
+            "ffn_dim": ffn_dim,
+            "num_layers": layers,
+            "cross_attn_norm": True,
+            "qk_norm": "rms_norm_across_heads",
+            "eps": 1e-6,
+            "rope_max_seq_len": 1024,
+        },
+        # Its other fields, the mean and the deviation of latents among them, are the defaults of the class.
+        "vae/config.json": {
+            "_class_name": "AutoencoderKLWan",
+            "base_dim": 96,
+            "z_dim": 16,
+            "dim_mult": [1, 2, 4, 4],
+            "num_res_blocks": 2,
+            "temperal_downsample": [False, True, True],
+        },
+        "text_encoder/config.json": {**_T5_XXL, "model_type": "umt5", "vocab_size": 256384},
+        "scheduler/scheduler_config.json": {
+            "_class_name": "UniPCMultistepScheduler",
+            "num_train_timesteps": 1000,
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "flow_shift": 3.0,
+        },
+    }
+
+
 PUBLISHED_FLOWS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "black-forest-labs/FLUX.1-dev": _flux(dev=True),
     "black-forest-labs/FLUX.1-schnell": _flux(dev=False),
@@ -129,5 +168,7 @@ PUBLISHED_FLOWS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         heads=24, layers=24, positions=384, qk_norm="rms_norm", dual_attention_layers=list(range(13))
     ),
     "stabilityai/stable-diffusion-3.5-large": _sd3(heads=38, layers=38, positions=192, qk_norm="rms_norm"),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _wan(heads=12, ffn_dim=8960, layers=30),
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": _wan(heads=40, ffn_dim=13824, layers=40),
 }
 """By hub id: the content of each config file."""

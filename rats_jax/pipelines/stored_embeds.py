@@ -30,8 +30,8 @@ def write_prompt_embeds(
 
     Args:
         folder: gets prompts.json and, for each array of the embeddings, cond_I.npy [N, ...] and uncond_I.npy
-            [1, ...], which a model without an empty prompt has none of; float32, or, if the text encoders
-            compute in bfloat16, its bits as uint16.
+            [1, ...] of the negative prompt, which a model without guidance away from one has none of;
+            float32, or, if the text encoders compute in bfloat16, its bits as uint16.
         pipeline: from `open_pipeline`.
         prompts: texts; doubles are stored once.
         source: what the model is called in the config, to be found again.
@@ -61,7 +61,8 @@ def write_prompt_embeds(
                     np.save(folder / f"uncond_{i}.npy", _as_stored(empty[:1]))
             for file, x in zip(files, _leaves(embeds.cond), strict=True):
                 file.write(_as_stored(x)[kept].tobytes())  # the rows of a batch follow those of the last
-    (folder / "prompts.json").write_text(json.dumps({"pretrained": source, "prompts": texts}))
+    index = {"pretrained": source, "negative_prompt": pipeline.negative_prompt, "prompts": texts}
+    (folder / "prompts.json").write_text(json.dumps(index))
     return len(texts)
 
 
@@ -89,7 +90,7 @@ def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipe
     """
     abstract = _abstract_embeds(pipeline)
     try:
-        pretrained, texts = _read_index(folder / "prompts.json")
+        pretrained, negative, texts = _read_index(folder / "prompts.json")
         cond = [_read(file, rows=len(texts)) for file in _files(folder, "cond")]
         uncond = [_read(file, rows=1) for file in _files(folder, "uncond")]
         _check_finite(uncond, [""], f"prompt_embeds={str(folder)!r}: prompt")
@@ -105,7 +106,11 @@ def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipe
             f"{pretrained!r}"
         )
     rows = {hashlib.sha256(text.encode()).digest(): i for i, text in enumerate(texts)}
-
+    if negative != pipeline.negative_prompt:
+        raise ConfigError(
+            f"prompt_embeds={str(folder)!r}: expected embeddings with negative_prompt="
+            f"{pipeline.negative_prompt!r}, these are with {negative!r}"
+        )
     for what, stored, wanted in (("cond", cond, abstract.cond), ("uncond", uncond, abstract.uncond)):
         found, expected = [x.shape[1:] for x in stored], [x.shape[1:] for x in _leaves(wanted)]
         if found != expected:
@@ -178,13 +183,17 @@ def _as_stored(x: Any) -> np.ndarray:
     return x.view(np.uint16) if x.dtype == jnp.bfloat16 else x.astype(np.float32)
 
 
-def _read_index(file: Path) -> tuple[Any, list[str]]:
-    """Read what the model was called, and the prompts of the rows; OSError, ValueError if it does not say."""
+def _read_index(file: Path) -> tuple[Any, Any, list[str]]:
+    """Read what the model was called, the negative prompt, and the prompts of the rows.
+
+    Those of before name no negative prompt: it was the empty one. OSError or ValueError where there are no
+    prompts.
+    """
     index = parse_whole_json(read_text(file))
     texts = index.get("prompts") if isinstance(index, dict) else None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{file.name}: expected a list of texts as prompts")
-    return index.get("pretrained"), texts
+    return index.get("pretrained"), index.get("negative_prompt", ""), texts
 
 
 def _read(file: Path, *, rows: int) -> np.ndarray:

@@ -38,6 +38,18 @@ def guidance(value: Any) -> float:
     return float(value)
 
 
+def shift(value: Any, field: str) -> float:
+    """Give a shift of noise levels as Python's float; 0 chooses none.
+
+    Raises:
+        ConfigError: it is no finite number of at least 0.
+    """
+    value = _scalar(value)
+    holds = isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+    expect(holds, field, value, "a number >= 0")
+    return float(value)
+
+
 def prompts(value: Any) -> list[str]:
     """Give a text, or texts in an order, as a list of stripped ones.
 

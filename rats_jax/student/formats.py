@@ -57,13 +57,14 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
         The mean difference between the picture that the model draws and the one that the folder gives.
 
     Raises:
-        ConfigError: another format or dtype; the model has no adapters and the format is of adapters, or it
-            computes what the classes of the format do not.
+        ConfigError: another format or dtype; the model makes videos, has no adapters and the format is of
+            adapters, or computes what the classes of the format do not.
         ExportError: the difference is above TOLERANCE.
     """
     expect(format in list(FORMATS), "format", format, f"one of {', '.join(FORMATS)}")
     expect(dtype in _DTYPES, "dtype", dtype, f"one of {', '.join(_DTYPES)}")
     folder, origin = Path(folder), origin_of(model)
+    model.pipeline.expect_pictures("workdir", model.source)
     FORMATS[format].write(model, folder, dtype)
     settings = {name: getattr(model, name) for name in ("num_steps", "guidance_scale", "sampler")}
     settings |= {"update": origin.step, "config": saved_config.to_dict(origin.config)}

@@ -36,7 +36,7 @@ _SETTINGS = {
     "guidance_scale": Field(None, lambda value: number(1.0).holds(value) and value >= 1, "a number >= 1"),
     "config": Field({}, lambda value: isinstance(value, Mapping), "an object"),
 }
-_OPTIONS = ("height", "width", "max_sequence_length")
+_OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 _READ = (
     *("pretrained", "student.num_steps", "student.guidance_scale", "student.timestep_spacing", "sampler"),
     *("seed", "lora.rank", "lora.alpha", "lora.targets", *_OPTIONS),
@@ -52,6 +52,9 @@ def load(
     height: int = 0,
     width: int = 0,
     max_sequence_length: int = 0,
+    num_frames: int = 0,
+    flow_shift: float = 0.0,
+    negative_prompt: str = "",
 ) -> TextToImage:
     """Load the student of a run, an exported student, or any pipeline of a known family.
 
@@ -61,6 +64,8 @@ def load(
         dtype: what the networks compute in, and what their weights are kept in: 'float32' or 'bfloat16'.
         height, width: of the pictures, pixels; 0 is what the student was trained at, or the pipeline's own.
         max_sequence_length: tokens of a prompt that a T5 encoder reads; 0 as for the size.
+        num_frames, flow_shift, negative_prompt: of a model of videos, as in configs/default.py; 0 and ''
+            as for the size.
 
     Returns:
         The model. Of a pipeline that says nothing of its student: its family's steps and guidance.
@@ -74,7 +79,13 @@ def load(
     _check_dtype(dtype)
     step = None if step is None else arguments.integer(step, "step", least=0)
     sizes = {"height": height, "width": width, "max_sequence_length": max_sequence_length}
-    chosen = Options(**{field: arguments.integer(size, field, least=0) for field, size in sizes.items()})
+    sizes["num_frames"] = num_frames
+    expect(isinstance(negative_prompt, str), "negative_prompt", negative_prompt, "a text")
+    chosen = Options(
+        **{field: arguments.integer(size, field, least=0) for field, size in sizes.items()},
+        flow_shift=arguments.shift(flow_shift, "flow_shift"),
+        negative_prompt=negative_prompt,
+    )
     folder = find_model(path, "path")
     if kind_of(folder / saved_config.FILE) and not kind_of(folder / "model_index.json"):
         return _load_run(str(folder), step=step, dtype=dtype, chosen=chosen)
@@ -128,8 +139,13 @@ def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _prefer(chosen: Options, config: Any) -> Options:
     """Take what was chosen, and of a run's config what was not."""
-    own, given = dataclasses.asdict(options_of(config)), dataclasses.asdict(chosen)
+    own, given = dataclasses.asdict(_whole(config)), dataclasses.asdict(chosen)
     return Options(**{field: given[field] or own[field] for field in own})
+
+
+def _whole(config: Any) -> Options:
+    """Read what a config chooses, save that what is drawn is decoded whole."""
+    return dataclasses.replace(options_of(config), num_decoded_latents=0)
 
 
 def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextToImage:
@@ -145,7 +161,7 @@ def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextTo
     """
     expect(role in ("student", "teacher"), "role", role, "'student' or 'teacher'")
     _check_dtype(dtype)
-    pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=options_of(config))
+    pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=_whole(config))
     return _sampled(config.pretrained, pipeline, config, config[role], dtype)
 
 
@@ -163,12 +179,15 @@ def _sampled(source: str, pipeline: Pipeline, config: Any, sampling: Any, dtype:
 def _read(pipeline: Pipeline, dtype: str) -> Pipeline:
     """Read all weights, in the dtype in which they are kept."""
 
+    def read_as(leaf: Any, dtype: Any) -> np.ndarray:
+        return np.asarray(leaf.astype(dtype))
+
     def read(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: np.asarray(leaf.astype(jnp.dtype(dtype))), tree)
+        return jax.tree.map(lambda leaf: read_as(leaf, jnp.dtype(dtype)), tree)
 
     return dataclasses.replace(
         pipeline,
-        network=read(pipeline.network),
+        network=jax.tree.map(read_as, pipeline.network, pipeline.network_dtypes(dtype)),
         text_encoder=read(pipeline.text_encoder),
         decoder=read(pipeline.decoder),
     )

@@ -1,4 +1,4 @@
-"""Text-to-image model that `rats_jax.load` gives: the student of a run, or any pipeline, ready to draw."""
+"""Model that `rats_jax.load` gives: the student of a run, or any pipeline, ready to draw."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TextToImage:
         latents: Any = None,
         guidance_scale: float | None = None,
     ) -> np.ndarray:
-        """Draw a picture of each prompt.
+        """Draw a picture or a video of each prompt.
 
         The first call for a number of steps and of prompts compiles; any other prompt, seed and guidance runs
         the same program.
@@ -77,11 +77,11 @@ class TextToImage:
             prompts: B texts, or one; blanks around them do not count.
             num_steps: sampling steps; None is `self.num_steps`.
             seed: picture i starts from the noise of seed + i, 0 .. 2**32 - 1.
-            latents: [B, h, w, C] float32, the noise to start from in place of the seed.
+            latents: [B, h, w, C] or [B, t, h, w, C] float32, the noise to start from in place of the seed.
             guidance_scale: >= 1, where 1 costs half; None is `self.guidance_scale`.
 
         Returns:
-            [B, H, W, 3] float32 in [0, 1].
+            [B, H, W, 3] float32 in [0, 1]; of videos [B, T, H, W, 3].
 
         Raises:
             ConfigError: no prompts, or one that is no text; steps, seed or guidance that there are not;
@@ -105,7 +105,7 @@ class TextToImage:
         prompt = self.pipeline.tokenize([texts[i] for i in rows])
         inputs = placement.place((prompt, noise[rows]), draw.layout)
         images = np.asarray(draw.program(self._placed(), *inputs, jnp.float32(scale)))[: len(texts)]
-        finite = np.isfinite(images).all(axis=(1, 2, 3))
+        finite = np.isfinite(images).all(axis=tuple(range(1, images.ndim)))
         if not finite.all():
             shown = texts[int(finite.argmin())]
             raise ConfigError(
@@ -286,7 +286,11 @@ def draw_folder(
 
     Returns:
         The seconds that drawing took, compilation not among them.
+
+    Raises:
+        ConfigError: it draws videos.
     """
+    model.pipeline.expect_pictures("model", model.source)
     jobs = [(prompt, seed) for prompt in prompts for seed in seeds]
     size = min(batch_size, len(jobs))
     steps = model.num_steps if num_steps is None else num_steps

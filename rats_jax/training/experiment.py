@@ -80,8 +80,10 @@ class Experiment:
 
     def frozen_params(self) -> FrozenParams:
         """Collect the weights that no update changes, in the dtype in which they are stored."""
-        networks = (self.pipeline.network, self.pipeline.text_encoder, self.pipeline.decoder)
-        base, text_encoder, decoder = jax.tree.map(lambda x: _astype(x, self.frozen_dtype), networks)
+        pipeline = self.pipeline
+        base = jax.tree.map(_astype, pipeline.network, pipeline.network_dtypes(self.frozen_dtype))
+        others = pipeline.text_encoder, pipeline.decoder
+        text_encoder, decoder = jax.tree.map(lambda x: _astype(x, self.frozen_dtype), others)
         return FrozenParams(base, text_encoder, decoder, self._reward_params(self.rewards))
 
     def monitor_params(self) -> dict[str, Params]:

@@ -9,11 +9,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from rats_jax.config.together import validate_reward_kinds
+from rats_jax.errors import expect
 from rats_jax.paths import resolve_path
-from rats_jax.pipelines.base import Pipeline
+from rats_jax.pipelines.base import Pipeline, makes_videos
 from rats_jax.pipelines.open import describe_pipeline, open_pipeline, options_of
 from rats_jax.pipelines.stored_embeds import with_abstract_embeds, with_stored_embeds
 from rats_jax.rewards import trainable_kinds
+from rats_jax.rewards.frames import on_frames
 from rats_jax.rewards.open import describe_rewards, open_rewards
 from rats_jax.types import RewardModel
 
@@ -44,6 +46,9 @@ def open_models(config: Any, device: Any = None) -> Models:
     dtype = jnp.dtype(config.compute_dtype)
     rewards, monitors = (open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor"))
     pipeline = open_pipeline(config.pretrained, dtype=dtype, device=device, options=options_of(config))
+    if makes_videos(pipeline):
+        _expect_no_pictures(config)
+    rewards, monitors = (judging(pipeline, models, config.reward_frames) for models in (rewards, monitors))
     if config.prompt_embeds:
         folder = resolve_path(config.prompt_embeds)
         pipeline = with_stored_embeds(pipeline, folder, source=config.pretrained)
@@ -69,4 +74,33 @@ def describe_models(config: Any, device: Any = None) -> Models:
     rewards = describe_rewards(config, dtype=dtype)
     options = options_of(config)
     pipeline = describe_pipeline(config.pretrained, dtype=dtype, device=device, options=options)
+    if makes_videos(pipeline):
+        _expect_no_pictures(config)
+    rewards = judging(pipeline, rewards, config.reward_frames)
     return Models(with_abstract_embeds(pipeline) if config.prompt_embeds else pipeline, rewards, {})
+
+
+def judging(pipeline: Pipeline, rewards: Mapping[str, RewardModel], count: int) -> Mapping[str, RewardModel]:
+    """Give rewards that judge what a pipeline makes: pictures, or `count` frames of videos, 0 for all.
+
+    Raises:
+        ConfigError: frames of pictures, or more than are decoded.
+    """
+    if not makes_videos(pipeline):
+        expect(count == 0, "reward_frames", count, "0: this model makes pictures")
+        return rewards
+    most = pipeline.image_shape()[0]
+    expect(
+        count <= most, "reward_frames", count, f"at most {most}, the frames that are decoded, or 0 for all"
+    )
+    return {
+        name: reward._replace(reward_fn=on_frames(reward.reward_fn, count))
+        for name, reward in rewards.items()
+    }
+
+
+def _expect_no_pictures(config: Any) -> None:
+    """Refuse parts of a run that know pictures alone, where it is of videos."""
+    every, reference = config.samples.every, config.reference
+    expect(not every, "samples.every", every, "0: sheets show no videos yet")
+    expect(not reference, "reference", reference, "'': it has pictures, this model makes videos")

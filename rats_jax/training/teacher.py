@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,6 +22,7 @@ from rats_jax.errors import ConfigError, reason_of
 from rats_jax.files import naming_disk, write_whole
 from rats_jax.parallel import placement, processes
 from rats_jax.paths import any_path
+from rats_jax.pipelines.base import Options
 from rats_jax.texts import parse_object, read_text
 from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
 
@@ -31,6 +33,8 @@ _FIELDS = (
     *("teacher.num_steps", "teacher.guidance_scale", "teacher.timestep_spacing", "teacher.sampler"),
     *("student.num_steps", "student.timestep_spacing", "horizon.interpolation"),
 )
+# Likewise, where something is chosen: folders of before do not name them.
+_OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 
 
 class TargetMemory:
@@ -139,7 +143,8 @@ def describe(config: Any, prompts: Sequence[str]) -> dict[str, Any]:
         for name, reward in config.rewards.items()
         for field in ("kind", "path")
     }
-    return {field: flat[field] for field in _FIELDS} | rewards | {"prompts": digest}
+    chosen = {field: flat[field] for field in _OPTIONS if flat[field]}
+    return {field: flat[field] for field in _FIELDS} | chosen | rewards | {"prompts": digest}
 
 
 def _read_settings(file: epath.Path) -> dict[str, Any]:

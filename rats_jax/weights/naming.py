@@ -13,7 +13,9 @@ from flax.traverse_util import flatten_dict
 from rats_jax.networks.stack import STACK_NAME
 from rats_jax.types import Params
 
-_LIST_ITEM = re.compile(r"(blocks?|layer|attentions|resnets|downsamplers|upsamplers|net|to_out)_(\d+)")
+_LIST_ITEM = re.compile(
+    r"(blocks?|layer|attentions|resnets|downsamplers|upsamplers|resample|net|to_out)_(\d+)"
+)
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 # AutoencoderKL's attention was renamed in diffusers 0.15; its Flax class and older files keep the old names.
 _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -74,8 +76,8 @@ OTHER_NAMES = (old_torch_name, new_torch_name, tied_torch_name)
 def flax_axes(path: tuple[str, ...], torch_shape: tuple[int, ...], ndim: int) -> tuple[int | None, ...]:
     """Say which axis of a PyTorch tensor each axis of the Flax parameter at `path` is.
 
-    Linear [out, in] -> [in, out], Conv OIHW -> HWIO. A 1x1 convolution and a linear layer hold the same
-    numbers, and files use either for projections.
+    Linear [out, in] -> [in, out], Conv OIHW -> HWIO and OITHW -> THWIO. A 1x1 convolution and a linear layer
+    hold the same numbers, and files use either for projections.
 
     Args:
         path: keys from the root of the tree to the leaf.
@@ -90,6 +92,8 @@ def flax_axes(path: tuple[str, ...], torch_shape: tuple[int, ...], ndim: int) ->
         return tuple(range(len(torch_shape)))
     if len(torch_shape) == 4:
         return (1, 0) if ndim == 2 and torch_shape[2:] == (1, 1) else (2, 3, 1, 0)
+    if len(torch_shape) == 5:
+        return 2, 3, 4, 1, 0
     linear = tuple(reversed(range(len(torch_shape))))
     return (None, None, *linear) if ndim == 4 else linear
 
@@ -97,7 +101,9 @@ def flax_axes(path: tuple[str, ...], torch_shape: tuple[int, ...], ndim: int) ->
 def _to_torch_layout(value: np.ndarray, path: tuple[str, ...]) -> np.ndarray:
     if path[-1] != "kernel":
         return value
-    return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+    if value.ndim < 4:
+        return value.T
+    return value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
 
 
 def torch_sizes(params: Params) -> Iterator[tuple[str, int]]:

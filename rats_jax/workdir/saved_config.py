@@ -22,6 +22,11 @@ _SHOWN = 5
 _ADDED = {
     "height": 0,
     "width": 0,
+    "num_frames": 0,
+    "flow_shift": 0.0,
+    "negative_prompt": "",
+    "num_decoded_latents": 0,
+    "reward_frames": 0,
     "max_sequence_length": 0,
     "heldout_prompts": "",
     "gate": {"gap": "sample"},

@@ -57,7 +57,9 @@ def assert_walks_all(cases, fields, cls):
     assert set(arguments) == set(fields)
     assert {case[0] for case in cases} == set(arguments)
     for name, argument in arguments.items():
-        assert fields[name].default == argument.default, name
+        default = argument.default
+        default = tuple(default) if isinstance(default, list) else default
+        assert fields[name].default == default, name
         assert any(case[1][name] != argument.default for case in cases if case[0] == name), name
 
 

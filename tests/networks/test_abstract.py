@@ -6,6 +6,7 @@ import pytest
 
 from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
+from rats_jax.networks.autoencoder_kl_wan import AutoencoderKLWan
 from rats_jax.networks.clip import init_clip, make_clip
 from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.detector import Detector
@@ -13,6 +14,7 @@ from rats_jax.networks.flux import FluxTransformer2DModel
 from rats_jax.networks.sd3 import SD3Transformer2DModel
 from rats_jax.networks.t5 import T5EncoderModel
 from rats_jax.networks.unet_2d import UNet2DConditionModel
+from rats_jax.networks.wan import WanTransformer3DModel
 
 NETWORKS = [
     (AutoencoderKL, {"block_out_channels": [32], "norm_num_groups": 8}, "decoder"),
@@ -20,6 +22,8 @@ NETWORKS = [
     (Detector, {"num_classes": 3, "channels": [8, 16]}, "hidden"),
     (FluxTransformer2DModel, {"num_layers": 1, "num_single_layers": 1}, "proj_out"),
     (SD3Transformer2DModel, {"num_layers": 1}, "proj_out"),
+    (AutoencoderKLWan, {"base_dim": 4, "num_res_blocks": 1}, "encoder"),
+    (WanTransformer3DModel, {"num_layers": 1}, "proj_out"),
     (T5EncoderModel, {"num_layers": 1, "d_model": 8, "d_ff": 16}, "shared"),
     (UNet2DConditionModel, {"block_out_channels": [32, 32, 32, 32]}, "conv_in"),
 ]

@@ -1,14 +1,16 @@
 """Convolutions for loops: the values and gradients of the ordinary ones, in a form that has a fast kernel."""
 
+import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from rats_jax.networks.convolution import convolve, convolve_in_loops
+from rats_jax.networks.convolution import convolve, convolve_frames, convolve_in_loops
 
 
 def gradients(fn, *arrays):
@@ -42,6 +44,33 @@ def test_values_and_gradients_are_those_of_lax(size, kernel, strides, padding):
         np.testing.assert_array_equal(ours(inputs, weights), wanted)
         for mine, theirs in zip(gradients(ours, inputs, weights), wanted_gradients, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("length", "taps", "before", "stride"),
+    [(1, 3, 2, 1), (2, 3, 2, 1), (5, 3, 2, 1), (5, 3, 0, 2), (6, 2, 3, 3), (4, 1, 0, 1), (1, 3, 0, 2)],
+)
+def test_frames_are_convolved_as_lax_convolves_videos(length, taps, before, stride):
+    frames = jax.random.normal(jax.random.key(0), (2, length, 4, 5, 3))
+    weights = jax.random.normal(jax.random.key(1), (taps, 3, 1, 3, 2))
+    padding = ((1, 1), (0, 0))
+
+    def plain(x, w):
+        form = ("NTHWC", "THWIO", "NTHWC")
+        around = ((before, 0), *padding)
+        return lax.conv_general_dilated(x, w, (stride, 1, 1), around, dimension_numbers=form)
+
+    def ours(function, x, w):
+        return convolve_frames(x, w, padding, before=before, stride=stride, convolve=function)
+
+    @jax.jit
+    def compute(x, w):
+        ways = plain, *(functools.partial(ours, function) for function in (convolve, convolve_in_loops))
+        return [(way(x, w), gradients(way, x, w)) for way in ways]
+
+    wanted, *found = compute(frames, weights)
+    for result in found:
+        chex.assert_trees_all_close(result, wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks at programs for a CPU")

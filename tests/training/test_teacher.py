@@ -56,6 +56,10 @@ def test_what_was_written_is_read_by_another_run(tmp_path):
         ("teacher.guidance_scale", 3.0),
         ("student.num_steps", 5),
         ("horizon.interpolation", "nearest"),
+        ("height", 32),
+        ("max_sequence_length", 8),
+        ("flow_shift", 5.0),
+        ("negative_prompt", "blurred"),
         ("rewards.compressibility.kind", "aesthetic"),
     ],
 )

@@ -31,6 +31,11 @@ VALUES = {
     "pretrained": "the pipeline",
     "height": 48,
     "width": 112,
+    "num_frames": 61,
+    "flow_shift": 6.625,
+    "negative_prompt": "the negative prompt",
+    "num_decoded_latents": 59,
+    "reward_frames": 67,
     "max_sequence_length": 77,
     "prompts": "the prompts",
     "prompt_embeds": "the embeddings",
@@ -258,6 +263,8 @@ def arrivals_in_setup(config, monkeypatch):
 def arrivals_in_models(config, monkeypatch):
     seen = Recorder(monkeypatch)
     seen.put(models, "open_pipeline", "the opened pipeline")
+    monkeypatch.setattr(models, "makes_videos", lambda pipeline: False)
+    seen.put(models, "judging", lambda pipeline, rewards, count: rewards)
     seen.put(models, "with_stored_embeds", "the pipeline with embeddings")
     seen.put(models, "open_rewards", {})
     monkeypatch.setattr(models, "resolve_path", lambda path: path)
@@ -266,8 +273,8 @@ def arrivals_in_models(config, monkeypatch):
     sections = [call.args[0][call.args[1]] for call in seen.calls["open_rewards"]]
     return {
         "pretrained": (seen.open_pipeline.args[0], seen.with_stored_embeds.source),
-        **{name: getattr(seen.open_pipeline.options, name) for name in ("height", "width")},
-        "max_sequence_length": seen.open_pipeline.options.max_sequence_length,
+        **vars(seen.open_pipeline.options),
+        "reward_frames": seen.calls["judging"][0].args[2],
         "prompt_embeds": seen.with_stored_embeds.args[1],
         "compute_dtype": (seen.open_pipeline.dtype.name, seen.calls["open_rewards"][0].dtype.name),
         "rewards.first.kind": sections[0].first.kind,

@@ -73,7 +73,8 @@ def test_the_message_names_the_workdir_and_at_most_five_fields(config):
 
 def test_a_run_of_before_lacks_fields_that_came_later_and_goes_on():
     saved = {"num_updates": 4, "student": {"num_steps": 4}, "gate": {"kind": "hard"}}
-    config = saved | {"height": 0, "width": 0, "max_sequence_length": 0}
+    config = saved | {"height": 0, "width": 0, "max_sequence_length": 0, "num_frames": 0, "flow_shift": 0.0}
+    config |= {"negative_prompt": "", "num_decoded_latents": 0, "reward_frames": 0}
     assert config_difference(saved, config) == []
     assert config_difference(saved, config | {"height": 512}) == ["height: 0 -> 512"]
     read = from_json(to_json(saved))

@@ -1,0 +1,102 @@
+"""The job on a model of videos: adapters of Wan2.1 trained on frames, on eight devices, and resumed."""
+
+import chex
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import rats_jax
+from rats_jax.errors import ConfigError
+from rats_jax.evaluation.evaluate import evaluate
+from rats_jax.student.formats import export_student
+from rats_jax.training.loop import train
+from rats_jax.training.program import Program
+from rats_jax.workdir.checkpoint import open_manager
+from rats_jax.workdir.metrics import read_metrics
+from tests.tiny import PROMPTS, tiny_config
+from tests.torch_wan import make_wan
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wan") / "pipeline"
+    make_wan("unipc").save_pretrained(folder)
+    return folder
+
+
+def video_config(models, folder, **settings):
+    """Two updates, whose rewards see the first frame of 5: the smallest program."""
+    own = {
+        "pretrained": str(folder),
+        "reference": "",
+        "height": 16,
+        "width": 16,
+        "num_frames": 5,
+        "num_decoded_latents": 1,
+        "reward_frames": 1,
+        "negative_prompt": "blurred",
+        "max_sequence_length": 12,
+        "teacher__guidance_scale": 4.0,
+        "teacher__timestep_spacing": "",
+        "student__guidance_scale": 1.0,
+        "student__timestep_spacing": "",
+        "lora__rank": 2,
+        "lora__alpha": 4.0,
+        "lora__targets": "attn[12]/to_|net_0/proj|net_2",
+        "num_updates": 2,
+        "samples__every": 0,
+        "checkpoint__every": 1,
+        "evaluation__num_prompts": 0,
+        "optimizer__learning_rate": 1e-2,
+        "optimizer__warmup_updates": 0,
+    }
+    return tiny_config(models, **(own | settings))
+
+
+@pytest.fixture(scope="module")
+def program(models, folder):
+    return Program(video_config(models, folder))
+
+
+@pytest.fixture(scope="module")
+def run(program, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "wan"
+    return workdir, train(program, program.config, workdir)
+
+
+def load_state(workdir, step):
+    with open_manager(workdir / "checkpoints", keep=9, every=1) as manager:
+        return manager.restore(step)["state"]
+
+
+@pytest.mark.slow
+def test_adapters_are_trained_in_every_layer_and_whole_clips_are_drawn(run):
+    workdir, summary = run
+    assert (summary["updates"], summary["nfe"], summary["teacher_nfe"]) == (2, 2, 6)
+    assert all(np.isfinite(list(record.values())).all() for record in read_metrics(workdir))
+    ups = {path: leaf for path, leaf in flatten_dict(load_state(workdir, 2)["student"]).items()}
+    moved = [np.abs(np.asarray(leaf)).max(axis=(1, 2)) > 0 for path, leaf in ups.items() if path[-1] == "up"]
+    assert len(moved) == 10 and np.all(moved)
+    student = rats_jax.load(str(workdir))
+    videos = student(PROMPTS[:1], seed=3)
+    assert videos.shape == (1, 5, 16, 16, 3) and student.pipeline.negative_prompt == "blurred"
+    before = rats_jax.load(str(workdir), step=1).pipeline.network
+    other = student.with_network(before, guidance_scale=student.guidance_scale)(PROMPTS[:1], seed=3)
+    assert np.abs(videos - other).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, program, models, folder, tmp_path):
+    train(program, video_config(models, folder, num_updates=1), tmp_path / "run")
+    train(program, program.config, tmp_path / "run")
+    chex.assert_trees_all_equal(load_state(tmp_path / "run", 2), load_state(run[0], 2))
+
+
+@pytest.mark.slow
+def test_what_knows_pictures_alone_refuses_the_run(run, tmp_path):
+    workdir, options = str(run[0]), {"prompts": "", "others": {}, "seed": 0, "batch_size": 8, "command": ""}
+    options |= {"step": None, "dtype": "float32", "num_steps": [1], "num_prompts": 4, "num_seeds": 1}
+    with pytest.raises(ConfigError, match="^workdir='.*': expected a model of pictures"):
+        evaluate(workdir, tmp_path, say=print, **options)
+    with pytest.raises(ConfigError, match="^workdir='.*': expected a model of pictures"):
+        export_student(rats_jax.load(workdir), tmp_path, format="diffusers", dtype="float32")
