@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.autoencoder_kl import FIELDS as VAE_FIELDS
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.clip import CLIPModel, init_clip, make_clip
@@ -18,7 +19,6 @@ from rats_jax.networks.sd3 import SD3Transformer2DModel
 from rats_jax.networks.t5 import T5EncoderModel
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.networks.unet_2d_config import FIELDS as UNET_FIELDS
-from rats_jax.weights.folder import abstract_params
 from tests.tiny import UNET, VAE
 
 VALUES = (None, "4", "", [], [1], [None], {}, True, False, -1, 0, 0.5, math.nan, math.inf, 1, 10**9, 10**400)
