@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
-from rats_jax.fields import expect, integer
+from rats_jax.fields import MOST_PIXELS, expect, integer
 from rats_jax.networks.clip_encoder import CLIPEncoder, TowerConfig, make_norm, read_tower, tower_fields
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.types import Array
@@ -22,7 +22,7 @@ from rats_jax.types import Array
 VISION_FIELDS = {
     **tower_fields("clip_vision_model", hidden_size=768, intermediate_size=3072, num_attention_heads=12),
     "num_channels": integer(3),
-    "image_size": integer(224),
+    "image_size": integer(224, most=MOST_PIXELS),
     "patch_size": integer(32),
 }
 """Fields of the vision tower, with the defaults of transformers' CLIPVisionConfig."""

@@ -9,13 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rats_jax.fields import Field, integer, listed, read_fields
+from rats_jax.fields import MOST_PIXELS, Field, integer, listed, read_fields
 from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.layers import Conv, GroupNorm
 from rats_jax.types import Array, Key, Params
 
 FIELDS: Mapping[str, Field] = {
-    "image_size": integer(32),
+    "image_size": integer(32, most=MOST_PIXELS),
     "num_classes": integer(64),
     "num_grounds": integer(8),
     "max_count": integer(3),
