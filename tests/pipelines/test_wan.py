@@ -187,7 +187,7 @@ def test_in_bfloat16_what_is_seen_stays_float32(pair):
     [
         ({"num_frames": 6}, r"^num_frames=6: expected 1 more than a multiple of 4, or 0 for 81$"),
         ({"num_frames": 257}, "^num_frames=257: expected at most rope_max_seq_len=64 tok.* 65 are needed$"),
-        ({"height": 24}, "^height=24: expected a multiple of 16, or 0 for the model's own$"),
+        ({"height": 24}, "^height=24: expected a multiple of 16 up to 16384, or 0 for the model's own$"),
         ({"width": 8}, "^width=8: expected a multiple of 16"),
         ({"width": 1040}, "^width=1040: expected at most rope_max_seq_len=64 tok.* it, 65 are needed$"),
         ({"num_decoded_latents": 3}, "^num_decoded_latents=3: expected at most 2, the latents of 5 frames"),
