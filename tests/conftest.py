@@ -1,6 +1,7 @@
 """What all tests share: eight fake CPU devices, set before anything imports jax."""
 
 import collections
+import importlib.metadata
 import os
 import tempfile
 
@@ -10,6 +11,9 @@ _FLAGS = {
     "xla_backend_optimization_level": "0",
     "xla_llvm_disable_expensive_passes": "true",
 }
+# XLA ends a process over a flag that it does not know, so this one is for the version that we pin.
+if importlib.metadata.version("jaxlib") == "0.10.2":
+    _FLAGS["xla_cpu_use_fusion_emitters"] = "false"
 _GIVEN = os.environ.get("XLA_FLAGS", "")
 _MORE = " ".join(f"--{name}={value}" for name, value in _FLAGS.items() if name not in _GIVEN)
 os.environ["XLA_FLAGS"] = f"{_GIVEN} {_MORE}".strip()

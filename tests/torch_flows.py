@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from rats_jax.weights.tokenizers import CLIP_VOCABULARY, load_tokenizer
+from tests.networks.parity import with_random_vectors
 from tests.torch_pipelines import CLIP_L, OPEN_CLIP
 
 VAE = {
@@ -119,10 +120,7 @@ def make_flow(kind, *, without_t5=False):
         )
     for network in pipeline.components.values():
         if isinstance(network, torch.nn.Module):
-            network.eval()
-            for parameter in network.parameters():
-                if parameter.ndim == 1:  # norms and biases begin as ones and zeros
-                    parameter.data.add_(0.1 * torch.randn_like(parameter))
+            with_random_vectors(network)
     return pipeline
 
 

@@ -13,6 +13,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from rats_jax.weights.tokenizers import CLIP_VOCABULARY, load_tokenizer
+from tests.networks.parity import with_random_vectors
 
 # Real block types at tiny widths; the Flax class normalises 32 groups whatever the config says.
 UNET = {
@@ -81,10 +82,5 @@ def make_original(kind):
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
         network = getattr(pipeline, name, None)
         if network is not None:
-            network.eval()
-            for parameter in network.parameters():
-                if (
-                    parameter.ndim == 1
-                ):  # norms and biases begin as ones and zeros, where a mix-up is not seen
-                    parameter.data.add_(0.1 * torch.randn_like(parameter))
+            with_random_vectors(network)
     return pipeline

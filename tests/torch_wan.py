@@ -13,6 +13,7 @@ from diffusers import (
 )
 from transformers import UMT5Config, UMT5EncoderModel
 
+from tests.networks.parity import with_random_vectors
 from tests.torch_flows import make_t5_tokenizer
 
 TRANSFORMER = {
@@ -55,10 +56,7 @@ def make_wan(scheduler="euler"):
         scheduler=SCHEDULERS[scheduler](),
     )
     for network in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
-        network.eval()
-        for parameter in network.parameters():
-            if parameter.ndim == 1:  # norms and biases begin as ones and zeros
-                parameter.data.add_(0.1 * torch.randn_like(parameter))
+        with_random_vectors(network)
     return pipeline
 
 

@@ -1,4 +1,4 @@
-"""Shapes of a network's weights, traced once for each network."""
+"""Networks that draw their own weights, and the shapes of weights, traced once for each network."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 
-from rats_jax.types import Params
+from rats_jax.types import Key, Params
+
+
+class Network(nn.Module):
+    """A network that draws its own weights; the base of those that a config.json describes."""
+
+    def init_params(self, key: Key) -> Params:
+        """Draw float32 weights."""
+        raise NotImplementedError
+
+    def abstract_params(self) -> Params:
+        """Give the tree of the weights with shapes and dtypes in place of numbers."""
+        return abstract_params(type(self).init_params, self)
 
 
 def abstract_params(init_fn: Callable[[Any, Any], Params], module: Any) -> Params:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
@@ -24,7 +23,7 @@ from rats_jax.fields import (
     per_block,
     read_fields,
 )
-from rats_jax.networks.abstract import abstract_params
+from rats_jax.networks.abstract import Network
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import Conv
 from rats_jax.networks.vae import Decoder, Encoder
@@ -59,7 +58,7 @@ IGNORED = ("dtype",)
 """What the Flax class adds: how to compute, not what."""
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(Network):
     """An autoencoder whose latents are normal variables; make one with `from_config`.
 
     Attributes:
@@ -134,10 +133,6 @@ class AutoencoderKL(nn.Module):
         """Draw float32 weights."""
         side = self.downscale  # no weight depends on it
         return self.init(key, jnp.zeros((1, side, side, self.in_channels)))["params"]
-
-    def abstract_params(self) -> Params:
-        """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return abstract_params(type(self).init_params, self)
 
     def setup(self) -> None:
         """Name the parts."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
@@ -25,7 +24,7 @@ from rats_jax.fields import (
     optional,
     read_fields,
 )
-from rats_jax.networks.abstract import abstract_params
+from rats_jax.networks.abstract import Network
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.vae_wan import HISTORY, CausalConv, WanDecoder3d, WanEncoder3d
 from rats_jax.types import Array, Key, Params
@@ -62,7 +61,7 @@ FIELDS: Mapping[str, Field] = {
 """By name: all arguments of the PyTorch class; is_residual and patch_size are of Wan2.2."""
 
 
-class AutoencoderKLWan(nn.Module):
+class AutoencoderKLWan(Network):
     """An autoencoder whose latents are normal variables; make one with `from_config`.
 
     A clip of 1 + k F frames has 1 + k latents, F = `frames_per_latent`: the first stands for one frame, each
@@ -127,10 +126,6 @@ class AutoencoderKLWan(nn.Module):
         """Draw float32 weights."""
         side = self.downscale  # no weight depends on it
         return self.init(key, jnp.zeros((1, 1, side, side, self.config["in_channels"])))["params"]
-
-    def abstract_params(self) -> Params:
-        """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return abstract_params(type(self).init_params, self)
 
     def setup(self) -> None:
         """Name the parts."""

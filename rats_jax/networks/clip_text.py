@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import normal
 
 from rats_jax.fields import integer
-from rats_jax.networks.abstract import abstract_params
+from rats_jax.networks.abstract import Network
 from rats_jax.networks.clip_encoder import CLIPEncoder, TowerConfig, make_norm, read_tower, tower_fields
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.types import Array, Key, Params
@@ -115,7 +115,7 @@ class CLIPTextTransformer(nn.Module):
         return CLIPTextOutput(last, penultimate, last[jnp.arange(last.shape[0]), end])
 
 
-class CLIPTextModel(nn.Module):
+class CLIPTextModel(Network):
     """Text encoder without a projection.
 
     Attributes:
@@ -145,10 +145,6 @@ class CLIPTextModel(nn.Module):
     def init_params(self, key: Key) -> Params:
         """Draw float32 weights."""
         return self.init(key, jnp.zeros((1, self.config.max_position_embeddings), jnp.int32))["params"]
-
-    def abstract_params(self) -> Params:
-        """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(self, input_ids: Array) -> CLIPTextOutput:

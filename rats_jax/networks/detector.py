@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rats_jax.fields import MOST_PIXELS, Field, integer, listed, read_fields
-from rats_jax.networks.abstract import abstract_params
+from rats_jax.networks.abstract import Network
 from rats_jax.networks.layers import Conv, GroupNorm
 from rats_jax.types import Array, Key, Params
 
@@ -35,7 +35,7 @@ class Detection(NamedTuple):
     ground: Array
 
 
-class Detector(nn.Module):
+class Detector(Network):
     """Residual blocks, each half as large as the one before, and two heads on their mean and maximum.
 
     Attributes:
@@ -64,10 +64,6 @@ class Detector(nn.Module):
     def init_params(self, key: Key) -> Params:
         """Draw float32 weights."""
         return self.init(key, jnp.zeros((1, self.image_size, self.image_size, 3)))["params"]
-
-    def abstract_params(self) -> Params:
-        """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(self, images: Array) -> Detection:

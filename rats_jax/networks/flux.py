@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.fields import Field, expect, flag, integer, listed, only, optional, read_fields
-from rats_jax.networks.abstract import abstract_params
+from rats_jax.networks.abstract import Network
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.mmdit import (
     Attention,
@@ -112,7 +112,7 @@ class FluxSingleTransformerBlock(nn.Module):
         return tokens + gate * nn.Dense(width, dtype=self.dtype, name="proj_out")(both), None
 
 
-class FluxTransformer2DModel(nn.Module):
+class FluxTransformer2DModel(Network):
     """FLUX's transformer.
 
     Attributes:
@@ -175,10 +175,6 @@ class FluxTransformer2DModel(nn.Module):
             image_ids=ids,
             text_ids=ids,
         )["params"]
-
-    def abstract_params(self) -> Params:
-        """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(

@@ -28,7 +28,7 @@ from rats_jax.fields import (
     optional,
     read_fields,
 )
-from rats_jax.networks.abstract import abstract_params
+from rats_jax.networks.abstract import Network
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import Conv
 from rats_jax.networks.mmdit import Attention, FeedForward, Modulation, TimeTextEmbedding, modulate
@@ -169,7 +169,7 @@ class PatchEmbed(nn.Module):
         return table.reshape(1, self.max_size**2, -1).astype(np.float32)
 
 
-class SD3Transformer2DModel(nn.Module):
+class SD3Transformer2DModel(Network):
     """Transformer of Stable Diffusion 3.
 
     Attributes:
@@ -235,10 +235,6 @@ class SD3Transformer2DModel(nn.Module):
             jnp.zeros((1, self.pooled_projection_dim)),
             jnp.zeros(1),
         )["params"]
-
-    def abstract_params(self) -> Params:
-        """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(self, latents: Array, context: Array, pooled: Array, timestep: Array) -> Array:

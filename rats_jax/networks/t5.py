@@ -23,7 +23,7 @@ import numpy as np
 from jax.nn.initializers import normal
 
 from rats_jax.fields import Field, expect, flag, integer, number, one_of, only, optional, read_fields
-from rats_jax.networks.abstract import abstract_params
+from rats_jax.networks.abstract import Network
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import ACTIVATIONS
@@ -289,7 +289,7 @@ class T5Stack(nn.Module):
         return T5LayerNorm(config.layer_norm_epsilon, name="final_layer_norm")(hidden)
 
 
-class T5EncoderModel(nn.Module):
+class T5EncoderModel(Network):
     """T5's encoder.
 
     Attributes:
@@ -328,10 +328,6 @@ class T5EncoderModel(nn.Module):
     def init_params(self, key: Key) -> Params:
         """Draw float32 weights."""
         return self.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
-
-    def abstract_params(self) -> Params:
-        """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(self, input_ids: Array, mask: Array | None = None) -> Array:

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from rats_jax.networks.abstract import abstract_params
+from rats_jax.networks.abstract import Network
 from rats_jax.networks.embeddings import TimestepEmbedding, timestep_embedding
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm
@@ -29,7 +29,7 @@ from rats_jax.networks.unet_2d_config import (
 from rats_jax.types import Array, Key, Params
 
 
-class UNet2DConditionModel(nn.Module):
+class UNet2DConditionModel(Network):
     """A UNet conditioned on a timestep and on the embeddings of a prompt; make one with `from_config`.
 
     Attributes:
@@ -101,10 +101,6 @@ class UNet2DConditionModel(nn.Module):
         tokens = jnp.zeros((1, 1, self.cross_attention_dim))
         pooled = jnp.zeros((1, self.pooled_dim))
         return self.init(key, latents, jnp.int32(0), tokens, pooled, jnp.zeros((1, NUM_TIME_IDS)))["params"]
-
-    def abstract_params(self) -> Params:
-        """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return abstract_params(type(self).init_params, self)
 
     @nn.compact
     def __call__(

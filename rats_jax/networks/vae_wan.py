@@ -63,11 +63,8 @@ class CausalConv(nn.Module):
             frames = jnp.concatenate([seen.value, frames], axis=1)
             seen.value, before = frames[:, -before:], 0
         padding = tuple((size // 2, size // 2) for size in self.kernel_size[1:])
-        convolve = self.kernels.convolve
-        return (
-            convolve_frames(frames, kernel, padding, before=before, stride=self.stride, convolve=convolve)
-            + bias
-        )
+        how = {"before": before, "stride": self.stride, "convolve": self.kernels.convolve}
+        return convolve_frames(frames, kernel, padding, **how) + bias
 
 
 class ChannelNorm(nn.Module):
@@ -308,10 +305,8 @@ class WanDecoder3d(nn.Module):
         """Decode: [B, t, h, w, C] -> [B, T, H, W, 3]; `first` as of `Upsample`."""
         config, on_device = self.config, {"dtype": self.dtype, "kernels": self.kernels}
         base = config["decoder_base_dim"] or config["base_dim"]
-        widths, in_time = (
-            [base * factor for factor in config["dim_mult"][::-1]],
-            config["temperal_downsample"],
-        )
+        widths = [base * factor for factor in config["dim_mult"][::-1]]
+        in_time = config["temperal_downsample"]
         hidden = CausalConv(widths[0], **on_device, name="conv_in")(latents)
         hidden = WanMidBlock(**on_device, name="mid_block")(hidden)
         for i, features in enumerate(widths):

@@ -21,7 +21,7 @@ import numpy as np
 from jax.nn.initializers import lecun_normal, normal, zeros
 
 from rats_jax.fields import Field, expect, flag, integer, listed, number, only, read_fields
-from rats_jax.networks.abstract import abstract_params
+from rats_jax.networks.abstract import Network
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.embeddings import TimestepEmbedding, timestep_embedding
 from rats_jax.networks.kernels import PLAIN, Kernels
@@ -234,7 +234,7 @@ class WanTransformerBlock(nn.Module):
         return add(hidden, f_gate, FeedForward(self.dtype, self.ffn_dim, name="ffn")(normed)), None
 
 
-class WanTransformer3DModel(nn.Module):
+class WanTransformer3DModel(Network):
     """Wan2.1's transformer.
 
     Attributes:
@@ -294,10 +294,6 @@ class WanTransformer3DModel(nn.Module):
         """Draw float32 weights."""
         latents = jnp.zeros((1, *self.patch_size, self.in_channels))
         return self.init(key, latents, jnp.zeros((1, 1, self.text_dim)), jnp.zeros(1))["params"]
-
-    def abstract_params(self) -> Params:
-        """Give the tree of the weights with shapes and dtypes in place of numbers."""
-        return abstract_params(type(self).init_params, self)
 
     def rotary(self, counts: tuple[int, int, int]) -> Rotary:
         """Give the angles of the tokens of a video, of which there are so many along each axis."""

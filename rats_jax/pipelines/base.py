@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -154,6 +154,8 @@ class Options:
 
 OWN = Options()
 """Nothing is chosen."""
+OPTIONS = tuple(field.name for field in fields(Options))
+"""What may be chosen, by the names of config fields."""
 VIDEO_OPTIONS = ("num_frames", "flow_shift", "negative_prompt", "num_decoded_latents")
 """Those that a family names if it has them, and that are refused otherwise."""
 

@@ -18,7 +18,7 @@ from rats_jax.networks.kernels import find_kernels
 from rats_jax.networks.t5 import T5EncoderModel
 from rats_jax.paths import is_hub_id, kind_of, resolve_path
 from rats_jax.pipelines import PIPELINES
-from rats_jax.pipelines.base import OWN, VIDEO_OPTIONS, Family, Options, Parts, Pipeline, naming_file
+from rats_jax.pipelines.base import OPTIONS, OWN, VIDEO_OPTIONS, Family, Options, Parts, Pipeline, naming_file
 from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.types import Params
 from rats_jax.weights.find import find_weights
@@ -103,7 +103,7 @@ def load_pipeline(path: Any, *, dtype: Any = jnp.float32, options: Options = OWN
 
 def options_of(config: Any) -> Options:
     """Read what a config chooses of its pipeline."""
-    return Options(**{field.name: config[field.name] for field in dataclasses.fields(Options)})
+    return Options(**{field: config[field] for field in OPTIONS})
 
 
 def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family, Parts]:

@@ -19,6 +19,7 @@ from rats_jax.errors import ConfigError, expect, reason_of
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.texts import parse_whole_json, read_text
 from rats_jax.types import Params, PromptEmbeds, PromptInputs
+from rats_jax.weights.stored import is_finite
 
 _BATCH = 16
 
@@ -213,6 +214,6 @@ def _write_header(file: BinaryIO, count: int, like: np.ndarray) -> None:
 
 def _check_finite(leaves: Sequence[Any], prompts: Sequence[str], field: str) -> None:
     """Refuse embeddings [B, ...] of B prompts with numbers that are not finite; names a prompt."""
-    for x in leaves:
-        bad = ~np.isfinite(np.asarray(x, np.float32)).reshape(len(prompts), -1).all(axis=1)
-        expect(not bad.any(), field, prompts[int(bad.argmax())], "a finite embedding, it has nan or infinity")
+    for x in map(np.asarray, leaves):
+        for row, prompt in zip(x, prompts, strict=True):
+            expect(is_finite(row), field, prompt, "a finite embedding, it has nan or infinity")

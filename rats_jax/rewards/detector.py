@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.errors import ConfigError, WeightsError
-from rats_jax.fields import Field, listed, needed, read_fields
+from rats_jax.fields import Field, listed, read_fields
 from rats_jax.networks.detector import Detector
 from rats_jax.rewards.base import Reward
 from rats_jax.types import Array, Params, RewardFn, RewardModel
@@ -27,8 +27,8 @@ _NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3}
 _OPEN = -1
 _NAME = Field("", lambda value: isinstance(value, str) and value != "", "a text")
 _WORDS = {
-    "nouns": needed(listed((), listed((), _NAME, least=2))),
-    "colours": needed(listed((), _NAME)),
+    "nouns": listed((), listed((), _NAME, least=2)),
+    "colours": listed((), _NAME),
 }
 
 
@@ -109,9 +109,7 @@ def load_detector(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     if config.get("model_type") != "detector" or any(name not in config for name in _WORDS):
         raise WeightsError(f"{file!r}: expected a detector's, with {', '.join(_WORDS)}")
     sizes = {name: value for name, value in config.items() if name not in (*_WORDS, "model_type")}
-    detector, abstract = describe(
-        file, lambda: Detector.from_config(sizes), lambda module, _: module.abstract_params()
-    )
+    detector, abstract = describe(file, lambda: Detector.from_config(sizes), Detector.init_params)
     try:
         words = read_fields({name: config[name] for name in _WORDS}, _WORDS)
     except ValueError as error:

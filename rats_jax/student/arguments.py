@@ -26,27 +26,15 @@ def integer(value: Any, field: str, *, least: int, most: float = math.inf) -> in
     return int(value)
 
 
-def guidance(value: Any) -> float:
-    """Give a scale of guidance as Python's float.
+def number(value: Any, field: str, *, least: int, note: str = "") -> float:
+    """Give a number, Python's or NumPy's, as Python's float; `note` ends the message.
 
     Raises:
-        ConfigError: it is no finite number of at least 1.
+        ConfigError: it is no finite number of at least `least`.
     """
     value = _scalar(value)
-    holds = isinstance(value, numbers.Real) and not isinstance(value, bool) and 1 <= float(value) < math.inf
-    expect(holds, "guidance_scale", value, "a number >= 1 (1 is no guidance)")
-    return float(value)
-
-
-def shift(value: Any, field: str) -> float:
-    """Give a shift of noise levels as Python's float; 0 chooses none.
-
-    Raises:
-        ConfigError: it is no finite number of at least 0.
-    """
-    value = _scalar(value)
-    holds = isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
-    expect(holds, field, value, "a number >= 0")
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    expect(is_number and least <= float(value) < math.inf, field, value, f"a number >= {least}{note}")
     return float(value)
 
 

@@ -19,7 +19,7 @@ from rats_jax.errors import ConfigError, expect
 from rats_jax.fields import Field, integer, number, one_of, read_fields
 from rats_jax.networks.lora import init_adapters, merge_adapters
 from rats_jax.paths import find_model, kind_of
-from rats_jax.pipelines.base import Options, Pipeline, naming_file
+from rats_jax.pipelines.base import OPTIONS, Options, Pipeline, naming_file
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student import arguments
 from rats_jax.student.model import Origin, TextToImage
@@ -36,10 +36,9 @@ _SETTINGS = {
     "guidance_scale": Field(None, lambda value: number(1.0).holds(value) and value >= 1, "a number >= 1"),
     "config": Field({}, lambda value: isinstance(value, Mapping), "an object"),
 }
-_OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 _READ = (
     *("pretrained", "student.num_steps", "student.guidance_scale", "student.timestep_spacing", "sampler"),
-    *("seed", "lora.rank", "lora.alpha", "lora.targets", *_OPTIONS),
+    *("seed", "lora.rank", "lora.alpha", "lora.targets", *OPTIONS),
 )
 """Fields of a run's config that drawing needs."""
 
@@ -83,7 +82,7 @@ def load(
     expect(isinstance(negative_prompt, str), "negative_prompt", negative_prompt, "a text")
     chosen = Options(
         **{field: arguments.integer(size, field, least=0) for field, size in sizes.items()},
-        flow_shift=arguments.shift(flow_shift, "flow_shift"),
+        flow_shift=arguments.number(flow_shift, "flow_shift", least=0),
         negative_prompt=negative_prompt,
     )
     folder = find_model(path, "path")
@@ -133,7 +132,7 @@ def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
     values = read_fields(settings, _SETTINGS, ignored=settings.keys())
     given = {name: values[name] for name in _SETTINGS if name in settings}
     config = saved_config.with_added(values["config"])
-    saved_config.check_fields(config, _OPTIONS)
+    saved_config.check_fields(config, OPTIONS)
     return given | {"config": config}
 
 

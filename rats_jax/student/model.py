@@ -88,7 +88,8 @@ class TextToImage:
                 latents of another shape; a picture that is not finite.
         """
         texts = arguments.prompts(prompts)
-        scale = arguments.guidance(self.guidance_scale if guidance_scale is None else guidance_scale)
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        scale = arguments.number(scale, "guidance_scale", least=1, note=" (1 is no guidance)")
         try:
             self.pipeline.evaluations(scale)
         except ValueError as error:

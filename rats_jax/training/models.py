@@ -46,8 +46,7 @@ def open_models(config: Any, device: Any = None) -> Models:
     dtype = jnp.dtype(config.compute_dtype)
     rewards, monitors = (open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor"))
     pipeline = open_pipeline(config.pretrained, dtype=dtype, device=device, options=options_of(config))
-    if makes_videos(pipeline):
-        _expect_no_pictures(config)
+    _expect_no_pictures(pipeline, config)
     rewards, monitors = (judging(pipeline, models, config.reward_frames) for models in (rewards, monitors))
     if config.prompt_embeds:
         folder = resolve_path(config.prompt_embeds)
@@ -74,8 +73,7 @@ def describe_models(config: Any, device: Any = None) -> Models:
     rewards = describe_rewards(config, dtype=dtype)
     options = options_of(config)
     pipeline = describe_pipeline(config.pretrained, dtype=dtype, device=device, options=options)
-    if makes_videos(pipeline):
-        _expect_no_pictures(config)
+    _expect_no_pictures(pipeline, config)
     rewards = judging(pipeline, rewards, config.reward_frames)
     return Models(with_abstract_embeds(pipeline) if config.prompt_embeds else pipeline, rewards, {})
 
@@ -99,8 +97,10 @@ def judging(pipeline: Pipeline, rewards: Mapping[str, RewardModel], count: int) 
     }
 
 
-def _expect_no_pictures(config: Any) -> None:
+def _expect_no_pictures(pipeline: Pipeline, config: Any) -> None:
     """Refuse parts of a run that know pictures alone, where it is of videos."""
+    if not makes_videos(pipeline):
+        return
     every, reference = config.samples.every, config.reference
     expect(not every, "samples.every", every, "0: sheets show no videos yet")
     expect(not reference, "reference", reference, "'': it has pictures, this model makes videos")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -22,7 +21,7 @@ from rats_jax.errors import ConfigError, reason_of
 from rats_jax.files import naming_disk, write_whole
 from rats_jax.parallel import placement, processes
 from rats_jax.paths import any_path
-from rats_jax.pipelines.base import Options
+from rats_jax.pipelines.base import OPTIONS
 from rats_jax.texts import parse_object, read_text
 from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
 
@@ -33,8 +32,6 @@ _FIELDS = (
     *("teacher.num_steps", "teacher.guidance_scale", "teacher.timestep_spacing", "teacher.sampler"),
     *("student.num_steps", "student.timestep_spacing", "horizon.interpolation"),
 )
-# Likewise, where something is chosen: folders of before do not name them.
-_OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 
 
 class TargetMemory:
@@ -143,7 +140,7 @@ def describe(config: Any, prompts: Sequence[str]) -> dict[str, Any]:
         for name, reward in config.rewards.items()
         for field in ("kind", "path")
     }
-    chosen = {field: flat[field] for field in _OPTIONS if flat[field]}
+    chosen = {field: flat[field] for field in OPTIONS if flat[field]}  # folders of before name none
     return {field: flat[field] for field in _FIELDS} | chosen | rewards | {"prompts": digest}
 
 

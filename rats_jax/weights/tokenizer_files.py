@@ -81,8 +81,8 @@ def check_bpe(folder: Path) -> None:
         pair = line.split()
         word = "".join(pair)
         known = len(pair) == 2 and word in vocabulary and pair[0] in vocabulary and pair[1] in vocabulary
-        if not known:  # asked here, as most of 50,000 lines are
-            _expect(not pair, file, f"line {number}", line[:80], "two words that make one of vocab.json")
+        if not known and pair:  # no message is made for the 50,000 lines that are right
+            raise _wrong(file, f"line {number}", line[:80], "two words that make one of vocab.json")
         made.add(word)
     special = _special_words(folder)
     lost = [w for w in vocabulary if w not in made and len(w.removesuffix("</w>")) > 1 and w not in special]
@@ -98,7 +98,7 @@ def _read_words(file: Path) -> dict[str, int]:
     words = read_json(file) if kind_of(file) == "file" else {}
     for word, number in words.items():
         if type(number) is not int:
-            _expect(False, file, repr(word), number, "an integer")
+            raise _wrong(file, repr(word), number, "an integer")
     return words
 
 
@@ -136,4 +136,8 @@ def check_ids(folder: Path, vocabulary: Mapping[str, Any], size: int) -> None:
 
 def _expect(holds: bool, file: Path, field: str, value: Any, expected: str) -> None:
     if not holds:
-        raise WeightsError(f"{str(file)!r}: {field}={value!r:.120}: expected {expected}")
+        raise _wrong(file, field, value, expected)
+
+
+def _wrong(file: Path, field: str, value: Any, expected: str) -> WeightsError:
+    return WeightsError(f"{str(file)!r}: {field}={value!r:.120}: expected {expected}")

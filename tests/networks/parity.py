@@ -17,11 +17,18 @@ torch.set_num_threads(1)  # on busy cores, threads that wait for each other take
 def make_original(cls, config):
     """Build a network with random weights, which are the same whenever their shapes are."""
     torch.manual_seed(0)
-    network = cls(**config).eval()
+    return with_random_vectors(cls(**config))
+
+
+def with_random_vectors(network):
+    """Ready a PyTorch network for a comparison, its norms and biases random as well.
+
+    They begin as ones and zeros, where a mix-up is not seen.
+    """
     for parameter in network.parameters():
-        if parameter.ndim == 1:  # norms and biases begin as ones and zeros, where a mix-up is not seen
+        if parameter.ndim == 1:
             parameter.data.add_(0.1 * torch.randn_like(parameter))
-    return network
+    return network.eval()
 
 
 def weights_of(original, network):
