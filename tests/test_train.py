@@ -110,7 +110,8 @@ def test_a_run_leaves_what_the_readme_says(finished):
 def test_the_update_is_compiled_once_in_a_run(finished):
     _, _, compilations = finished
     assert compilations["update"] == 1
-    assert compilations["render"] == 3  # teacher, untrained with guidance, student and untrained
+    assert compilations["sample"] == 3  # teacher, untrained with guidance, student and untrained
+    assert compilations["judge"] == 1
 
 
 @pytest.mark.slow

@@ -162,28 +162,34 @@ class Program:
 
     @functools.cached_property
     def render_fns(self) -> dict[str, RenderFn]:
-        """The three samplers of the table, jitted: (params, batch, monitors' inputs, noise) -> Pictures."""
+        """The samplers of the table, with their judge: (params, batch, monitors' inputs, noise) -> Pictures."""
         experiment, mesh = self.experiment, self.mesh
         monitors = {"monitors": experiment.monitor_params()}
         layout = placement.param_sharding(mesh, monitors, self.config.sharding)
         monitors = placement.place(monitors, layout)["monitors"]
         frozen = self.frozen
 
+        # Every process gets all pictures: they are few, and all draw the same conclusions from them.
+        judge = jax.jit(
+            table.make_judge_fn(experiment),
+            out_shardings=placement.replicated(mesh),
+            compiler_options=self._compiler_options,
+        )
+
         def bind(contestant: Contestant) -> RenderFn:
-            # Every process gets all pictures: they are few, and all draw the same conclusions from them.
-            whole = placement.replicated(mesh)
-            render = jax.jit(
-                table.make_render_fn(experiment, contestant),
-                out_shardings=whole,
+            sample = jax.jit(
+                table.make_contestant_fn(experiment, contestant),
+                out_shardings=self.layout.batch,
                 compiler_options=self._compiler_options,
             )
 
-            def bound(params: Params, *inputs: Any) -> Pictures:
-                placed = placement.place(inputs, self.layout.batch)
+            def render(params: Params, *inputs: Any) -> Pictures:
+                batch, monitor_prompt, noise = placement.place(inputs, self.layout.batch)
                 with jax.set_mesh(mesh):
-                    return render(params, frozen, monitors, *placed)
+                    latents = sample(params, frozen, batch, noise)
+                    return judge(frozen, monitors, batch, monitor_prompt, latents)
 
-            return bound
+            return render
 
         return {
             "teacher": bind(experiment.teacher),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.data.batches import filled_batches
-from rats_jax.diffusion.draw import make_draw_fn
+from rats_jax.diffusion.draw import make_picture_fn, make_sample_fn
 from rats_jax.evaluation.reference import Reference, reference_distance
 from rats_jax.method.contracts import Contestant
 from rats_jax.training.experiment import Experiment
@@ -74,34 +74,53 @@ def make_evaluation_set(experiment: Experiment, prompts: Sequence[str], settings
     return EvaluationSet(chosen, noise, settings.batch_size)
 
 
-def make_render_fn(experiment: Experiment, contestant: Contestant) -> Callable[..., Pictures]:
-    """Compose sampling, decoding and scoring; jit the result.
+def make_contestant_fn(
+    experiment: Experiment, contestant: Contestant
+) -> Callable[[Params, FrozenParams, Batch, Array], Array]:
+    """Compose what differs between contestants: the way from prompts and noise to latents.
 
     Args:
         experiment: the functions of the run.
         contestant: which steps and guidance, and what it rolls out with.
 
     Returns:
-        render(params, frozen, monitors' params, batch, monitors' prompt inputs, noise) -> Pictures of arrays.
+        sample(params, frozen, batch, noise) -> latents.
+    """
+    sample_fn = make_sample_fn(experiment.fns.encode_fn, contestant.rollout_fn, name="render")
+
+    def sample(params: Params, frozen: FrozenParams, batch: Batch, noise: Array) -> Array:
+        params = contestant.params_fn(frozen.base, params)
+        return sample_fn(params, frozen.text_encoder, batch.prompt, noise).latents
+
+    return sample
+
+
+def make_judge_fn(experiment: Experiment) -> Callable[..., Pictures]:
+    """Compose what all contestants share: decoder, rewards and monitors.
+
+    Args:
+        experiment: the functions of the run.
+
+    Returns:
+        judge(frozen, monitors' params, batch, monitors' prompt inputs, latents) -> Pictures of arrays.
     """
     fns = experiment.fns
-    draw_fn = make_draw_fn(fns.encode_fn, contestant.rollout_fn, fns.decode_fn, name="render")
+    picture_fn = make_picture_fn(fns.decode_fn)
 
-    def render(
-        params: Params,
+    def judge(
         frozen: FrozenParams,
         monitor_params: Mapping[str, Params],
         batch: Batch,
         monitor_prompt: Mapping[str, PromptInputs],
-        noise: Array,
+        latents: Array,
     ) -> Pictures:
-        params = contestant.params_fn(frozen.base, params)
-        trajectory, images = draw_fn(params, frozen.text_encoder, frozen.decoder, batch.prompt, noise)
+        images = picture_fn(frozen.decoder, latents)
         scores = fns.score_fn(frozen.rewards, images, batch.reward)
-        scores |= experiment.monitor_fn(monitor_params, images, monitor_prompt)
-        return Pictures(images, trajectory.latents, scores)
+        return Pictures(
+            images, latents, scores | experiment.monitor_fn(monitor_params, images, monitor_prompt)
+        )
 
-    return render
+    return judge
 
 
 def render_set(
@@ -112,11 +131,11 @@ def render_set(
     *,
     num_batches: int | None = None,
 ) -> Pictures:
-    """Run a jitted render function over the set.
+    """Draw and judge the set, batch by batch.
 
     Args:
         experiment: for the tokenizers.
-        render_fn: (params, batch, monitors' prompt inputs, noise) -> Pictures, frozen weights bound.
+        render_fn: one of `Program.render_fns`.
         params: of the contestant.
         evaluation_set: prompts and noise.
         num_batches: only so many batches from the start; None is all.

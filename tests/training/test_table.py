@@ -13,8 +13,9 @@ from rats_jax.report.run_table import format_table
 from rats_jax.training.table import (
     EvaluationSet,
     Pictures,
+    make_contestant_fn,
     make_evaluation_set,
-    make_render_fn,
+    make_judge_fn,
     render_set,
     summarise,
 )
@@ -94,13 +95,14 @@ def test_a_set_is_rendered_in_whole_batches_and_cut(heldout):
         params_fn=lambda base, params: base * params,
         rollout_fn=lambda params, noise, embeds: Trajectory(params * noise, noise[None]),
     )
-    render = make_render_fn(experiment, contestant)
+    sample, judge = make_contestant_fn(experiment, contestant), make_judge_fn(experiment)
     frozen = FrozenParams(jnp.float32(1.0), None, jnp.float32(0.5), {})
     sizes = []
 
     def bound(params, batch, heldout_prompt, noise):
         sizes.append(len(noise))
-        return render(params, frozen, {"heldout": jnp.float32(-1)}, batch, heldout_prompt, noise)
+        latents = sample(params, frozen, batch, noise)
+        return judge(frozen, {"heldout": jnp.float32(-1)}, batch, heldout_prompt, latents)
 
     evaluation_set = make_evaluation_set(experiment, CAPTIONS, settings())
     pictures = render_set(experiment, bound, jnp.float32(4), evaluation_set)
