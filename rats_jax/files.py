@@ -116,20 +116,25 @@ def new_folder(
     Args:
         folder: must not exist; folders above it are made.
         field: what the command calls it, for messages.
-        kept: says after an error which results are whole in the folder beside it; it stays then, unless it
-            has none.
+        kept: says which results are whole in the folder beside it. One that has some stays after an error,
+            and is not written over by the next command.
 
     Yields:
         A folder beside it to write into; after an error it is removed, or named in the message.
 
     Raises:
-        ConfigError: the folder exists, another command is making it, or it cannot be written, at first or
-            later.
+        ConfigError: the folder exists, another command is making it, an earlier one left results beside it,
+            or it cannot be written, at first or later.
     """
     if os.path.lexists(folder):
         raise ConfigError(f"{field}={str(folder)!r}: expected a folder that is not there yet")
     partial = folder.with_name(folder.name + ".partial")
     with _only_user(folder, partial, field=field):
+        left = kept(partial)
+        expected = f"a name without results of an earlier command beside it, {left} in {str(partial)!r}"
+        expect(not left, field, str(folder), f"{expected}: move or remove it")
+        with naming_disk(folder, field=field, at=partial):
+            _empty(partial)
         try:
             with naming_disk(folder, field=field, at=partial):
                 yield partial
@@ -145,7 +150,7 @@ def new_folder(
 
 @contextmanager
 def _only_user(folder: Path, partial: Path, *, field: str) -> Iterator[None]:
-    """Make the empty folder in which another one is made, and keep other commands out of it.
+    """Make the folder in which another one is made, and keep other commands out of it.
 
     Raises:
         ConfigError: another command has it, or it cannot be made.
@@ -153,7 +158,6 @@ def _only_user(folder: Path, partial: Path, *, field: str) -> Iterator[None]:
     with naming_disk(folder, field=field, at=partial):
         partial.mkdir(parents=True, exist_ok=True)
         if os.name != "posix":  # elsewhere folders cannot be opened
-            _empty(partial)
             yield
             return
         opened = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
@@ -161,8 +165,6 @@ def _only_user(folder: Path, partial: Path, *, field: str) -> Iterator[None]:
         # What was locked may have got its name, or be gone, since it was opened.
         alone = lock(opened) and partial.exists() and os.path.samestat(os.fstat(opened), partial.stat())
         expect(alone, field, str(folder), "a folder that no other command is writing")
-        with naming_disk(folder, field=field, at=partial):
-            _empty(partial)
         yield
     finally:
         os.close(opened)

@@ -27,6 +27,7 @@ def main(_: list[str]) -> None:
 
         open_environment()
         from rats_jax.pretraining import emoji_stages, scenes_stages
+        from rats_jax.workdir.lock import locked
 
         logging.set_verbosity(logging.INFO)
         worlds = {"emoji": emoji_stages.STAGES, "scenes": scenes_stages.STAGES}
@@ -38,10 +39,12 @@ def main(_: list[str]) -> None:
             expect(
                 name in stages and names.count(name) == 1, "stages", name, f"each of {', '.join(stages)} once"
             )
-        for name in names:
-            start = time.perf_counter()
-            stages[name](_CONFIG.value, workdir)
-            logging.info("stage %s took %.1f minutes", name, (time.perf_counter() - start) / 60)
+        workdir.mkdir(parents=True, exist_ok=True)
+        with locked(str(workdir), writes=True):
+            for name in names:
+                start = time.perf_counter()
+                stages[name](_CONFIG.value, workdir)
+                logging.info("stage %s took %.1f minutes", name, (time.perf_counter() - start) / 60)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,10 @@ def test_a_contest_takes_every_prompt_once_and_depends_on_its_seed(contest):
     assert sorted(few.prompts) == sorted(PROMPTS[:5])
     other = make_contest(PROMPTS, (8, 8, 4), num_prompts=5, num_seeds=2, seed=8)
     assert other.prompts != contest.prompts and np.abs(other.noise - contest.noise).min() > 0.0
+    with pytest.raises(
+        ConfigError, match="^seeds=20001: expected at most 20000: 100000 pictures of 5 prompts"
+    ):
+        make_contest(PROMPTS, (8, 8, 4), num_prompts=5, num_seeds=20001, seed=7)
 
 
 @pytest.mark.slow

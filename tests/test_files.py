@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -168,6 +170,12 @@ def test_results_that_are_whole_are_kept_and_named(tmp_path, error, message, wri
     said = f"; 2 files are kept in {str(partial)!r}" if written else ""
     assert str(caught.value).endswith(message + said)
     assert partial.exists() == bool(written) and not out.exists()
+    if written:
+        left = f"without results of an earlier command beside it, 2 files are kept in {str(partial)!r}: move"
+        with pytest.raises(ConfigError, match=re.escape(left)), new_folder(out, field="out", kept=kept):
+            raise AssertionError
+        assert len(list(partial.iterdir())) == 2
+        shutil.rmtree(partial)
     with new_folder(out, field="out", kept=kept):
         pass
     assert list(tmp_path.iterdir()) == [out] and list(out.iterdir()) == []

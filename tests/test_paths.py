@@ -13,6 +13,7 @@ from rats_jax import paths
 from rats_jax.errors import ConfigError
 from rats_jax.pipelines.open import open_pipeline
 from rats_jax.training.loop import train_and_evaluate
+from rats_jax.workdir.lock import locked
 from tests.tiny import tiny_config
 
 
@@ -205,6 +206,26 @@ def test_every_command_checks_its_paths_first_and_takes_a_flag_once(here, comman
     field = name if change is None else name.removeprefix("--")
     assert line.startswith(f"error: {field}") and message in line
     assert not (here / "w").exists()
+
+
+def test_two_commands_do_not_pretrain_in_one_folder(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    arguments = ["--config=configs/emoji_pretrain.py", f"--workdir={workdir}"]
+    with locked(str(workdir), writes=True):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "rats_jax.pretrain", *arguments],
+            cwd=Path(EMOJI).parents[1],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        f"error: workdir='{workdir}': expected a folder that no other run writes to, process"
+    )
+    assert [file.name for file in workdir.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("path", ["", "file", "nowhere", "foo://x", "~nobodyhere/x"])

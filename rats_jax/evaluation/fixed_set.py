@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from rats_jax.config.together import validate_reward_kinds
 from rats_jax.data.batches import filled_batches
+from rats_jax.errors import expect
 from rats_jax.method.combine import weighted_sum
 from rats_jax.rewards import make_score_fn, trainable_kinds
 from rats_jax.rewards.open import open_rewards
@@ -20,6 +21,7 @@ from rats_jax.student.model import TextToImage
 from rats_jax.types import RewardModel
 from rats_jax.weights.stored import read_all
 
+_MOST_PICTURES = 100_000  # of a contestant: they are in memory at once
 SUM = "reward"
 """The name under which the trained sum stands among the scores."""
 
@@ -53,8 +55,13 @@ def make_contest(
         num_prompts: P.
         num_seeds: S.
         seed: of both choices, 0 .. 2**32 - 1.
+
+    Raises:
+        ConfigError: more than 100,000 pictures.
     """
     order = np.random.default_rng(seed).permutation(len(prompts))[:num_prompts]
+    most = f"at most {_MOST_PICTURES // len(order)}: {_MOST_PICTURES} pictures of {len(order)} prompts"
+    expect(len(order) * num_seeds <= _MOST_PICTURES, "seeds", num_seeds, most)
     shape = (len(order), num_seeds, *latent_shape)
     noise = jax.random.normal(jax.random.key(seed), shape, jnp.float32)
     return Contest([prompts[int(i)] for i in order], np.asarray(noise))

@@ -162,7 +162,7 @@ class Program:
 
     @functools.cached_property
     def render_fns(self) -> dict[str, RenderFn]:
-        """The samplers of the table, with their judge: (params, batch, monitors' inputs, noise) -> Pictures."""
+        """Samplers of the table, with their judge: (params, batch, monitors' inputs, noise) -> Pictures."""
         experiment, mesh = self.experiment, self.mesh
         monitors = {"monitors": experiment.monitor_params()}
         layout = placement.param_sharding(mesh, monitors, self.config.sharding)
