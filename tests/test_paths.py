@@ -224,8 +224,6 @@ def test_two_commands_do_not_pretrain_in_one_folder(tmp_path):
     (line,) = done.stderr.splitlines()
     expected = f"error: workdir='{workdir}': expected a folder that no other run writes to, process "
     assert line.startswith(expected)
-        f"error: workdir='{workdir}': expected a folder that no other run writes to, process"
-    )
     assert [file.name for file in workdir.iterdir()] == [".lock"]
 
 
