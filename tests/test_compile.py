@@ -15,7 +15,7 @@ from rats_jax.aot import trace as compiling
 from rats_jax.aot.flops import count_flops
 from rats_jax.aot.hlo import count_costs
 from rats_jax.method.update import UpdateFn
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, write_config
 
 ROOT = Path(__file__).parent.parent
 LIBTPU = Path(sys.prefix) / "libtpu"  # where the Makefile puts it
@@ -113,8 +113,9 @@ def test_a_dry_run_counts_without_compiling():
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_said_with_advice():
-    result = run(f"--config={EMOJI}", "--topology=v5e:2x2", "--config.batch_size=16384")
+def test_what_does_not_fit_is_said_with_advice(models, tmp_path):
+    config = write_config(tmp_path / "large.py", tiny_config(models, batch_size=2**18))
+    result = run(f"--config={config}", "--topology=v5e:2x2")
     assert result.returncode == 1
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["fits"] is False

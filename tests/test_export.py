@@ -86,7 +86,7 @@ def test_pytorch_opens_the_folder_and_draws_the_same_pictures(emoji, exported):
     student, pipeline = rats_jax.load(str(emoji)), DiffusionPipeline.from_pretrained(exported)
     assert type(pipeline.scheduler) is DDIMScheduler
     noise = student.make_noise([0, 1])
-    for steps in (3, 4, 5, 8):
+    for steps in (3, 5):
         ours = student(NAMES, num_steps=steps, latents=noise)
         theirs = draw_with_torch(pipeline, noise, prompts=NAMES, steps=steps)
         # Three steps do not divide 1000 timesteps, and diffusers lands one off: docs/design.md.

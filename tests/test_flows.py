@@ -25,7 +25,7 @@ from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.pipelines.stored_embeds import count_bytes, with_stored_embeds, write_prompt_embeds
 from rats_jax.report.tables import TEACHER
 from rats_jax.student import formats as exporting
-from rats_jax.training.loop import train_and_evaluate
+from rats_jax.training.loop import train, train_and_evaluate
 from rats_jax.training.program import Program
 from rats_jax.workdir.checkpoint import open_manager
 from rats_jax.workdir.metrics import read_metrics
@@ -74,11 +74,17 @@ def flow_config(models, folders, kind, **settings):
 
 
 @pytest.fixture(scope="module", params=["flux_dev", "sd3"])
-def run(request, models, folders, tmp_path_factory):
-    """A run of two updates of adapters, on eight devices."""
-    workdir = tmp_path_factory.mktemp("runs") / request.param
-    summary = train_and_evaluate(flow_config(models, folders, request.param), workdir)
-    return request.param, workdir, summary
+def program(request, models, folders):
+    """What runs of two updates of adapters share, on eight devices."""
+    return request.param, Program(flow_config(models, folders, request.param))
+
+
+@pytest.fixture(scope="module")
+def run(program, tmp_path_factory):
+    """An unbroken run."""
+    kind, made = program
+    workdir = tmp_path_factory.mktemp("runs") / kind
+    return kind, workdir, train(made, made.config, workdir)
 
 
 def load_state(workdir, step):
@@ -104,9 +110,9 @@ def test_adapters_are_trained_in_every_layer_of_every_stack(run):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, models, folders, tmp_path):
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, program, models, folders, tmp_path):
     kind, workdir, _ = run
-    train_and_evaluate(flow_config(models, folders, kind, num_updates=1), tmp_path / "run")
+    train(program[1], flow_config(models, folders, kind, num_updates=1), tmp_path / "run")
     train_and_evaluate(flow_config(models, folders, kind), tmp_path / "run")
     chex.assert_trees_all_equal(load_state(tmp_path / "run", 2), load_state(workdir, 2))
 

@@ -43,6 +43,12 @@ def finished(models, tmp_path_factory):
     return workdir, summary, compilations
 
 
+@pytest.fixture(scope="module")
+def program(models):
+    """What runs of four updates share."""
+    return Program(tiny_config(models))
+
+
 @contextlib.contextmanager
 def count_compilations():
     """Count what jax compiles, by the name of the function."""
@@ -125,7 +131,7 @@ def test_checkpoints_hold_all_that_training_changes_and_nothing_else(finished):
 
 @pytest.mark.slow
 def test_a_run_that_is_asked_to_end_saves_its_last_update_and_goes_on(
-    finished, models, tmp_path, monkeypatch
+    finished, program, tmp_path, monkeypatch
 ):
     straight, _, _ = finished
     before, log = signal.getsignal(signal.SIGTERM), Logbook.log
@@ -137,18 +143,18 @@ def test_a_run_that_is_asked_to_end_saves_its_last_update_and_goes_on(
 
     monkeypatch.setattr(Logbook, "log", log_and_ask)
     with pytest.raises(StoppedError, match=r"^stopped after update 3 of 4, which is saved: the same command"):
-        train_and_evaluate(tiny_config(models), tmp_path / "run")
+        train(program, program.config, tmp_path / "run")
     assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.undo()
-    train_and_evaluate(tiny_config(models), tmp_path / "run")
+    train(program, program.config, tmp_path / "run")
     chex.assert_trees_all_equal(load_state(tmp_path / "run", 4), load_state(straight, 4))
     assert [r["step"] for r in read_metrics(tmp_path / "run")] == [1, 2, 3, 4]
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(finished, models, tmp_path):
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(finished, program, models, tmp_path):
     straight, summary, _ = finished
-    train_and_evaluate(tiny_config(models, num_updates=2), tmp_path / "run")
+    train(program, tiny_config(models, num_updates=2), tmp_path / "run")
     resumed = train_and_evaluate(tiny_config(models), tmp_path / "run")
     chex.assert_trees_all_equal(load_state(tmp_path / "run", 4), load_state(straight, 4))
     timeless = [
@@ -227,8 +233,7 @@ def test_a_teacher_that_has_moved_teaches_anew(models, tmp_path, monkeypatch):
     )
 
 
-def test_the_donated_state_is_where_the_new_one_is_put(models):
-    program = Program(tiny_config(models))
+def test_the_donated_state_is_where_the_new_one_is_put(program):
     leaves, layouts = map(jax.tree.leaves, (program.placed_state, program.layout.state))
     size = sum(
         np.prod(layout.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -251,7 +256,8 @@ def test_adapters_are_trained_and_saved_alone(models, tmp_path):
         "mesh__data": 2,
         "mesh__fsdp": 4,
     }
-    summary = train_and_evaluate(tiny_config(models, **settings), tmp_path / "run")
+    program = Program(tiny_config(models, **settings))
+    summary = train(program, program.config, tmp_path / "run")
     assert summary["reward"]["student"] != summary["reward"]["untrained"]
     state, _ = load_state(tmp_path / "run", 4)
     for name in ("student", "teacher"):
@@ -269,7 +275,7 @@ def test_adapters_are_trained_and_saved_alone(models, tmp_path):
 
     shutil.copytree(tmp_path / "run", tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / "checkpoints" / "4")
-    train_and_evaluate(tiny_config(models, **settings), tmp_path / "again")
+    train(program, program.config, tmp_path / "again")
     chex.assert_trees_all_equal(load_state(tmp_path / "again", 4)[0], state)
 
 
@@ -278,7 +284,8 @@ def test_a_run_with_stored_embeddings_is_the_run_without(finished, models, tmp_p
     straight, _, _ = finished
     source = str(models / "pipeline")
     write_prompt_embeds(tmp_path / "embeds", open_pipeline(source), PROMPTS, source=source)
-    config = tiny_config(models, num_updates=2, prompt_embeds=str(tmp_path / "embeds"))
+    settings = {"num_updates": 2, "samples__every": 0, "evaluation__num_prompts": 0}
+    config = tiny_config(models, prompt_embeds=str(tmp_path / "embeds"), **settings)
     train_and_evaluate(config, tmp_path / "run")
     with_encoder, stored = (
         [{k: v for k, v in r.items() if not k.startswith("time/")} for r in read_metrics(workdir)]
@@ -308,6 +315,7 @@ def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
         models,
         num_updates=8,
         samples__every=1,
+        evaluation__num_prompts=0,
         hacking_patience=2,
         stop_on_hacking=True,
         gate__kind="constant",
@@ -336,7 +344,8 @@ def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
 
 @pytest.mark.slow
 def test_two_rewards_in_their_own_deviations_and_a_gate_on_one(models, tmp_path):
-    config = tiny_config(models, num_updates=2, normalise_rewards=True, gate__reward="second")
+    settings = {"num_updates": 2, "samples__every": 0}
+    config = tiny_config(models, normalise_rewards=True, gate__reward="second", **settings)
     del config.rewards.compressibility
     config.rewards.second = ConfigDict({"kind": "pickscore", "path": str(models / "heldout"), "weight": 2.0})
     summary = train_and_evaluate(config, tmp_path / "run")
