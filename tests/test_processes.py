@@ -18,7 +18,7 @@ from rats_jax.parallel.processes import parse_processes
 from rats_jax.training.loop import train_and_evaluate
 from rats_jax.workdir.checkpoint import list_steps
 from rats_jax.workdir.metrics import read_metrics
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, xla_flags
 
 ROOT = Path(__file__).parent.parent
 # `tests` is no package of its own: any installed one of that name would come first.
@@ -55,7 +55,7 @@ def start(models, workdir, *, processes, devices, **overrides):
     for process in range(processes):
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": xla_flags(devices=devices),
             "PYTHONPATH": str(ROOT),
         }
         if processes > 1:

@@ -1,5 +1,7 @@
 """The smallest real Stable Diffusion and CLIP folders: random weights, 32x32 pictures, quick to compile."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,12 @@ def write_tiny_reward(folder: Path, *, seed: int = 0) -> Path:
     params = random_params(abstract_params(clip.init_clip, clip.make_clip(config)), seed=seed)
     write_model(folder, config, params | {"logit_scale": np.float32(np.log(10.0))}, CLIP_WEIGHTS)
     return folder
+
+
+def xla_flags(*, devices):
+    """Give the flags that the tests run with, for a process of another number of devices."""
+    name = "--xla_force_host_platform_device_count"
+    return re.sub(rf"{name}=\d+", f"{name}={devices}", os.environ["XLA_FLAGS"])
 
 
 def flags_with(defaults, given):

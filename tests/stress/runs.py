@@ -11,14 +11,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rats_jax.workdir.metrics import read_metrics
-from tests.tiny import tiny_config, write_config, write_tiny_models
+from tests.tiny import tiny_config, write_config, write_tiny_models, xla_flags
 
 ROOT = Path(__file__).parents[2]
-FLAGS = {
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": str(ROOT),
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
-}
 SETTINGS = {
     "num_updates": 12,
     "batch_size": 2,
@@ -37,6 +32,11 @@ def write_job(folder, **changes):
     return write_config(folder / "job.py", tiny_config(models, **(SETTINGS | changes)))
 
 
+def on_one_device():
+    """Give the environment of a run."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(devices=1)}
+
+
 def start(config, workdir, *, failing=None, **environment):
     """Start the run; `failing` numbers a write that fails, see job.py."""
     arguments = [f"--config={config}", f"--workdir={workdir}"]
@@ -45,7 +45,7 @@ def start(config, workdir, *, failing=None, **environment):
         job = Path(__file__).with_name("job.py")
         command = [sys.executable, "-P", str(job), str(workdir), str(failing), *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=workdir.parent, env=os.environ | FLAGS | environment, **pipes)
+    return subprocess.Popen(command, cwd=workdir.parent, env=on_one_device() | environment, **pipes)
 
 
 def finish(config, workdir, **options):

@@ -30,7 +30,7 @@ class Two(subprocess.Popen):
         program.chmod(0o755)
         command = [LAUNCHER, f"--logs={workdir.parent / 'logs'}", config, workdir]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        environment = os.environ | runs.FLAGS | {"PYTHON": str(program)}
+        environment = runs.on_one_device() | {"PYTHON": str(program)}
         self._victim, self._seconds = victim, 1800
         super().__init__(list(map(str, command)), cwd=workdir.parent, env=environment, **pipes)
 

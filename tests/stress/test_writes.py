@@ -9,9 +9,16 @@ import subprocess
 import pytest
 
 from tests.stress import runs
-from tests.stress.test_kills import unbroken
 
-__all__ = ["unbroken"]
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A config of four updates, the work directory of its run, what that comes to, and how often it writes."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    config, workdir = runs.write_job(folder, num_updates=4, samples__every=3), folder / "run"
+    status, said = runs.finish(config, workdir, failing=0)
+    assert status == 0, said
+    return config, workdir, runs.result(workdir), int(workdir.with_name("writes").read_text())
 
 
 def faults_of(status, said, what):
@@ -35,12 +42,7 @@ def goes_on(config, workdir, expected, what):
 
 @pytest.mark.slow
 def test_a_write_that_fails_is_said_and_gone_on_from(unbroken, tmp_path, campaign):
-    config, expected, _ = unbroken
-    workdir = tmp_path / "counted" / "run"
-    workdir.parent.mkdir()
-    status, said = runs.finish(config, workdir, failing=0)
-    assert status == 0, said
-    writes = int(workdir.with_name("writes").read_text())
+    config, _, expected, writes = unbroken
     assert writes > 20
     numbers = range(1, writes + 1)
     if not campaign.full:
@@ -77,10 +79,10 @@ def small_disk(folder, size):
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_is_said_and_gone_on_from(unbroken, tmp_path, campaign):
-    config, expected, _ = unbroken
+    config, whole, expected, _ = unbroken
     if not campaign.full or os.name != "posix":
         pytest.skip("of the full campaign")
-    used = sum(file.stat().st_size for file in (config.parent / "first").rglob("*") if file.is_file())
+    used = sum(file.stat().st_size for file in whole.rglob("*") if file.is_file())
     count, faults, filled = 40, [], 0
     for number in range(count):
         with small_disk(tmp_path / str(number), 4096 * (1 + int(used * number / count / 4096))) as disk:
