@@ -13,7 +13,7 @@ from tests.stress import runs
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """A config of four updates, the work directory of its run, what that comes to, and how often it writes."""
+    """A config of four updates, the folder of its run, what that comes to, and how often it writes."""
     folder = tmp_path_factory.mktemp("unbroken")
     config, workdir = runs.write_job(folder, num_updates=4, samples__every=3), folder / "run"
     status, said = runs.finish(config, workdir, failing=0)
