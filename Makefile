@@ -8,6 +8,8 @@ NEWEST ?= .venv-newest
 LIBTPU := 0.0.42.1
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
+# Programs that tests of both environments have compiled; two versions of jax share none.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.compiled
 
 # What depends on the versions of other packages: their networks, schedules, tokenizers and files, and one run.
 NEWEST_TESTS := tests/test_newest.py tests/pipelines/test_pytorch.py tests/diffusion/test_diffusers_parity.py \

@@ -21,7 +21,7 @@ UNET = {
     "block_out_channels": (32, 64),
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 2,
+    "layers_per_block": 1,
 }
 UNETS = {
     "sd1": UNET | {"attention_head_dim": 4, "cross_attention_dim": 32},
@@ -39,7 +39,7 @@ UNETS = {
         "projection_class_embeddings_input_dim": 40 + 6 * 8,
     },
 }
-TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "intermediate_size": 64, "num_hidden_layers": 3}
+TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "intermediate_size": 64, "num_hidden_layers": 2}
 CLIP_L = TEXT | {
     "hidden_size": 32,
     "num_attention_heads": 2,
