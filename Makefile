@@ -8,8 +8,6 @@ NEWEST ?= .venv-newest
 LIBTPU := 0.0.42.1
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
-# Programs that tests of both environments have compiled; two versions of jax share none.
-export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.compiled
 
 # What depends on the versions of other packages: their networks, schedules, tokenizers and files, and one run.
 NEWEST_TESTS := tests/test_newest.py tests/pipelines/test_pytorch.py tests/diffusion/test_diffusers_parity.py \
@@ -52,6 +50,9 @@ $(NEWEST)/.installed: setup.py Makefile
 run: venv
 	$(BIN)/python -m rats_jax.main --config=configs/emoji_cpu.py --workdir=runs/emoji
 
+# Programs that both environments compile; two versions of jax share none.
+test test-newest: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.compiled
+
 test: lint types
 	$(BIN)/python -m pytest -m "not network" $(PYTEST_ARGS)
 	$(MAKE) test-newest
@@ -72,5 +73,5 @@ types: test-venv
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 clean:
-	rm -rf .venv $(NEWEST) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv $(NEWEST) .compiled .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
