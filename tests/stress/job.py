@@ -1,12 +1,11 @@
 """The command `python -m rats_jax.main`, in which one write can be made to fail.
 
-    python job.py DIR FAILING ARGUMENTS...
+    python job.py DIR FAILING ERROR ARGUMENTS...
 
 Counts what Python opens to write, makes, renames and removes below DIR; the one numbered FAILING (0 is none)
-fails as on a full disk. Prints how many there were to DIR's neighbour `writes`.
+fails with the ERROR of that number. Prints how many there were to DIR's neighbour `writes`.
 """
 
-import errno
 import os
 import runpy
 import sys
@@ -17,7 +16,7 @@ _WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 def main() -> None:
     """Watch, and run the command."""
-    folder, failing = os.path.realpath(sys.argv[1]), int(sys.argv[2])
+    folder, failing, error = os.path.realpath(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     count = 0
 
     def watch(event: str, arguments: tuple) -> None:
@@ -34,10 +33,10 @@ def main() -> None:
             return
         count += 1
         if count == failing:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            raise OSError(error, os.strerror(error), path)
 
     sys.addaudithook(watch)
-    sys.argv = ["rats_jax.main", *sys.argv[3:]]
+    sys.argv = ["rats_jax.main", *sys.argv[4:]]
     try:
         runpy.run_module("rats_jax.main", run_name="__main__", alter_sys=True)
     finally:

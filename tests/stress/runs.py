@@ -1,5 +1,6 @@
 """A tiny run as a command: started, ended from outside, and what it leaves."""
 
+import errno
 import json
 import os
 import subprocess
@@ -37,13 +38,13 @@ def on_one_device():
     return os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(devices=1)}
 
 
-def start(config, workdir, *, failing=None, **environment):
-    """Start the run; `failing` numbers a write that fails, see job.py."""
+def start(config, workdir, *, failing=None, error=errno.ENOSPC, **environment):
+    """Start the run; `failing` numbers a write that fails with an error, see job.py."""
     arguments = [f"--config={config}", f"--workdir={workdir}"]
     command = [sys.executable, "-P", "-m", "rats_jax.main", *arguments]
     if failing is not None:
         job = Path(__file__).with_name("job.py")
-        command = [sys.executable, "-P", str(job), str(workdir), str(failing), *arguments]
+        command = [sys.executable, "-P", str(job), str(workdir), str(failing), str(error), *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=workdir.parent, env=on_one_device() | environment, **pipes)
 

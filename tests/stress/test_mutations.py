@@ -45,7 +45,7 @@ def read_damaged(kind, folder, *, count, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_are_read_or_refused_in_one_line(kind, tmp_path, campaign):
-    count = campaign.dose(full=10_000 // len(KINDS), small=40)
+    count = campaign.dose(full=-(-10_000 // len(KINDS)), small=40)
     read, refused, faults = read_damaged(kind, tmp_path, count=count, seed=campaign.seed)
     campaign.report(f"damaged {kind}", count, f"{read} read, {refused} refused", faults)
     assert not faults, "\n".join(faults)

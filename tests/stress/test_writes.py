@@ -1,6 +1,7 @@
 """Every write of a run failed once: it says so, and a second start goes on to the same end."""
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -21,11 +22,11 @@ def unbroken(tmp_path_factory):
     return config, workdir, runs.result(workdir), int(workdir.with_name("writes").read_text())
 
 
-def faults_of(status, said, what):
+def faults_of(status, said, what, error=errno.ENOSPC):
     """Say what is wrong with how a run took a write that failed."""
     if "Traceback" in said:
         return [f"{what}: {said[-1500:]}"]
-    if "No space left" not in said:
+    if os.strerror(error) not in said:
         return [f"{what}: status {status}, and no word of it: {said[-300:]}"]
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     return [f"{what}: status {status}, lines {lines}"] if status not in (0, 1) or len(lines) > 1 else []
@@ -41,24 +42,26 @@ def goes_on(config, workdir, expected, what):
 
 
 @pytest.mark.slow
-def test_a_write_that_fails_is_said_and_gone_on_from(unbroken, tmp_path, campaign):
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES], ids=["full", "not permitted"])
+def test_a_write_that_fails_is_said_and_gone_on_from(unbroken, tmp_path, campaign, error):
     config, _, expected, writes = unbroken
     assert writes > 20
     numbers = range(1, writes + 1)
     if not campaign.full:
-        numbers = random.Random(campaign.seed).sample(numbers, 2)
+        numbers = random.Random(f"{campaign.seed}, {error}").sample(numbers, 1)
     faults = []
     for number in numbers:
         workdir = tmp_path / str(number) / "run"
         workdir.parent.mkdir()
-        status, said = runs.finish(config, workdir, failing=number)
+        status, said = runs.finish(config, workdir, failing=number, error=error)
         what = f"write {number} of {writes}"
         if status == 0 and not runs.same(runs.result(workdir), expected):
             continue  # what was to be removed stays: nothing is lost
-        faults += faults_of(status, said, what) + goes_on(config, workdir, expected, what)
+        faults += faults_of(status, said, what, error) + goes_on(config, workdir, expected, what)
         shutil.rmtree(workdir.parent)
     outcome = "one line; the second start ends with the bits of an unbroken run"
-    campaign.report("each write that Python makes, failed", len(numbers), outcome, faults)
+    tried = f"each write that Python makes, failed: {os.strerror(error)}"
+    campaign.report(tried, len(numbers), outcome, faults)
     assert not faults, "\n".join(faults)
 
 
