@@ -1,10 +1,11 @@
-"""Draw pictures with a trained student, or with any pipeline of Stable Diffusion or FLUX.
+"""Draw pictures or videos with a trained student, or with any pipeline of Stable Diffusion, FLUX or Wan.
 
     python -m rats_jax.generate --model=runs/emoji --prompt="black cat" --num-images=8 --out=cats
 
 The model is the work directory of a run, or a folder or hub id of a diffusers pipeline. One compilation
 serves all prompts, seeds and guidance scales. --out gets a PNG for each picture, with prompt, seed, steps,
-guidance and model in its metadata, a contact sheet, and prompts.jsonl for `python -m rats_jax.score`.
+guidance and model in its metadata, a contact sheet, and prompts.jsonl for `python -m rats_jax.score`; of videos
+each is a WebP that plays.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What th
 _HEIGHT = flags.DEFINE_integer(
     "height", 0, "Of the pictures, pixels; 0 is the student's or the model's own.", lower_bound=0
 )
+_NUM_FRAMES = flags.DEFINE_integer("num-frames", 0, "Of videos; 0 as for --height.", lower_bound=0)
 _WIDTH = flags.DEFINE_integer("width", 0, "As --height.", lower_bound=0)
 _MAX_SEQUENCE_LENGTH = flags.DEFINE_integer(
     "max-sequence-length", 0, "Tokens of a prompt that a T5 encoder reads; 0 as for --height.", lower_bound=0
@@ -94,6 +96,7 @@ def main(_: list[str]) -> None:
                 dtype=str(_DTYPE.value),
                 height=_HEIGHT.value or 0,
                 width=_WIDTH.value or 0,
+                num_frames=_NUM_FRAMES.value or 0,
                 max_sequence_length=_MAX_SEQUENCE_LENGTH.value or 0,
             )
             seconds = draw_folder(

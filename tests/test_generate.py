@@ -306,8 +306,8 @@ def test_pictures_that_a_full_disk_takes_are_listed_and_no_others(student, tmp_p
     def fails(*_):
         raise OSError(28, "No space left on device")
 
-    save, last = figures.save_image, "00003.png" if failing == "picture" else ""
-    monkeypatch.setattr(figures, "save_image", lambda *x: fails() if x[1].name == last else save(*x))
+    save, last = figures.save_result, "00003.png" if failing == "picture" else ""
+    monkeypatch.setattr(figures, "save_result", lambda *x: fails() if x[1].name == last else save(*x))
     if failing == "sheet":
         monkeypatch.setattr(figures, "save_picture", fails)
     settings = {"seeds": [0, 1], "num_steps": None, "guidance_scale": None, "batch_size": 2}

@@ -24,7 +24,7 @@ FOLDERS = {
     "parallel": set(),
     "config": {"parallel"},
     "workdir": {"config"},
-    "report": set(),
+    "report": {"data"},
     "student": {
         *{"diffusion", "networks", "data", "weights", "pipelines", "parallel", "workdir", "report"},
     },

@@ -1,14 +1,18 @@
 """The job on a model of videos: adapters of Wan2.1 trained on frames, on eight devices, and resumed."""
 
+import json
+
 import chex
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from PIL import Image
 
 import rats_jax
 from rats_jax.errors import ConfigError
 from rats_jax.evaluation.evaluate import evaluate
 from rats_jax.student.formats import export_student
+from rats_jax.student.model import draw_folder
 from rats_jax.training.loop import train
 from rats_jax.training.program import Program
 from rats_jax.workdir.checkpoint import open_manager
@@ -25,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def video_config(models, folder, **settings):
-    """Two updates, whose rewards see the first frame of 5: the smallest program."""
+    """Two updates, whose rewards see the first frame of 5: the smallest program. Sheets show whole clips."""
     own = {
         "pretrained": str(folder),
         "reference": "",
@@ -44,7 +48,8 @@ def video_config(models, folder, **settings):
         "lora__alpha": 4.0,
         "lora__targets": "attn[12]/to_|net_0/proj|net_2",
         "num_updates": 2,
-        "samples__every": 0,
+        "samples__every": 2,
+        "samples__num": 2,
         "checkpoint__every": 1,
         "evaluation__num_prompts": 0,
         "optimizer__learning_rate": 1e-2,
@@ -83,6 +88,45 @@ def test_adapters_are_trained_in_every_layer_and_whole_clips_are_drawn(run):
     before = rats_jax.load(str(workdir), step=1).pipeline.network
     other = student.with_network(before, guidance_scale=student.guidance_scale)(PROMPTS[:1], seed=3)
     assert np.abs(videos - other).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_sheets_show_strips_and_play_and_what_moves_is_measured(run):
+    workdir, _ = run
+    assert sorted(file.name for file in (workdir / "samples").iterdir()) == [
+        *("step_000000.png", "step_000000.webp", "step_000002.png", "step_000002.webp")
+    ]
+    with Image.open(workdir / "samples" / "step_000002.webp") as sheet:
+        assert sheet.n_frames == 5
+    records = read_metrics(workdir / "samples.jsonl")
+    expected = {f"guard/motion/{who}" for who in ("student", "teacher")} | {"guard/diversity/student"}
+    assert all(expected <= set(record) and record["guard/motion/teacher"] > 0 for record in records)
+    teacher = [record["guard/motion/teacher"] for record in records]
+    student = [record["guard/motion/student"] for record in records]
+    assert teacher[0] == teacher[1] and student[0] != student[1]
+
+
+@pytest.mark.slow
+def test_the_student_draws_files_that_play(run, tmp_path):
+    student = rats_jax.load(str(run[0]))
+    options = {"num_steps": None, "guidance_scale": None, "batch_size": 1}
+    draw_folder(student, tmp_path, PROMPTS[:2], seeds=[5], **options)
+    names = ["00000.webp", "00001.webp", "contact_sheet.png", "prompts.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    lines = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert [line["file_name"] for line in lines] == names[:2]
+    with Image.open(tmp_path / names[1]) as video:
+        assert (video.n_frames, video.size) == (5, (16, 16))
+        said = json.loads(video.getexif()[0x010E])
+        frames = []
+        for i in range(5):
+            video.seek(i)
+            frames.append(np.asarray(video.convert("RGB"), np.float32))
+    assert said == {"prompt": PROMPTS[1], "seed": "5", "model": student.title, "num_steps": "2"} | {
+        "guidance_scale": "1.0"
+    }
+    (expected,) = student(PROMPTS[1:2], seed=5)
+    assert np.abs(np.stack(frames) / 255 - expected).mean() < 0.05  # WebP loses a little
 
 
 @pytest.mark.slow

@@ -156,5 +156,5 @@ def _draw_grids(
             for title, m in rows.items()
         }
         images = {title: m.shown for title, m in rows.items()}
-        sheets[name] = draw_sheet(images, captions, contest.prompts[:SHOWN])
+        sheets[name] = draw_sheet(images, captions, contest.prompts[:SHOWN]).picture
     return sheets

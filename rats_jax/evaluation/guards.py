@@ -73,6 +73,23 @@ def edge_density(images: Array) -> Array:
     return jnp.mean(jnp.sqrt(jnp.square(down) + jnp.square(right)), axis=(1, 2))
 
 
+def motion(videos: Array) -> Array:
+    """Measure how much a video moves: the mean absolute difference of neighbouring frames.
+
+    A reward of frames is silent about motion, and a video that stands still may please it most.
+
+    Args:
+        videos: [B, T, H, W, 3] in [0, 1], T at least 2.
+
+    Returns:
+        [B] float32 in [0, 1]; 0 if nothing moves.
+    """
+    chex.assert_shape(videos, (None, None, None, None, 3))
+    if videos.shape[1] < 2:
+        raise ValueError(f"videos has {videos.shape[1]} frames, expected at least 2")
+    return jnp.mean(jnp.abs(videos[:, 1:] - videos[:, :-1]), axis=(1, 2, 3, 4))
+
+
 def diversity(images: Array) -> Array:
     """Measure how much the pictures of one prompt differ from seed to seed.
 

@@ -52,7 +52,8 @@ class Pipeline:
     Attributes:
         tokenize: prompts as arrays, computed once per prompt.
         encode_fn: the text encoders.
-        decode_fn: latents to images [B, H, W, 3] or videos [B, T, H, W, 3].
+        decode_fn: latents to images [B, H, W, 3] or videos [B, T, H, W, 3], of which a training may decode
+            the first frames alone.
         guided_fn: the network with the guidance of its family: classifier-free, where at a scale of exactly 1
             there is none, or embedded, where the network is told the scale.
         evaluations: guidance scale -> network evaluations of a step; ValueError for a scale that the family
@@ -73,6 +74,7 @@ class Pipeline:
         gpu_options: of XLA, for programs of its network on GPUs.
         learned_words: that were added to the vocabularies of its tokenizers.
         negative_prompt: that guidance leads away from.
+        decode_whole_fn: latents to whole videos; None where `decode_fn` gives no less.
         float32_weights: regular expression, searched in the path of a weight of its network: those that are
             kept in float32 whatever the others are kept in; '' is none.
     """
@@ -99,6 +101,7 @@ class Pipeline:
     gpu_options: tuple[tuple[str, Any], ...] = ()
     learned_words: tuple[str, ...] = ()
     negative_prompt: str = ""
+    decode_whole_fn: DecodeFn | None = None
     float32_weights: str = ""
 
     def compiler_options(self, device: Any) -> dict[str, Any]:

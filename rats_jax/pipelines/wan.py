@@ -110,6 +110,7 @@ def compose(parts: Parts) -> Pipeline:
         guidance_scale=5.0,
         gpu_options=TRANSFORMER_OPTIONS,
         negative_prompt=options.negative_prompt,
+        decode_whole_fn=make_video_decode_fn(vae, 0),
         float32_weights=_FLOAT32,
     )
 

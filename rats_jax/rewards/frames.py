@@ -5,22 +5,9 @@ from __future__ import annotations
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from rats_jax.data.frames import choose_frames
 from rats_jax.types import Array, Params, PromptInputs, RewardFn
-
-
-def choose_frames(length: int, count: int) -> np.ndarray:
-    """Choose frames at even distances, the first and the last among them; of one, the first.
-
-    Args:
-        length: T, frames of the video.
-        count: n from 1 to T, or 0 for all.
-
-    Returns:
-        [n] ascending positions.
-    """
-    return np.linspace(0, length - 1, count or length).round().astype(np.int32)
 
 
 def on_frames(reward_fn: RewardFn, count: int) -> RewardFn:

@@ -277,9 +277,9 @@ def draw_folder(
 
     Args:
         model: from `rats_jax.load`.
-        folder: gets 00000.png and so on, with what they were made of in their metadata, prompts.jsonl, as
-            `python -m rats_jax.score` reads it, and contact_sheet.png of the first pictures. Where that ends
-            with an error, prompts.jsonl lists the pictures that are there.
+        folder: gets 00000.png and so on, of videos 00000.webp, with what they were made of in their metadata,
+            prompts.jsonl, as `python -m rats_jax.score` reads it, and contact_sheet.png of the first. Where
+            that ends with an error, prompts.jsonl lists the files that are there.
         prompts: texts.
         seeds: of the pictures of each prompt.
         num_steps, guidance_scale: as for the model.
@@ -287,11 +287,7 @@ def draw_folder(
 
     Returns:
         The seconds that drawing took, compilation not among them.
-
-    Raises:
-        ConfigError: it draws videos.
     """
-    model.pipeline.expect_pictures("model", model.source)
     jobs = [(prompt, seed) for prompt in prompts for seed in seeds]
     size = min(batch_size, len(jobs))
     steps = model.num_steps if num_steps is None else num_steps
@@ -307,12 +303,14 @@ def draw_folder(
             images = model(texts, num_steps=steps, latents=noise, guidance_scale=scale)
             seconds += time.perf_counter() - start
             for row, image in zip(rows[kept], images[kept], strict=True):
-                (prompt, seed), name = jobs[row], f"{row:05d}.png"
-                with _listed(lines, {"file_name": name, "prompt": prompt, "seed": seed}):
-                    figures.save_image(image, folder / name, {"prompt": prompt, "seed": str(seed)} | made)
+                (prompt, seed), file = jobs[row], folder / f"{row:05d}{figures.suffix_of(image)}"
+                with _listed(lines, {"file_name": file.name, "prompt": prompt, "seed": seed}):
+                    figures.save_result(image, file, {"prompt": prompt, "seed": str(seed)} | made)
                 shown += [image] if len(shown) < _SHEET else []
     titles = [prompt for prompt, _ in jobs[: len(shown)]]
     columns = min(len(seeds) if len(seeds) > 1 else 8, 12)
+    if shown[0].ndim == 4:  # each is several frames wide
+        columns = min(columns, 2)
     sheet = figures.draw_grid(np.stack(shown), titles, columns=columns, tile=_TILE)
     figures.save_picture(sheet, folder / CONTACT_SHEET)
     return seconds

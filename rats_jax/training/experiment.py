@@ -14,7 +14,16 @@ import optax
 from rats_jax.method.contracts import Contestant, FrozenFns, Objective, TargetsUpdateFn, TeachFn, UpdateFn
 from rats_jax.method.moments import init_moments
 from rats_jax.pipelines.base import Pipeline
-from rats_jax.types import Batch, FrozenParams, Params, PromptInputs, RewardModel, ScoreFn, TrainState
+from rats_jax.types import (
+    Batch,
+    DecodeFn,
+    FrozenParams,
+    Params,
+    PromptInputs,
+    RewardModel,
+    ScoreFn,
+    TrainState,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,8 @@ class Experiment:
         rewards: by name, the trained ones.
         monitors: by name, those that are measured and never trained on.
         monitor_fn: all of `monitors`.
+        decode_whole_fn: what sheets and tables decode with: whole videos, of which the update may decode the
+            first frames alone.
         initial: what training starts from, float32: the network's weights, or adapters that change nothing.
         frozen_dtype: what weights that never change are stored in.
         teacher, student: as in the update.
@@ -46,6 +57,7 @@ class Experiment:
     rewards: Mapping[str, RewardModel]
     monitors: Mapping[str, RewardModel]
     monitor_fn: ScoreFn
+    decode_whole_fn: DecodeFn
     initial: Params
     frozen_dtype: Any
     teacher: Contestant

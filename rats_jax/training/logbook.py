@@ -96,15 +96,15 @@ class Logbook:
         if is_logged(self._config, step):
             self._writer.write(step, values | {"time/elapsed": self.seconds})
 
-    def log_sheet(self, step: int, sheet: Any, record: Mapping[str, float]) -> None:
+    def log_sheet(self, step: int, sheet: figures.Sheet, record: Mapping[str, float]) -> None:
         """Write a sheet of samples and what was measured on it; warn of a hacked reward.
 
         Raises:
             DivergedError: a number is not finite.
             HackingError: the reward rose while all else fell, and the config asks to stop there.
         """
-        figures.save_picture(sheet, self.folder / "samples" / f"step_{step:06d}.png")
-        self._writer.write_image(step, "samples", np.asarray(sheet))
+        figures.save_sheet(sheet, self.folder / "samples" / f"step_{step:06d}")
+        self._writer.write_image(step, "samples", np.asarray(sheet.picture))
         self._check_finite(step, record)
         self._writer.write_samples(step, record)
         patience, records = self._config.hacking_patience, read_metrics(self.folder / SAMPLES_FILE)

@@ -63,7 +63,10 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         for scored in (rewards, monitors)
     )
     layout = batch_sharding(mesh)
-    decode_fn = _laid_out(in_parts(pipeline.decode_fn, config.decoder_parts), layout)
+    decode_fn, decode_whole_fn = (
+        _laid_out(in_parts(decode_fn, config.decoder_parts), layout)
+        for decode_fn in (pipeline.decode_fn, pipeline.decode_whole_fn or pipeline.decode_fn)
+    )
     fns = FrozenFns(pipeline.encode_fn, decode_fn, score_fn)
     objective = make_objective(config, sorted(rewards))
     roll = functools.partial(_make_rollout_fn, config, pipeline)
@@ -111,6 +114,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         rewards=rewards,
         monitors=monitors,
         monitor_fn=monitor_fn,
+        decode_whole_fn=decode_whole_fn,
         initial=_make_initial(config, pipeline),
         frozen_dtype=jnp.dtype(config.frozen_dtype),
         teacher=teacher,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from rats_jax.training.table import EvaluationSet, Pictures, render_set
 from rats_jax.types import Params, TrainState
 
 _GUARDS = {name: jax.jit(guard) for name, guard in guards.PICTURE_GUARDS.items()}
-_DIVERSITY = jax.jit(guards.diversity)
+_DIVERSITY, _MOTION = jax.jit(guards.diversity), jax.jit(guards.motion)
 _ORDER = ("teacher", "untrained", "student")
 _SEEDS = 4
 
@@ -33,7 +32,7 @@ class Sheets:
     def __init__(self, program: Program, *, count: int):
         self._program, self._experiment, self._count = program, program.experiment, count
 
-    def draw(self, state: TrainState) -> tuple[Any, dict[str, float]]:
+    def draw(self, state: TrainState) -> tuple[figures.Sheet, dict[str, float]]:
         """Draw teacher, untrained and student, and measure them.
 
         Args:
@@ -80,7 +79,11 @@ class Sheets:
 
     def _measure(self, pictures: Pictures) -> dict[str, float]:
         measured = {f"monitor/{name}": pictures.scores[name] for name in self._experiment.monitors}
-        measured |= {f"guard/{name}": guard(pictures.images) for name, guard in _GUARDS.items()}
+        images = pictures.images
+        if images.ndim == 5 and images.shape[1] > 1:
+            measured["guard/motion"] = _MOTION(images)
+        images = images.reshape(-1, *images.shape[-3:])  # of a video each frame
+        measured |= {f"guard/{name}": guard(images) for name, guard in _GUARDS.items()}
         measured["guard/latent_std"] = np.std(pictures.latents)
         measured["guard/latent_mean_square"] = np.mean(np.square(pictures.latents))
         return {name: float(np.mean(values)) for name, values in measured.items()}
@@ -93,7 +96,8 @@ class Sheets:
         shape = (len(chosen), *self._experiment.pipeline.latent_shape)
         noise = np.asarray(jax.random.normal(jax.random.key(0), shape, jnp.float32))
         images = self._render("student", student, EvaluationSet(chosen, noise, size)).images
-        return float(np.mean(_DIVERSITY(images.reshape(-1, seeds, *images.shape[1:]))))
+        tall = images.reshape(len(images), -1, *images.shape[-2:])  # frames of a video below each other
+        return float(np.mean(_DIVERSITY(tall.reshape(-1, seeds, *tall.shape[1:]))))
 
     def _render(self, role: str, params: Params, chosen: EvaluationSet | None = None) -> Pictures:
         chosen, render = chosen or self._program.evaluation_set, self._program.render_fns[role]

@@ -29,8 +29,8 @@ class Pictures(NamedTuple):
     """What a contestant made of N prompts: NumPy arrays, or traced ones inside a program.
 
     Attributes:
-        images: [N, H, W, 3] float32 in [0, 1].
-        latents: [N, h, w, C] float32.
+        images: [N, H, W, 3] float32 in [0, 1], or whole videos [N, T, H, W, 3].
+        latents: [N, h, w, C] or [N, t, h, w, C] float32.
         scores: [N] float32 by name, of every trained and every monitored reward.
     """
 
@@ -105,7 +105,7 @@ def make_judge_fn(experiment: Experiment) -> Callable[..., Pictures]:
         judge(frozen, monitors' params, batch, monitors' prompt inputs, latents) -> Pictures of arrays.
     """
     fns = experiment.fns
-    picture_fn = make_picture_fn(fns.decode_fn)
+    picture_fn = make_picture_fn(experiment.decode_whole_fn)
 
     def judge(
         frozen: FrozenParams,

@@ -35,6 +35,15 @@ def test_colourfulness_is_that_of_hasler_and_suesstrunk(images):
     np.testing.assert_allclose(guards.colourfulness(grey), 0.0, atol=1e-6)
 
 
+def test_motion_is_the_mean_step_between_frames():
+    videos = np.random.default_rng(1).uniform(size=(2, 4, 5, 6, 3)).astype(np.float32)
+    expected = [np.mean([np.abs(v[t + 1] - v[t]).mean() for t in range(3)]) for v in videos]
+    chex.assert_trees_all_close(guards.motion(videos), np.float32(expected), rtol=1e-5)
+    np.testing.assert_array_equal(guards.motion(np.repeat(videos[:, :1], 3, axis=1)), 0.0)
+    with pytest.raises(ValueError, match="videos has 1 frames, expected at least 2"):
+        guards.motion(videos[:, :1])
+
+
 def test_edge_density_is_the_mean_slope_of_the_luma(images):
     expected = []
     for image in images.astype(np.float64):

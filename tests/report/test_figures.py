@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from rats_jax.report.figures import _fit, draw_grid
+from rats_jax.report.figures import _fit, draw_grid, draw_sheet, to_picture
 
 FONT = ImageFont.load_default(size=11)
 
@@ -39,3 +39,22 @@ def test_a_sheet_of_very_long_texts_takes_no_time(text):
     start = time.perf_counter()
     draw_grid(np.zeros((4, 8, 8, 3)), [text] * 4, columns=4)
     assert time.perf_counter() - start < 5
+
+
+def test_a_video_is_a_strip_of_four_frames_in_its_own_proportions():
+    video = np.zeros((7, 8, 16, 3))
+    video[:, ..., 0] = np.linspace(0.0, 1.0, 7)[:, None, None]
+    strip = np.asarray(to_picture(video, 16))
+    assert strip.shape == (16, 4 * 32, 3)
+    np.testing.assert_array_equal(strip[0, 16::32, 0], [0, 85, 170, 255])
+    assert to_picture(video[:2], 16).size == (64, 16)
+    assert to_picture(video[0], 16).size == (32, 16)
+
+
+def test_a_sheet_of_videos_plays_all_of_them():
+    videos = np.random.default_rng(0).random((3, 5, 8, 8, 3))
+    captions = {name: ["1.0"] * 3 for name in ("teacher", "student")}
+    sheet = draw_sheet(dict.fromkeys(captions, videos), captions, ["a", "b", "c"])
+    assert len(sheet.frames) == 5 and len({frame.tobytes() for frame in sheet.frames}) == 5
+    still = draw_sheet({name: videos[:, 0] for name in captions}, captions, ["a", "b", "c"])
+    assert still.frames == [] and still.picture.tobytes() == sheet.frames[0].tobytes()

@@ -59,10 +59,11 @@ def toy_experiment(heldout=True):
         pipeline=SimpleNamespace(latent_shape=(4, 4, 3)),
         fns=FrozenFns(
             encode_fn=lambda params, prompt: prompt,
-            decode_fn=lambda params, latents: params * latents,
+            decode_fn=None,
             score_fn=lambda params, pictures, prompt: {"first": prompt + jnp.mean(pictures, axis=(1, 2, 3))},
         ),
         make_batch=lambda prompts: SimpleNamespace(prompt=prepare(prompts), reward=prepare(prompts)),
+        decode_whole_fn=lambda params, latents: params * latents,
         monitor_fn=lambda params, pictures, prompt: {name: params[name] * prompt[name] for name in monitored},
         make_monitor_inputs=lambda prompts: {name: prepare(prompts) for name in monitored},
     )

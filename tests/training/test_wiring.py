@@ -17,6 +17,7 @@ from rats_jax.config.together import validate
 from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.parallel.mesh import make_mesh
 from rats_jax.pipelines.base import Pipeline
+from rats_jax.report.figures import Sheet
 from rats_jax.training import logbook, loop, models, program, setup, teacher
 from rats_jax.training.due import Due, find_due, is_logged
 from rats_jax.types import Grid, RewardModel
@@ -206,7 +207,7 @@ def arrivals_in_setup(config, monkeypatch):
     made = setup.make_experiment(config, opened, mesh)
     student, trained = made.student.rollout_fn, made.objective
     taught, guided = made.teacher.rollout_fn, made.untrained_guided.rollout_fn
-    (parts, monitored, decoded) = (call.args for call in seen.calls["in_parts"])
+    (parts, monitored, decoded, whole) = (call.args for call in seen.calls["in_parts"])
     gate = trained.gate_fn
 
     def scale_of(rollout_fn):
@@ -255,7 +256,7 @@ def arrivals_in_setup(config, monkeypatch):
         "lora.alpha": adapters[0].scale * 8,
         "lora.targets": seen.init_adapters.targets,
         "frozen_dtype": made.frozen_dtype.name,
-        "decoder_parts": decoded[1],
+        "decoder_parts": (decoded[1], whole[1]),
         "reward_parts": parts[1],
     }
 
@@ -388,9 +389,9 @@ def arrivals_at_dates(config, _):
 def arrivals_in_logbook(config, monkeypatch, tmp_path):
     seen = Recorder(monkeypatch)
     seen.put(logbook.hacking, "find_hacking", [])
-    seen.put(logbook.figures, "save_picture")
+    seen.put(logbook.figures, "save_sheet")
     with logbook.Logbook(config, "w", tmp_path, step=0, started=0.0, saved=lambda: (None, None)) as book:
-        book.log_sheet(3, np.zeros((2, 2, 3)), {"reward/student": 1.0})
+        book.log_sheet(3, Sheet(np.zeros((2, 2, 3)), []), {"reward/student": 1.0})
     return {"hacking_patience": seen.find_hacking.patience}
 
 
