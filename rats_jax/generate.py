@@ -4,8 +4,8 @@
 
 The model is the work directory of a run, or a folder or hub id of a diffusers pipeline. One compilation
 serves all prompts, seeds and guidance scales. --out gets a PNG for each picture, with prompt, seed, steps,
-guidance and model in its metadata, a contact sheet, and prompts.jsonl for `python -m rats_jax.score`; of videos
-each is a WebP that plays.
+guidance and model in its metadata, a contact sheet, and prompts.jsonl for `python -m rats_jax.score`. A video
+is a WebP that plays.
 """
 
 from __future__ import annotations

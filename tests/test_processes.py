@@ -41,6 +41,7 @@ except StoppedError as error:
 """
 # Both axes reach over both processes, and the last batch of the table is filled up.
 SETTINGS = {"mesh__data": 2, "mesh__fsdp": 4, "samples__every": 2}
+CURVES = {"samples__every": 0, "evaluation__num_prompts": 0}
 
 
 def free_port():
@@ -108,7 +109,7 @@ def two_times_four(models, tmp_path_factory):
 @pytest.fixture(scope="module")
 def one_device(models, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one") / "run"
-    run(models, workdir, processes=1, devices=1, **(SETTINGS | {"mesh__data": 1, "mesh__fsdp": 1}))
+    run(models, workdir, processes=1, devices=1, **(CURVES | {"mesh__data": 1, "mesh__fsdp": 1}))
     return curves(workdir)
 
 
@@ -129,7 +130,7 @@ def test_two_processes_with_four_devices_are_one_with_eight_and_one_device(
 @pytest.mark.slow
 def test_layers_that_are_split_over_devices_give_the_same_curve(one_device, models, tmp_path):
     sizes = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
-    train_and_evaluate(tiny_config(models, **(SETTINGS | sizes)), tmp_path / "run")
+    train_and_evaluate(tiny_config(models, **(CURVES | sizes)), tmp_path / "run")
     assert_same_curves(curves(tmp_path / "run"), one_device)
 
 

@@ -366,7 +366,8 @@ def test_two_rewards_in_their_own_deviations_and_a_gate_on_one(models, tmp_path)
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(models, tmp_path):
-    config = tiny_config(models, optimizer__learning_rate=1e30, optimizer__warmup_updates=0)
+    settings = {"optimizer__learning_rate": 1e30, "optimizer__warmup_updates": 0, "samples__every": 0}
+    config = tiny_config(models, **settings)
     with pytest.raises(DivergedError, match="update [234]: .* is (nan|inf).*update None"):
         train_and_evaluate(config, tmp_path / "run")
     with open_manager(tmp_path / "run" / "checkpoints", keep=9, every=1) as manager:

@@ -44,11 +44,13 @@ def goes_on(config, workdir, expected, what):
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES], ids=["full", "not permitted"])
 def test_a_write_that_fails_is_said_and_gone_on_from(unbroken, tmp_path, campaign, error):
+    if not campaign.full and error != errno.ENOSPC:
+        pytest.skip("of the full campaign")
     config, _, expected, writes = unbroken
     assert writes > 20
     numbers = range(1, writes + 1)
-    if not campaign.full:
-        numbers = random.Random(f"{campaign.seed}, {error}").sample(numbers, 1)
+    if not campaign.full:  # tests/training/test_disk.py has more of them, in one process
+        numbers = random.Random(campaign.seed).sample(numbers, 1)
     faults = []
     for number in numbers:
         workdir = tmp_path / str(number) / "run"
