@@ -87,17 +87,16 @@ _TOWER = {
 }
 
 
-def write_tiny_pipeline(folder: Path, *, seed: int = 0) -> Path:
+def write_tiny_pipeline(folder: Path, *, seed: int = 0, unet=UNET, vae=VAE) -> Path:
     """Write a diffusers Stable Diffusion folder with random weights; its prompts are PROMPTS."""
     tokens = _write_tokenizer(folder / "tokenizer")
     text = _TOWER | tokens | {"projection_dim": 32, "model_type": "clip_text_model"}
     text_encoder = CLIPTextModel.from_config(text)
-    unet, vae = UNet2DConditionModel.from_config(UNET), AutoencoderKL.from_config(VAE)
-    unet_params = random_params(unet.abstract_params(), seed=seed)
-    vae_params = random_params(vae.abstract_params(), seed=seed + 1)
+    unet_params = random_params(UNet2DConditionModel.from_config(unet).abstract_params(), seed=seed)
+    vae_params = random_params(AutoencoderKL.from_config(vae).abstract_params(), seed=seed + 1)
     text_params = random_params(text_encoder.abstract_params(), seed=seed + 2)
-    write_model(folder / "unet", UNET, unet_params, UNET_WEIGHTS)
-    write_model(folder / "vae", VAE, vae_params, VAE_WEIGHTS)
+    write_model(folder / "unet", dict(unet), unet_params, UNET_WEIGHTS)
+    write_model(folder / "vae", dict(vae), vae_params, VAE_WEIGHTS)
     write_model(folder / "text_encoder", text, text_params, CLIP_WEIGHTS)
     write_model_index(folder, SCHEDULER)
     return folder

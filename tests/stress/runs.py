@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,29 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rats_jax.workdir.metrics import read_metrics
-from tests.tiny import tiny_config, write_config, write_tiny_models, xla_flags
+from tests.tiny import (
+    UNET,
+    VAE,
+    tiny_config,
+    write_config,
+    write_tiny_models,
+    write_tiny_pipeline,
+    xla_flags,
+)
 
 ROOT = Path(__file__).parents[2]
+# What is traced and compiled at each start: no more than a run has to have.
+NO_MIDDLE = {"mid_block_type": None}
+ONE_BLOCK = {
+    "down_block_types": ("DownEncoderBlock2D",),
+    "up_block_types": ("UpDecoderBlock2D",),
+    "block_out_channels": (16,),
+    "sample_size": 8,
+}
 SETTINGS = {
     "num_updates": 12,
     "batch_size": 2,
+    "reference": "",
     "samples__every": 5,
     "samples__num": 2,
     "checkpoint__every": 2,
@@ -30,6 +48,8 @@ def write_job(folder, **changes):
     """Write models and the config of a tiny run; gives the config's file."""
     models = folder / "models"
     write_tiny_models(models)
+    shutil.rmtree(models / "pipeline")
+    write_tiny_pipeline(models / "pipeline", unet=UNET | NO_MIDDLE, vae=VAE | ONE_BLOCK)
     return write_config(folder / "job.py", tiny_config(models, **(SETTINGS | changes)))
 
 
