@@ -1,16 +1,21 @@
 """The job on a model of videos: adapters of Wan2.1 trained on frames, on eight devices, and resumed."""
 
 import json
+import re
 
 import chex
 import numpy as np
 import pytest
+import torch
 from flax.traverse_util import flatten_dict
 from PIL import Image
+from safetensors.numpy import load_file
 
 import rats_jax
 from rats_jax.errors import ConfigError
 from rats_jax.evaluation.evaluate import evaluate
+from rats_jax.pipelines.wan import native_name
+from rats_jax.student.adapters import COMFYUI_FILE, LORA_FILE
 from rats_jax.student.formats import export_student
 from rats_jax.student.model import draw_folder
 from rats_jax.training.loop import train
@@ -142,5 +147,68 @@ def test_what_knows_pictures_alone_refuses_the_run(run, tmp_path):
     options |= {"step": None, "dtype": "float32", "num_steps": [1], "num_prompts": 4, "num_seeds": 1}
     with pytest.raises(ConfigError, match="^workdir='.*': expected a model of pictures"):
         evaluate(workdir, tmp_path, say=print, **options)
-    with pytest.raises(ConfigError, match="^workdir='.*': expected a model of pictures"):
-        export_student(rats_jax.load(workdir), tmp_path, format="diffusers", dtype="float32")
+    for format, message in (
+        ("jax", "^format='jax': workdir='.*': expected a model of pictures: this one makes videos"),
+        ("flax", "^format='flax': Flax diffusers had no pipeline of the kind of"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            export_student(rats_jax.load(workdir), tmp_path, format=format, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    student, folder = rats_jax.load(str(run[0])), tmp_path_factory.mktemp("exported")
+    for format in ("diffusers", "lora"):
+        (folder / format).mkdir()
+        export_student(student, folder / format, format=format, dtype="float32")
+    noise = student.make_noise([7])
+    return folder, noise, student(PROMPTS[:1], latents=noise)
+
+
+def draw_as_the_card_says(folder, noise, file=None):
+    """Run the example of a card from a given noise, with another file of adapters or that of the card."""
+    card = (folder / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    example = example.replace("THIS_FOLDER", str(folder)).replace("a photo of a red apple", PROMPTS[0])
+    example = example.replace('"guidance_scale"', '"output_type": "np", "latents": latents, "guidance_scale"')
+    if file:
+        example = example.replace(LORA_FILE, file)
+    scope = {"latents": torch.from_numpy(np.moveaxis(noise, -1, 1).copy())}
+    exec(example, scope)
+    return scope["frames"]
+
+
+@pytest.mark.slow
+def test_pytorch_opens_the_exports_and_draws_the_same_frames(exported, folder):
+    out, noise, ours = exported
+    assert "pipeline_tag: text-to-video" in (out / "diffusers" / "README.md").read_text()
+    np.testing.assert_allclose(draw_as_the_card_says(out / "diffusers", noise), ours, atol=2e-3)
+    for file in (LORA_FILE, COMFYUI_FILE):
+        np.testing.assert_allclose(draw_as_the_card_says(out / "lora", noise, file), ours, atol=2e-3)
+    names = set(load_file(out / "lora" / COMFYUI_FILE))
+    assert "diffusion_model.blocks.1.cross_attn.o.lora_B.weight" in names
+    assert {name.split(".lora_")[0].rpartition("blocks.")[2][2:] for name in names} == {
+        *(f"{kind}_attn.{layer}" for kind in ("self", "cross") for layer in "qkvo"),
+        *("ffn.0", "ffn.2"),
+    }
+    untrained = rats_jax.load(str(folder), height=16, width=16, num_frames=5, max_sequence_length=12)
+    before = untrained(PROMPTS[:1], latents=noise, num_steps=2, guidance_scale=1.0)
+    assert np.abs(before - ours).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        ("blocks.11.attn1.to_q", "blocks.11.self_attn.q"),
+        ("blocks.0.attn2.to_out.0", "blocks.0.cross_attn.o"),
+        ("blocks.0.ffn.net.0.proj", "blocks.0.ffn.0"),
+        ("blocks.0.ffn.net.2", "blocks.0.ffn.2"),
+        ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+        ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+        ("condition_embedder.time_proj", "time_projection.1"),
+        ("patch_embedding", "patch_embedding"),
+        ("proj_out", "head.head"),
+    ],
+)
+def test_layers_have_the_names_of_their_makers(layer, expected):
+    assert native_name(layer) == expected

@@ -75,6 +75,8 @@ class Pipeline:
         learned_words: that were added to the vocabularies of its tokenizers.
         negative_prompt: that guidance leads away from.
         decode_whole_fn: latents to whole videos; None where `decode_fn` gives no less.
+        native_name: PyTorch name of a layer of its network -> the name that its makers gave it; None where
+            ComfyUI reads the adapters of diffusers.
         float32_weights: regular expression, searched in the path of a weight of its network: those that are
             kept in float32 whatever the others are kept in; '' is none.
     """
@@ -102,6 +104,7 @@ class Pipeline:
     learned_words: tuple[str, ...] = ()
     negative_prompt: str = ""
     decode_whole_fn: DecodeFn | None = None
+    native_name: Callable[[str], str] | None = None
     float32_weights: str = ""
 
     def compiler_options(self, device: Any) -> dict[str, Any]:

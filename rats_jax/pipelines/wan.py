@@ -46,6 +46,18 @@ _FRAMES, _HEIGHT, _WIDTH = 81, 480, 832
 _TOKENS = 512
 # Small weights whose rounding is seen: PyTorch's class keeps them in float32, too.
 _FLOAT32 = "time_embedder|scale_shift_table|/norm2/"
+_NATIVE = (
+    (r"\battn1\.", "self_attn."),
+    (r"\battn2\.", "cross_attn."),
+    (r"\bto_([qkv])$", r"\1"),
+    (r"\bto_out\.0$", "o"),
+    (r"\bffn\.net\.0\.proj$", "ffn.0"),
+    (r"\bffn\.net\.2$", "ffn.2"),
+    (r"^condition_embedder\.time_proj$", "time_projection.1"),
+    (r"^condition_embedder\.(time|text)_embedder\.linear_1$", r"\1_embedding.0"),
+    (r"^condition_embedder\.(time|text)_embedder\.linear_2$", r"\1_embedding.2"),
+    (r"^proj_out$", "head.head"),
+)
 # Of Wan2.2, whose second transformer takes over below a level of noise.
 _INDEX: Mapping[str, Field] = {
     "transformer_2": Field(None, lambda value: value in (None, [None, None]), "[null, null]"),
@@ -111,6 +123,7 @@ def compose(parts: Parts) -> Pipeline:
         gpu_options=TRANSFORMER_OPTIONS,
         negative_prompt=options.negative_prompt,
         decode_whole_fn=make_video_decode_fn(vae, 0),
+        native_name=native_name,
         float32_weights=_FLOAT32,
     )
 
@@ -183,6 +196,16 @@ def write_wan_pipeline(
     index = read_json(folder / "model_index.json") | {"scheduler": ["diffusers", FLOW_CLASS]}
     write_json(folder / "model_index.json", index)
     write_json(folder / SCHEDULER_FILE, read_flow(parts))
+
+
+def native_name(layer: str) -> str:
+    """Give the name of a layer in the files of Wan's makers: 'blocks.0.attn1.to_q' -> 'blocks.0.self_attn.q'.
+
+    Source: convert_wan_to_diffusers.py of diffusers, the other way round.
+    """
+    for ours, theirs in _NATIVE:
+        layer = re.sub(ours, theirs, layer)
+    return layer
 
 
 def clean(prompt: str) -> str:

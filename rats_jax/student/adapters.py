@@ -1,9 +1,9 @@
-"""Adapters of a student as files that others read, in peft's names and in Kohya's."""
+"""Adapters of a student as files that others read, in peft's names and in those that ComfyUI reads."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,39 +17,53 @@ from rats_jax.weights.naming import torch_name, unstack
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Where diffusers looks for adapters."""
-_KOHYA_FILE = "comfyui/rats_lora.safetensors"
+COMFYUI_FILE = "comfyui/rats_lora.safetensors"
+"""The same adapters in the names that ComfyUI reads, where it does not read those of diffusers."""
 
 
-def write_adapters(folder: Path, adapters: Params, *, network_name: str, scale: float, dtype: Any) -> None:
-    """Write adapters in peft's names, as diffusers reads them, and those of a UNet in Kohya's for ComfyUI.
+def write_adapters(
+    folder: Path,
+    adapters: Params,
+    *,
+    network_name: str,
+    native_name: Callable[[str], str] | None,
+    scale: float,
+    dtype: Any,
+) -> None:
+    """Write adapters in peft's names, as diffusers reads them, and for ComfyUI in those that it reads.
 
-    Of a transformer ComfyUI reads peft's names too. Both readers scale by alpha / rank with alpha = rank,
-    so `scale` goes into the second factor.
+    These are Kohya's of a UNet, those of its makers of a transformer that has a `native_name`, and peft's of
+    others. All readers scale by alpha / rank with alpha = rank, so `scale` goes into the second factor.
 
     Args:
         folder: to write into.
         adapters: from `lora.init_adapters`, trained.
         network_name: folder of the network in its pipeline.
+        native_name: of the pipeline.
         scale: alpha / rank.
         dtype: of the weights on disk.
     """
-    peft, kohya = {}, {}
+    peft, comfyui = {}, {}
     for path, down, up in _layers(adapters):
         layer = torch_name((*path, "kernel")).removesuffix(".weight")
         first, second = down.T, (scale * up).T
-        if down.ndim == 4:  # HWIO -> OIHW
-            first, second = down.transpose(3, 2, 0, 1), second[:, :, None, None]
+        if down.ndim > 2:  # HWIO -> OIHW, THWIO -> OITHW
+            places = down.ndim - 2
+            first = down.transpose(places + 1, places, *range(places))
+            second = second.reshape(*second.shape, *[1] * places)
         first, second = (np.ascontiguousarray(x, dtype) for x in (first, second))
         prefix = f"{network_name}.{layer}"
         peft |= {f"{prefix}.lora_A.weight": first, f"{prefix}.lora_B.weight": second}
-        name = f"lora_unet_{layer.replace('.', '_')}"
-        kohya |= {f"{name}.lora_down.weight": first, f"{name}.lora_up.weight": second}
-        kohya[f"{name}.alpha"] = np.array(len(first), dtype)
-    files = {LORA_FILE: peft}
-    if network_name == "unet":  # of a transformer ComfyUI reads peft's names
-        files[_KOHYA_FILE] = kohya
-        (folder / _KOHYA_FILE).parent.mkdir()
+        if network_name == "unet":
+            name = f"lora_unet_{layer.replace('.', '_')}"
+            comfyui |= {f"{name}.lora_down.weight": first, f"{name}.lora_up.weight": second}
+            comfyui[f"{name}.alpha"] = np.array(len(first), dtype)
+        elif native_name is not None:
+            name = f"diffusion_model.{native_name(layer)}"
+            comfyui |= {f"{name}.lora_A.weight": first, f"{name}.lora_B.weight": second}
+    files = {LORA_FILE: peft} | ({COMFYUI_FILE: comfyui} if comfyui else {})
     for file, tensors in files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
         save_file(tensors, str(folder / file), metadata={"format": "pt"})
         (folder / file).chmod(0o644)
 
@@ -67,8 +81,8 @@ def read_adapters(file: Path, like: Params, *, network_name: str) -> Params:
     def read(path: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         layer = f"{network_name}.{torch_name((*path, 'kernel')).removesuffix('.weight')}"
         first, second = (tensors.pop(f"{layer}.lora_{which}.weight").astype(np.float32) for which in "AB")
-        if first.ndim == 4:
-            return first.transpose(2, 3, 1, 0), second[:, :, 0, 0].T
+        if first.ndim > 2:
+            return first.transpose(*range(2, first.ndim), 1, 0), second.reshape(second.shape[:2]).T
         return first.T, second.T
 
     flat = {}

@@ -9,8 +9,9 @@ from typing import Any
 from etils import epath
 
 from rats_jax.files import write_whole
+from rats_jax.pipelines.base import makes_videos
 from rats_jax.report import run_table, tables
-from rats_jax.student.adapters import LORA_FILE, find_licence
+from rats_jax.student.adapters import COMFYUI_FILE, LORA_FILE, find_licence
 from rats_jax.student.model import Origin, TextToImage
 from rats_jax.weights.folder import read_json
 from rats_jax.weights.hub import get_file
@@ -38,6 +39,22 @@ from diffusers import {scheduler_class}DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained("{base}")
 {scheduler}pipeline.load_lora_weights("THIS_FOLDER", weight_name="{lora_file}")
 images = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}{options}).images
+""",
+    "video diffusers": """\
+from diffusers import WanPipeline
+
+pipeline = WanPipeline.from_pretrained("THIS_FOLDER")
+{levels_of_steps}options = {{"num_inference_steps": {steps}, "guidance_scale": {scale:g}{options}}}
+frames = pipeline("{prompt}", **options).frames
+""",
+    "video lora": """\
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+
+pipeline = WanPipeline.from_pretrained("{base}")
+pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift={shift:g})
+pipeline.load_lora_weights("THIS_FOLDER", weight_name="{lora_file}")
+{levels_of_steps}options = {{"num_inference_steps": {steps}, "guidance_scale": {scale:g}{options}}}
+frames = pipeline("{prompt}", **options).frames
 """,
     "jax": """\
 import numpy as np
@@ -72,6 +89,11 @@ last one, other numbers of steps are wrong.""",
 The program has {steps} steps, takes any number of prompts and any guidance scale, and runs on CPU, GPU and
 TPU.""",
 }
+# The student's levels, before the shift: the pipeline has no argument for them.
+_LEVELS_OF_STEPS = """\
+set_timesteps = pipeline.scheduler.set_timesteps
+pipeline.scheduler.set_timesteps = lambda _, device: set_timesteps(sigmas={sigmas}, device=device)
+"""
 _COMFYUI = {
     "diffusion": """\
 For ComfyUI: `comfyui/rats_lora.safetensors`, the same adapters in its names, for a KSampler with {steps}
@@ -79,6 +101,10 @@ steps, cfg {scale:g}, sampler `ddim`. Both files are used at strength 1.""",
     "flow": """\
 ComfyUI reads the same file, at strength 1, with sampler `euler` and {steps} steps at these levels of noise,
 from a node of manual sigmas: {levels}.""",
+    "video": """\
+For ComfyUI: `{comfyui_file}`, the same adapters in the model's own names, with sampler `euler`, cfg
+{scale:g} and {steps} steps at these levels of noise, from a node of manual sigmas: {levels}. Both files are
+used at strength 1.""",
 }
 _ABOUT = """\
 Post-trained with Reward-Aware Trajectory Shaping ([arXiv 2604.14910](https://arxiv.org/abs/2604.14910)) by
@@ -122,7 +148,8 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
     licence, scores = find_licence(config.pretrained), _scores(model.source, origin.step)
     head = [f"license: {licence}"] if licence else []
     head += [f"base_model: {config.pretrained}", f"library_name: {'jax' if format == 'jax' else 'diffusers'}"]
-    head += ["pipeline_tag: text-to-image", "tags: [rats, few-step, text-to-image]"]
+    task = "text-to-video" if makes_videos(model.pipeline) else "text-to-image"
+    head += [f"pipeline_tag: {task}", f"tags: [rats, few-step, {task}]"]
     index = read_json(get_file(config.pretrained, "model_index.json"))
     values = {
         "prompt": "a photo of a red apple",
@@ -130,17 +157,20 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
         "scale": model.guidance_scale,
         "base": config.pretrained,
         "lora_file": LORA_FILE,
+        "comfyui_file": COMFYUI_FILE,
         "latent_shape": model.pipeline.latent_shape,
         "pipeline_class": index["_class_name"].removeprefix("Flax"),
         **_sampling(model, config),
         **_tokenizing(model, index),
     }
-    values["comfyui"] = _COMFYUI["flow" if _is_flow(model) else "diffusion"].format(**values)
+    kind = "flow" if _is_flow(model) else "diffusion"
+    use = f"video {format}" if makes_videos(model.pipeline) else format
+    values["comfyui"] = _COMFYUI["video" if makes_videos(model.pipeline) else kind].format(**values)
     sections = [
         "---\n" + "\n".join(head) + "\n---\n",
         f"# A {model.num_steps}-step student of {config.pretrained}\n",
         _ABOUT,
-        f"## Use\n\n```python\n{_USE[format].format(**values)}```\n\n{_NOTES[format].format(**values)}\n",
+        f"## Use\n\n```python\n{_USE[use].format(**values)}```\n\n{_NOTES[format].format(**values)}\n",
         f"## How it was made\n\n{_table(_facts(config, origin, scores))}\n",
     ]
     report = _read_evaluation(model.source, origin.step)
@@ -169,13 +199,24 @@ def _sampling(model: TextToImage, config: Any) -> dict[str, str]:
             "scheduler": f"pipeline.scheduler = {scheduler}\n",
             "levels": "",
         }
-    height, width, _ = model.pipeline.image_shape()
+    *length, height, width, _ = model.pipeline.image_shape()
     steps, options = model.num_steps, {"height": height, "width": width} | options
     # Before the shift, which is the scheduler's.
-    options["sigmas"] = [round((steps - i) / steps, 6) for i in range(steps)]
+    sigmas = [round((steps - i) / steps, 6) for i in range(steps)]
+    video: dict[str, Any] = {}
+    if length:
+        options |= {"num_frames": length[0]}
+        if model.guidance_scale != 1 and model.pipeline.negative_prompt:
+            options["negative_prompt"] = repr(model.pipeline.negative_prompt)
+        half = model.pipeline.grid_fn(2, "").noise_rates[1]  # shift / (shift + 1)
+        video = {"levels_of_steps": _LEVELS_OF_STEPS.format(sigmas=sigmas), "shift": half / (1.0 - half)}
+        given = "".join(f', "{field}": {value}' for field, value in options.items())
+    else:
+        options["sigmas"] = sigmas
+        given = "".join(f", {field}={value}" for field, value in options.items())
     levels = model.pipeline.grid_fn(steps, "").noise_rates
-    return {
-        "options": "".join(f", {field}={value}" for field, value in options.items()),
+    return video | {
+        "options": given,
         "scheduler_class": "",
         "scheduler": "",
         "levels": ", ".join(f"{level:.4g}" for level in levels),

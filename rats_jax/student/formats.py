@@ -57,14 +57,13 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
         The mean difference between the picture that the model draws and the one that the folder gives.
 
     Raises:
-        ConfigError: another format or dtype; the model makes videos, has no adapters and the format is of
-            adapters, or computes what the classes of the format do not.
+        ConfigError: another format or dtype; the model has no adapters and the format is of adapters, or
+            computes what the classes of the format do not.
         ExportError: the difference is above TOLERANCE.
     """
     expect(format in list(FORMATS), "format", format, f"one of {', '.join(FORMATS)}")
     expect(dtype in _DTYPES, "dtype", dtype, f"one of {', '.join(_DTYPES)}")
     folder, origin = Path(folder), origin_of(model)
-    model.pipeline.expect_pictures("workdir", model.source)
     FORMATS[format].write(model, folder, dtype)
     settings = {name: getattr(model, name) for name in ("num_steps", "guidance_scale", "sampler")}
     settings |= {"update": origin.step, "config": saved_config.to_dict(origin.config)}
@@ -141,6 +140,7 @@ def _write_lora(model: TextToImage, folder: Path, dtype: str) -> None:
         folder,
         origin.adapters,
         network_name=model.pipeline.network_name,
+        native_name=model.pipeline.native_name,
         scale=lora.alpha / lora.rank,
         dtype=jnp.dtype(dtype),
     )
@@ -164,6 +164,7 @@ def _read_lora(model: TextToImage, folder: Path) -> np.ndarray:
 
 
 def _write_jax(model: TextToImage, folder: Path, dtype: str) -> None:
+    model.pipeline.expect_pictures("format='jax': workdir", model.source)
     spacing, steps = model.timestep_spacing, model.num_steps
     draw = make_sampler(model.pipeline, model.sampler, num_steps=steps, timestep_spacing=spacing)
     weights = (model.pipeline.network, model.pipeline.text_encoder, model.pipeline.decoder)
