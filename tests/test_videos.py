@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import rats_jax
 from rats_jax.errors import ConfigError
-from rats_jax.evaluation.evaluate import evaluate
+from rats_jax.evaluation.evaluate import REPORT, evaluate
 from rats_jax.pipelines.wan import native_name
 from rats_jax.student.adapters import COMFYUI_FILE, LORA_FILE
 from rats_jax.student.formats import export_student
@@ -142,17 +142,31 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, program, models, 
 
 
 @pytest.mark.slow
+def test_a_report_judges_frames_and_motion_and_plays(run, tmp_path):
+    options = {"prompts": "", "others": {}, "seed": 0, "batch_size": 4, "command": "", "dtype": "float32"}
+    counts = {"num_steps": [1], "num_prompts": 2, "num_seeds": 2}
+    evaluate(str(run[0]), tmp_path, step=None, say=lambda text: None, **counts, **options)
+    report = json.loads((tmp_path / REPORT).read_text())
+    assert set(report["measures"]) >= {"pickscore_emoji", "heldout", "diversity", "motion"}
+    teacher, *others = report["rows"]
+    assert all(row["measures"]["motion"]["mean"] > 0 for row in report["rows"])
+    assert len({row["measures"]["motion"]["mean"] for row in report["rows"]}) == len(report["rows"])
+    assert (teacher["nfe"], {row["nfe"] for row in others}) == (6, {1, 2})
+    with Image.open(tmp_path / "pictures_student.webp") as sheet:
+        size, count = sheet.size, sheet.n_frames
+    page = (tmp_path / "report.html").read_text()
+    assert count == 5 and page.count("data:image/webp") == 3
+    assert f'alt="Pictures: student" width="{size[0]}" height="{size[1]}"' in page
+
+
+@pytest.mark.slow
 def test_what_knows_pictures_alone_refuses_the_run(run, tmp_path):
-    workdir, options = str(run[0]), {"prompts": "", "others": {}, "seed": 0, "batch_size": 8, "command": ""}
-    options |= {"step": None, "dtype": "float32", "num_steps": [1], "num_prompts": 4, "num_seeds": 1}
-    with pytest.raises(ConfigError, match="^workdir='.*': expected a model of pictures"):
-        evaluate(workdir, tmp_path, say=print, **options)
     for format, message in (
         ("jax", "^format='jax': workdir='.*': expected a model of pictures: this one makes videos"),
         ("flax", "^format='flax': Flax diffusers had no pipeline of the kind of"),
     ):
         with pytest.raises(ConfigError, match=message):
-            export_student(rats_jax.load(workdir), tmp_path, format=format, dtype="float32")
+            export_student(rats_jax.load(str(run[0])), tmp_path, format=format, dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from rats_jax.report.tables import TEACHER
 from rats_jax.student.load import load, load_pretrained
 from rats_jax.student.model import Origin, TextToImage
 
+_CHOSEN = ("height", "width", "num_frames", "flow_shift", "negative_prompt")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -68,7 +70,7 @@ def open_entries(
         lines.append(("untrained, guided", untrained, scale, num_steps))
     lines.append(("student", student, student.guidance_scale, num_steps))
     for name, (folder, guidance) in others.items():
-        model = load(folder, dtype=dtype, height=config.height, width=config.width)
+        model = load(folder, dtype=dtype, **{field: config[field] for field in _CHOSEN})
         shapes = model.pipeline.latent_shape, student.pipeline.latent_shape
         expected = f"a model with latents {shapes[1]}, it has {shapes[0]}"
         expect(shapes[0] == shapes[1], f"contestant {name}", folder, expected)

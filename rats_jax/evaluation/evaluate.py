@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from rats_jax.data.prompts import find_prompts
 from rats_jax.errors import ConfigError, expect
@@ -18,6 +17,7 @@ from rats_jax.evaluation.fixed_set import SUM, Contest, make_contest, open_judge
 from rats_jax.evaluation.measures import (
     DISTANCE,
     DIVERSITY,
+    MOTION,
     NUM_RESAMPLES,
     SHOWN,
     Measured,
@@ -29,7 +29,7 @@ from rats_jax.evaluation.measures import (
 )
 from rats_jax.files import write_whole
 from rats_jax.report import page, plots, tables
-from rats_jax.report.figures import draw_sheet, save_picture
+from rats_jax.report.figures import Sheet, draw_sheet, save_sheet
 from rats_jax.report.tables import TEACHER, count_steps
 from rats_jax.student.load import load
 
@@ -77,12 +77,11 @@ def evaluate(
     student = load(workdir, step=step, dtype=dtype)
     if student.origin is None:
         raise ConfigError(f"workdir={workdir!r}: expected the work directory of a run")
-    student.pipeline.expect_pictures("workdir", workdir)
     config = student.origin.config
     entries = open_entries(student, student.origin, num_steps=num_steps, others=others, dtype=dtype)
-    judges, alexnet = open_judges(config), open_alexnet()
+    judges, alexnet = open_judges(config, videos=student.makes_videos), open_alexnet()
     for name in judges.rewards:
-        reserved = SUM, DIVERSITY, DISTANCE
+        reserved = SUM, DIVERSITY, DISTANCE, MOTION
         expect(name not in reserved, "reward", name, f"a name other than {', '.join(reserved)}")
     shape = student.pipeline.latent_shape
     contest = make_contest(
@@ -133,16 +132,15 @@ def _write(
     drawn = plots.draw_frontiers(report, folder)
     grids = []
     for name, sheet in _draw_grids(entries, measured, contest, judge=report["judge"] or SUM).items():
-        file = folder / f"pictures_{'_'.join(name.replace(',', '').split())}.png"
-        save_picture(sheet, file)
-        grids.append((name, file.read_bytes()))
+        file = folder / f"pictures_{'_'.join(name.replace(',', '').split())}"
+        grids.append((name, save_sheet(sheet, file)[-1].read_bytes()))
     frontiers = {key: file.read_bytes() for key, file in drawn.items()}
     write_whole(folder / "report.html", page.format_page(report, frontiers, grids))
 
 
 def _draw_grids(
     entries: Sequence[Entry], measured: Sequence[Measured], contest: Contest, *, judge: str
-) -> dict[str, Image.Image]:
+) -> dict[str, Sheet]:
     """Draw a sheet for each contestant: the teacher's pictures above its own at each number of steps."""
     pairs = list(zip(entries, measured, strict=True))
     ((first, best),) = [(entry, m) for entry, m in pairs if entry.contestant == TEACHER]
@@ -156,5 +154,5 @@ def _draw_grids(
             for title, m in rows.items()
         }
         images = {title: m.shown for title, m in rows.items()}
-        sheets[name] = draw_sheet(images, captions, contest.prompts[:SHOWN]).picture
+        sheets[name] = draw_sheet(images, captions, contest.prompts[:SHOWN])
     return sheets

@@ -16,6 +16,7 @@ from rats_jax.data.batches import filled_batches
 from rats_jax.errors import expect
 from rats_jax.method.combine import weighted_sum
 from rats_jax.rewards import make_score_fn, trainable_kinds
+from rats_jax.rewards.frames import judge_frames
 from rats_jax.rewards.open import open_rewards
 from rats_jax.student.model import TextToImage
 from rats_jax.types import RewardModel
@@ -86,7 +87,7 @@ def draw(
         title: of the progress bar; empty for none.
 
     Returns:
-        [P, S, H, W, 3] float32 in [0, 1].
+        [P, S, H, W, 3] float32 in [0, 1], or videos [P, S, T, H, W, 3].
     """
     texts = contest.texts
     noise = contest.noise.reshape(len(texts), *contest.noise.shape[2:])
@@ -118,8 +119,8 @@ class Judges:
     params: Any
 
 
-def open_judges(config: Any) -> Judges:
-    """Load the rewards of a config, in float32.
+def open_judges(config: Any, *, videos: bool = False) -> Judges:
+    """Load the rewards of a config, in float32; those of videos judge `reward_frames` of each.
 
     Raises:
         ConfigError: a reward of no known kind, or weights that do not fit.
@@ -127,6 +128,8 @@ def open_judges(config: Any) -> Judges:
     validate_reward_kinds(config, trainable_kinds())
     trained, monitors = (open_rewards(config, s, dtype=jnp.float32) for s in ("rewards", "monitor"))
     rewards = trained | monitors
+    if videos:
+        rewards = judge_frames(rewards, config.reward_frames)
     score = jax.jit(make_score_fn({name: reward.reward_fn for name, reward in rewards.items()}))
     params = jax.device_put(read_all({name: reward.params for name, reward in rewards.items()}))
     # In units of running deviations that only the run knows, a sum of several could not be told again.
@@ -140,7 +143,7 @@ def judge(judges: Judges, contest: Contest, images: np.ndarray, *, batch_size: i
     Args:
         judges: from `open_judges`.
         contest: whose prompts they are of.
-        images: [P, S, H, W, 3] float32 in [0, 1].
+        images: [P, S, H, W, 3] float32 in [0, 1], or videos [P, S, T, H, W, 3].
         batch_size: pictures at once.
 
     Returns:

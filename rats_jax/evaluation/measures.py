@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from rats_jax.data.frames import choose_frames
 from rats_jax.errors import ConfigError, expect
-from rats_jax.evaluation import perceptual
+from rats_jax.evaluation import guards, perceptual
 from rats_jax.evaluation.contestants import Entry
 from rats_jax.evaluation.fixed_set import SUM, Contest, Judges, draw, judge
 from rats_jax.evaluation.reference import Reference, load_reference
@@ -21,10 +22,11 @@ from rats_jax.student.model import TextToImage
 from rats_jax.types import Params
 from rats_jax.weights.lpips_file import load_alexnet
 
-DIVERSITY, DISTANCE = "diversity", "fid_alexnet"
+DIVERSITY, DISTANCE, MOTION = "diversity", "fid_alexnet", "motion"
 """The measures that are no reward, by their keys."""
 NUM_RESAMPLES = 2000
 """Of the bootstrap."""
+_MOMENTS = 4  # of a video, at which it is compared with others
 SHOWN = 8
 """Pictures of each row that a report shows."""
 
@@ -34,9 +36,9 @@ class Measured:
     """What was measured of one entry.
 
     Attributes:
-        scores: [P, S] by reward, P prompts and S seeds, and [P, 1] of DIVERSITY.
+        scores: [P, S] by reward, P prompts and S seeds, of videos also of MOTION, and [P, 1] of DIVERSITY.
         distance: FID-AlexNet to the reference, or None.
-        shown: [N, H, W, 3], the first seed of the first prompts.
+        shown: [N, H, W, 3] or [N, T, H, W, 3], the first seed of the first prompts.
     """
 
     scores: dict[str, np.ndarray]
@@ -74,7 +76,7 @@ def measure(
         ConfigError: scores that are not finite, named by the entry.
     """
     done: dict[Any, Measured] = {}
-    diversity = jax.jit(perceptual.lpips_diversity)
+    diversity, motion = jax.jit(perceptual.lpips_diversity), jax.jit(guards.motion)
     for entry in entries:
         key = id(entry.model), entry.num_steps, entry.guidance_scale
         if key in done:
@@ -88,11 +90,14 @@ def measure(
             title=f"{entry.contestant}, {entry.num_steps} steps" if progress else "",
         )
         scores = judge(judges, contest, images, batch_size=batch_size)
+        if images.ndim == 6 and images.shape[2] > 1:
+            scores[MOTION] = np.stack([np.asarray(motion(videos)) for videos in images])
         if images.shape[1] > 1:
+            sets = _frames_of_sets(images)
             size = max(batch_size // images.shape[1], 1)
-            parts = [_filled(images[i : i + size], size) for i in range(0, len(images), size)]
-            values = np.concatenate([diversity(alexnet, part) for part in parts])[: len(images)]
-            scores[DIVERSITY] = values[:, None]
+            parts = [_filled(sets[i : i + size], size) for i in range(0, len(sets), size)]
+            values = np.concatenate([diversity(alexnet, part) for part in parts])[: len(sets)]
+            scores[DIVERSITY] = values.reshape(len(images), -1).mean(axis=1, keepdims=True)
         for name, values in scores.items():
             if bad := int(np.sum(~np.isfinite(values))):
                 row = f"{entry.contestant}, {count_steps(entry.num_steps)}"
@@ -103,6 +108,18 @@ def measure(
             distance = perceptual.frechet_distance(_features(alexnet, flat, batch_size), reference)
         done[key] = Measured(scores, distance, images[:SHOWN, 0])
     return [done[id(entry.model), entry.num_steps, entry.guidance_scale] for entry in entries]
+
+
+def _frames_of_sets(images: np.ndarray) -> np.ndarray:
+    """Set beside each other what belongs together: pictures of a prompt, or its videos at one moment.
+
+    [P, S, H, W, 3] as it is; [P, S, T, H, W, 3] -> [P * n, S, H, W, 3], n of the moments.
+    """
+    if images.ndim == 5:
+        return images
+    moments = choose_frames(images.shape[2], min(images.shape[2], _MOMENTS))
+    frames = np.moveaxis(images[:, :, moments], 2, 1)
+    return frames.reshape(-1, *frames.shape[2:])
 
 
 def features_of_real(path: str, model: TextToImage, alexnet: Params, batch_size: int) -> np.ndarray:
@@ -188,6 +205,9 @@ def describe_measures(config: Any, judges: Judges, measured: Measured) -> dict[s
                 "Mean LPIPS (AlexNet, version 0.1) between the pictures of one prompt from different seeds."
             )
             found[name] = describe("diversity", "diversity", about)
+        elif name == MOTION:
+            about = "Mean absolute difference of neighbouring frames; a video that stands still has 0."
+            found[name] = describe("motion", "motion", about)
         elif name in config.rewards:
             about = f"A reward that the student was trained on ({config.rewards[name].kind})."
             found[name] = describe(name, "trained", about)

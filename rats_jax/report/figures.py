@@ -133,12 +133,14 @@ def save_picture(picture: Image.Image, file: Path) -> None:
         picture.save(partial, format="PNG")
 
 
-def save_sheet(sheet: Sheet, file: Path) -> None:
-    """Write a sheet as FILE.png, and that of videos as FILE.webp, too, in which they play."""
-    save_picture(sheet.picture, file.with_suffix(".png"))
+def save_sheet(sheet: Sheet, file: Path) -> list[Path]:
+    """Write a sheet as FILE.png, and one of videos as FILE.webp, too, in which they play; gives the files."""
+    files = [file.with_name(file.name + suffix) for suffix in (".png", ".webp")[: 2 if sheet.frames else 1]]
+    save_picture(sheet.picture, files[0])
     if sheet.frames:
-        with whole_file(file.with_suffix(".webp")) as partial:
+        with whole_file(files[1]) as partial:
             _save_frames(sheet.frames, partial)
+    return files
 
 
 def suffix_of(result: np.ndarray) -> str:

@@ -139,7 +139,7 @@ def format_page(
     Args:
         report: see `rats_jax.evaluation.tables`.
         plots: PNGs by the key of their measure; those absent are left out.
-        grids: sheets of pictures, each a title and a PNG.
+        grids: sheets of pictures, each a title and a PNG, or of videos and a WebP that plays.
 
     Returns:
         The file: every image is inside, every text of the report is escaped.
@@ -184,10 +184,10 @@ def _plots(report: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
     return "\n".join(figures)
 
 
-def _grid(name: str, png: bytes) -> str:
+def _grid(name: str, sheet: bytes) -> str:
     # Shrunk to a phone's width its tiles would show nothing: it keeps some width and scrolls.
-    width, _ = _size(png)
-    image = _image(png, f"Pictures: {name}", style=f"min-width: min({width}px, 40rem)")
+    width, _ = _size(sheet)
+    image = _image(sheet, f"Pictures: {name}", style=f"min-width: min({width}px, 40rem)")
     return _figure(_scroll(image, name), name)
 
 
@@ -203,16 +203,22 @@ def _figure(content: str, caption: str) -> str:
     return f"<figure>\n{content}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
 
 
-def _image(png: bytes, alt: str, style: str = "") -> str:
-    width, height = _size(png)
-    data = base64.b64encode(png).decode()
+def _image(picture: bytes, alt: str, style: str = "") -> str:
+    width, height = _size(picture)
+    data, kind = base64.b64encode(picture).decode(), "webp" if _is_webp(picture) else "png"
     attributes = f'alt="{escape(alt)}" width="{width}" height="{height}" style="{style}"'
-    return f'<img src="data:image/png;base64,{data}" {attributes}>'
+    return f'<img src="data:image/{kind};base64,{data}" {attributes}>'
 
 
-def _size(png: bytes) -> tuple[int, int]:
-    """Read width and height from the head of a PNG."""
-    return int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
+def _is_webp(picture: bytes) -> bool:
+    return picture[:4] == b"RIFF"
+
+
+def _size(picture: bytes) -> tuple[int, int]:
+    """Read width and height from the head of a PNG or of a WebP that plays."""
+    if _is_webp(picture):
+        return 1 + int.from_bytes(picture[24:27], "little"), 1 + int.from_bytes(picture[27:30], "little")
+    return int.from_bytes(picture[16:20]), int.from_bytes(picture[20:24])
 
 
 def _scroll(content: str, name: str) -> str:

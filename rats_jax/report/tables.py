@@ -31,6 +31,7 @@ ROLES = {
     "monitored": "measured, never trained on",
     "heldout": "no training reads it",
     "diversity": "between pictures of one prompt",
+    "motion": "between frames of one video",
     "reference": "compared with real pictures",
 }
 """What a measure is to the run, by its "role"."""
@@ -143,7 +144,7 @@ def overview_table(report: Mapping[str, Any]) -> Table:
     """
     measures = report["measures"]
     roles = {measure["role"] for measure in measures.values()}
-    shown = {"sum" if "sum" in roles else "trained", "heldout", "diversity", "reference"}
+    shown = {"sum" if "sum" in roles else "trained", "heldout", "diversity", "motion", "reference"}
     keys = [key for key, m in measures.items() if m["role"] in shown or key == report["judge"]]
     sums = [key for key in keys if measures[key]["role"] == "sum"]
     judge = report["judge"] or (sums[0] if sums else None)

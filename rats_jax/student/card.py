@@ -9,7 +9,6 @@ from typing import Any
 from etils import epath
 
 from rats_jax.files import write_whole
-from rats_jax.pipelines.base import makes_videos
 from rats_jax.report import run_table, tables
 from rats_jax.student.adapters import COMFYUI_FILE, LORA_FILE, find_licence
 from rats_jax.student.model import Origin, TextToImage
@@ -148,7 +147,7 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
     licence, scores = find_licence(config.pretrained), _scores(model.source, origin.step)
     head = [f"license: {licence}"] if licence else []
     head += [f"base_model: {config.pretrained}", f"library_name: {'jax' if format == 'jax' else 'diffusers'}"]
-    task = "text-to-video" if makes_videos(model.pipeline) else "text-to-image"
+    task = "text-to-video" if model.makes_videos else "text-to-image"
     head += [f"pipeline_tag: {task}", f"tags: [rats, few-step, {task}]"]
     index = read_json(get_file(config.pretrained, "model_index.json"))
     values = {
@@ -164,8 +163,8 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
         **_tokenizing(model, index),
     }
     kind = "flow" if _is_flow(model) else "diffusion"
-    use = f"video {format}" if makes_videos(model.pipeline) else format
-    values["comfyui"] = _COMFYUI["video" if makes_videos(model.pipeline) else kind].format(**values)
+    use = f"video {format}" if model.makes_videos else format
+    values["comfyui"] = _COMFYUI["video" if model.makes_videos else kind].format(**values)
     sections = [
         "---\n" + "\n".join(head) + "\n---\n",
         f"# A {model.num_steps}-step student of {config.pretrained}\n",

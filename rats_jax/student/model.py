@@ -28,7 +28,7 @@ from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.errors import ConfigError, expect, known_keywords, reason_of
 from rats_jax.parallel import placement
 from rats_jax.parallel.mesh import DATA_PARALLEL, make_mesh
-from rats_jax.pipelines.base import Pipeline
+from rats_jax.pipelines.base import Pipeline, makes_videos
 from rats_jax.report import figures
 from rats_jax.student import arguments
 from rats_jax.types import Array, Grid, Params, PromptInputs
@@ -57,6 +57,11 @@ class TextToImage:
     origin: Origin | None = None
     _weights: list[Any] = field(default_factory=list)
     _programs: dict[tuple[int, int], Any] = field(default_factory=dict)
+
+    @property
+    def makes_videos(self) -> bool:
+        """Whether it draws videos [B, T, H, W, 3] in place of pictures [B, H, W, 3]."""
+        return makes_videos(self.pipeline)
 
     @known_keywords
     def __call__(

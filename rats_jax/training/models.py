@@ -15,7 +15,7 @@ from rats_jax.pipelines.base import Pipeline, makes_videos
 from rats_jax.pipelines.open import describe_pipeline, open_pipeline, options_of
 from rats_jax.pipelines.stored_embeds import with_abstract_embeds, with_stored_embeds
 from rats_jax.rewards import trainable_kinds
-from rats_jax.rewards.frames import on_frames
+from rats_jax.rewards.frames import judge_frames
 from rats_jax.rewards.open import describe_rewards, open_rewards
 from rats_jax.types import RewardModel
 
@@ -91,10 +91,7 @@ def judging(pipeline: Pipeline, rewards: Mapping[str, RewardModel], count: int) 
     expect(
         count <= most, "reward_frames", count, f"at most {most}, the frames that are decoded, or 0 for all"
     )
-    return {
-        name: reward._replace(reward_fn=on_frames(reward.reward_fn, count))
-        for name, reward in rewards.items()
-    }
+    return judge_frames(rewards, count)
 
 
 def _expect_no_pictures(pipeline: Pipeline, config: Any) -> None:
