@@ -10,7 +10,9 @@ import functools
 import logging as standard_logging
 import math
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,10 @@ _TIMES = "_CHECKPOINT_METADATA"
 _UNRANKED = float("-inf")
 
 
+@contextmanager
 def open_manager(
     directory: epath.PathLike, *, keep: int, every: int, say: Callable[[str], None] = logging.warning
-) -> ocp.CheckpointManager:
+) -> Iterator[ocp.CheckpointManager]:
     """Open the checkpoints of a run, made if there are none; what an interrupted save left is removed.
 
     One whose rank cannot be read is moved aside: Orbax reads all ranks at once, and would open none.
@@ -48,8 +51,8 @@ def open_manager(
         every: `save` writes the steps that this divides, >= 1.
         say: gets a line for each checkpoint that is damaged.
 
-    Returns:
-        The manager; use it in a `with`, or `close` it, so that the last save finishes.
+    Yields:
+        The manager; on leaving, the last save finishes, and so does what is left of one that failed.
     """
     managers, folder = ocp.checkpoint_managers, epath.Path(directory).expanduser().absolute()
     for logger in ("absl", "asyncio"):
@@ -69,7 +72,15 @@ def open_manager(
         async_options=ocp.AsyncOptions(post_finalization_callback=functools.partial(_seal, folder)),
     )
     handlers = {"state": _state_handler(), "prompts": ocp.JsonCheckpointHandler()}
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    try:
+        with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
+            yield manager
+    finally:
+        # Where one part of a checkpoint fails Orbax leaves those that write the others, which end with a
+        # traceback if the process does first.
+        for thread in threading.enumerate():
+            if type(thread).__module__.startswith("orbax.") and not thread.daemon:
+                thread.join()
 
 
 def _state_handler() -> ocp.PyTreeCheckpointHandler:

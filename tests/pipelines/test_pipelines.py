@@ -165,7 +165,7 @@ DAMAGE = {
     "a list": (lambda f: (f / "model_index.json").write_text("[]"), "'.*' holds a list, expected a JSON obj"),
     "mis-shaped unet": (
         lambda f: rewrite(f / "unet" / "config.json", layers_per_block=2),
-        f"'.*unet/{WEIGHTS}' does not fit its architecture: missing .*attentions.1",
+        f"'.*unet/{WEIGHTS}' does not fit its architecture: missing .*resnets.1",
     ),
     "embeddings of another width": (
         lambda f: rewrite(f / "unet" / "config.json", cross_attention_dim=48),

@@ -90,7 +90,7 @@ def test_written_folders_have_the_names_and_layouts_of_pytorch(tmp_path):
     unet, vae = load_file(pipeline / "unet" / weights), load_file(pipeline / "vae" / weights)
     text = load_file(pipeline / "text_encoder" / "model.safetensors")
     clip = load_file(reward / "model.safetensors")
-    block = "down_blocks.0.attentions.0"
+    block = "mid_block.attentions.0"
     assert unet["conv_in.weight"].shape == (32, 4, 3, 3)
     assert unet["time_embedding.linear_1.weight"].shape == (128, 32)
     assert unet[f"{block}.proj_in.weight"].shape == (32, 32, 1, 1)

@@ -173,11 +173,11 @@ def test_an_interrupted_save_is_not_picked_up_and_is_removed(tmp_path):
 KILLED = """
 import os, sys, jax.numpy as jnp
 from rats_jax.workdir.checkpoint import open_manager, save
-manager = open_manager(sys.argv[1], keep=3, every=1)
-save(manager, 1, {"x": jnp.full(1000, 1.0)}, {"n": 1})
-manager.wait_until_finished()
-save(manager, 2, {"x": jnp.full((4000, 1000), 2.0)}, {"n": 2})
-os._exit(9)
+with open_manager(sys.argv[1], keep=3, every=1) as manager:
+    save(manager, 1, {"x": jnp.full(1000, 1.0)}, {"n": 1})
+    manager.wait_until_finished()
+    save(manager, 2, {"x": jnp.full((4000, 1000), 2.0)}, {"n": 2})
+    os._exit(9)
 """
 
 
@@ -192,6 +192,31 @@ def test_a_killed_run_leaves_a_complete_checkpoint(tmp_path):
         restored = restore(manager, {"x": jax.ShapeDtypeStruct(shape, jnp.float32)})
     assert restored is not None and restored[1] == {"n": step}
     np.testing.assert_array_equal(restored[0]["x"], step)
+
+
+FAILS = """
+import os, sys, time, jax.numpy as jnp
+from rats_jax.workdir.checkpoint import open_manager, save_now
+
+
+def fail(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("metrics/metrics"):
+        raise OSError(28, os.strerror(28))
+    if event == "open" and str(arguments[0]).endswith("_METADATA"):
+        time.sleep(1)  # what else is written of the checkpoint takes longer
+
+
+sys.addaudithook(fail)
+with open_manager(sys.argv[1], keep=3, every=1) as manager:
+    save_now(manager, 1, {"x": jnp.full(1000, 1.0)}, {"n": 1})
+"""
+
+
+@pytest.mark.slow
+def test_a_save_that_fails_leaves_nothing_that_ends_after_the_process(tmp_path):
+    failed = subprocess.run([sys.executable, "-c", FAILS, str(tmp_path)], capture_output=True, text=True)
+    assert failed.returncode == 1 and failed.stderr.count("Traceback") == 1
+    assert "No space left" in failed.stderr and "shutdown" not in failed.stderr
 
 
 def write_steps(folder, *steps):
@@ -392,4 +417,5 @@ def test_saving_what_eight_devices_hold_compiles_nothing(tmp_path, caplog):
         assert "Compiling" not in caplog.text
         jax.jit(lambda x: x + 1)(state[0])
         assert "Compiling" in caplog.text
-    chex.assert_trees_all_equal(restore(open_manager(tmp_path, keep=1, every=1), state)[0], arrays)
+    with open_manager(tmp_path, keep=1, every=1) as manager:
+        chex.assert_trees_all_equal(restore(manager, state)[0], arrays)
