@@ -111,7 +111,7 @@ def bend(key: Key, images: Array, severity: Array) -> Array:
 
         return jax.vmap(one, in_axes=-1, out_axes=-1)(image)
 
-    return jax.vmap(sample)(images, rows, columns)
+    return _unit(jax.vmap(sample)(images, rows, columns))
 
 
 def cut_out(key: Key, images: Array, severity: Array) -> Array:

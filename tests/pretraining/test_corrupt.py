@@ -36,7 +36,7 @@ def distances(corrupt, severity):
     chex.assert_equal_shape([corrupted, pictures()])
     chex.assert_type(corrupted, jnp.float32)
     chex.assert_tree_all_finite(corrupted)
-    assert float(corrupted.min()) >= -1e-5 and float(corrupted.max()) <= 1 + 1e-5
+    assert float(corrupted.min()) >= -1e-6 and float(corrupted.max()) <= 1 + 1e-6
     return np.mean(np.square(corrupted - pictures()), axis=(1, 2, 3))
 
 
