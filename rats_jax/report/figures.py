@@ -49,6 +49,8 @@ def draw_sheet(
         return Sheet(_draw_rows(rows, captions, titles, _TILE), [])
     moments = [{name: videos[:, t] for name, videos in rows.items()} for t in range(shape[1])]
     frames = [_draw_rows(moment, captions, titles, _TILE) for moment in moments]
+    if len(frames) == 1:
+        return Sheet(frames[0], [])
     return Sheet(_draw_rows(rows, captions, titles, _STRIP_TILE), frames)
 
 
@@ -144,12 +146,12 @@ def save_sheet(sheet: Sheet, file: Path) -> list[Path]:
 
 
 def suffix_of(result: np.ndarray) -> str:
-    """Give the suffix of the file that `save_result` writes: a PNG of a picture, a WebP of a video."""
-    return ".webp" if result.ndim == 4 else ".png"
+    """Give the suffix of the file that `save_result` writes: a WebP of a video of several frames, else a PNG."""
+    return ".webp" if result.ndim == 4 and len(result) > 1 else ".png"
 
 
 def save_result(result: np.ndarray, file: Path, texts: Mapping[str, str]) -> None:
-    """Write a picture as a PNG or a video as a WebP that plays, of its own size.
+    """Write a picture, or a video of one frame, as a PNG, other videos as a WebP that plays, of their own size.
 
     Args:
         result: [H, W, 3] or [T, H, W, 3] float in [0, 1].
@@ -157,7 +159,7 @@ def save_result(result: np.ndarray, file: Path, texts: Mapping[str, str]) -> Non
         texts: what its metadata says, by keyword: of a PNG each by itself, of a WebP as one JSON object in
             its EXIF description.
     """
-    if result.ndim == 4:
+    if suffix_of(result) == ".webp":
         exif = Image.Exif()
         exif[_IMAGE_DESCRIPTION] = json.dumps(dict(texts))
         _save_frames([Image.fromarray(_to_bytes(frame)) for frame in result], file, exif=exif)
@@ -165,7 +167,8 @@ def save_result(result: np.ndarray, file: Path, texts: Mapping[str, str]) -> Non
     info = PngInfo()
     for keyword, text in texts.items():
         info.add_itxt(keyword, writable(text).decode())
-    Image.fromarray(_to_bytes(result)).save(file, format="PNG", pnginfo=info)
+    picture = result[0] if result.ndim == 4 else result
+    Image.fromarray(_to_bytes(picture)).save(file, format="PNG", pnginfo=info)
 
 
 def _save_frames(frames: Sequence[Image.Image], file: Path, **options: Any) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import groupby
 from typing import Any
+
+from PIL import Image
 
 from rats_jax.report.tables import (
     SIGNS,
@@ -186,7 +189,7 @@ def _plots(report: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
 
 def _grid(name: str, sheet: bytes) -> str:
     # Shrunk to a phone's width its tiles would show nothing: it keeps some width and scrolls.
-    width, _ = _size(sheet)
+    (width, _), _ = _read_head(sheet)
     image = _image(sheet, f"Pictures: {name}", style=f"min-width: min({width}px, 40rem)")
     return _figure(_scroll(image, name), name)
 
@@ -204,21 +207,16 @@ def _figure(content: str, caption: str) -> str:
 
 
 def _image(picture: bytes, alt: str, style: str = "") -> str:
-    width, height = _size(picture)
-    data, kind = base64.b64encode(picture).decode(), "webp" if _is_webp(picture) else "png"
+    (width, height), kind = _read_head(picture)
+    data = base64.b64encode(picture).decode()
     attributes = f'alt="{escape(alt)}" width="{width}" height="{height}" style="{style}"'
     return f'<img src="data:image/{kind};base64,{data}" {attributes}>'
 
 
-def _is_webp(picture: bytes) -> bool:
-    return picture[:4] == b"RIFF"
-
-
-def _size(picture: bytes) -> tuple[int, int]:
-    """Read width and height from the head of a PNG or of a WebP that plays."""
-    if _is_webp(picture):
-        return 1 + int.from_bytes(picture[24:27], "little"), 1 + int.from_bytes(picture[27:30], "little")
-    return int.from_bytes(picture[16:20]), int.from_bytes(picture[20:24])
+def _read_head(picture: bytes) -> tuple[tuple[int, int], str]:
+    """Read width and height, and 'png' or 'webp'."""
+    with Image.open(io.BytesIO(picture)) as opened:
+        return opened.size, str(opened.format).lower()
 
 
 def _scroll(content: str, name: str) -> str:

@@ -314,7 +314,7 @@ def draw_folder(
                 shown += [image] if len(shown) < _SHEET else []
     titles = [prompt for prompt, _ in jobs[: len(shown)]]
     columns = min(len(seeds) if len(seeds) > 1 else 8, 12)
-    if shown[0].ndim == 4:  # each is several frames wide
+    if shown[0].ndim == 4 and len(shown[0]) > 1:  # each is several frames wide
         columns = min(columns, 2)
     sheet = figures.draw_grid(np.stack(shown), titles, columns=columns, tile=_TILE)
     figures.save_picture(sheet, folder / CONTACT_SHEET)

@@ -1,12 +1,22 @@
 """What stands above and below the pictures of a sheet."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ImageFont
+from PIL import Image, ImageFont
 
-from rats_jax.report.figures import _fit, draw_grid, draw_sheet, to_picture
+from rats_jax.report import page
+from rats_jax.report.figures import (
+    _fit,
+    draw_grid,
+    draw_sheet,
+    save_result,
+    save_sheet,
+    suffix_of,
+    to_picture,
+)
 
 FONT = ImageFont.load_default(size=11)
 
@@ -58,3 +68,27 @@ def test_a_sheet_of_videos_plays_all_of_them():
     assert len(sheet.frames) == 5 and len({frame.tobytes() for frame in sheet.frames}) == 5
     still = draw_sheet({name: videos[:, 0] for name in captions}, captions, ["a", "b", "c"])
     assert still.frames == [] and still.picture.tobytes() == sheet.frames[0].tobytes()
+
+
+def test_a_video_of_one_frame_is_a_picture(tmp_path):
+    videos = np.random.default_rng(0).random((2, 1, 8, 8, 3))
+    sheet = draw_sheet({"a": videos}, {"a": ["1", "2"]}, ["a", "b"])
+    assert sheet.frames == []
+    assert (
+        sheet.picture.tobytes() == draw_sheet({"a": videos[:, 0]}, {"a": ["1", "2"]}, ["a", "b"])[0].tobytes()
+    )
+    assert suffix_of(videos[0]) == suffix_of(videos[0, 0]) == ".png" and suffix_of(videos[:, 0]) == ".webp"
+    for i, result in enumerate((videos[0], videos[0, 0])):
+        save_result(result, tmp_path / f"{i}.png", {"prompt": "cat"})
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
+
+
+def test_a_video_that_stands_still_is_a_file_and_a_sheet(tmp_path):
+    video = np.repeat(np.random.default_rng(0).random((1, 8, 8, 3)), 5, axis=0)
+    save_result(video, tmp_path / "still.webp", {"prompt": "grün"})
+    with Image.open(tmp_path / "still.webp") as opened:
+        assert opened.size == (8, 8)
+    sheet = draw_sheet({"a": video[None]}, {"a": [""]}, ["a"])
+    files = save_sheet(sheet, tmp_path / "sheet")
+    assert [file.name for file in files] == ["sheet.png", "sheet.webp"] and all(map(Path.exists, files))
+    page._image(files[1].read_bytes(), "still")
