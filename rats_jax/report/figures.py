@@ -146,12 +146,12 @@ def save_sheet(sheet: Sheet, file: Path) -> list[Path]:
 
 
 def suffix_of(result: np.ndarray) -> str:
-    """Give the suffix of the file that `save_result` writes: a WebP of a video of several frames, else a PNG."""
+    """Give the suffix of the file that `save_result` writes: a WebP of several frames, else a PNG."""
     return ".webp" if result.ndim == 4 and len(result) > 1 else ".png"
 
 
 def save_result(result: np.ndarray, file: Path, texts: Mapping[str, str]) -> None:
-    """Write a picture, or a video of one frame, as a PNG, other videos as a WebP that plays, of their own size.
+    """Write a picture, or a video of one frame, as a PNG, and a longer one as a WebP that plays.
 
     Args:
         result: [H, W, 3] or [T, H, W, 3] float in [0, 1].
