@@ -97,16 +97,22 @@ class Logbook:
             self._writer.write(step, values | {"time/elapsed": self.seconds})
 
     def log_sheet(self, step: int, sheet: figures.Sheet, record: Mapping[str, float]) -> None:
-        """Write a sheet of samples and what was measured on it; warn of a hacked reward.
+        """Write a sheet of samples and what was measured on it, before its update is saved.
 
         Raises:
             DivergedError: a number is not finite.
-            HackingError: the reward rose while all else fell, and the config asks to stop there.
         """
         figures.save_sheet(sheet, self.folder / "samples" / f"step_{step:06d}")
         self._writer.write_image(step, "samples", np.asarray(sheet.picture))
         self._check_finite(step, record)
         self._writer.write_samples(step, record)
+
+    def warn_of_hacking(self, step: int) -> None:
+        """Read the sheets so far, the last of which is saved; warn of a hacked reward.
+
+        Raises:
+            HackingError: the reward rose while all else fell, and the config asks to stop there.
+        """
         patience, records = self._config.hacking_patience, read_metrics(self.folder / SAMPLES_FILE)
         fallen = hacking.find_hacking(records, patience=patience)
         if not processes.agree(bool(fallen)):

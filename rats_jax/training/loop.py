@@ -115,9 +115,10 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
                     book.log_sheet(0, *sheets.draw(program.untrained_state()))
                 if due.draws:
                     sheet, record = sheets.draw(state)
+                    book.log_sheet(step, sheet, record)  # what is saved is not drawn again
                     rank = hacking.rank(record, judge=config.heldout_reward)
                     checkpoint.save_ranked(manager, step, state, stream.get_state(), rank)
-                    book.log_sheet(step, sheet, record)
+                    book.warn_of_hacking(step)
                 elif due.saves:
                     checkpoint.save(manager, step, state, stream.get_state())
                 if due.saves:

@@ -39,9 +39,10 @@ class MetricsWriter:
         """
         folder = Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines = _reopen(folder / _FILE, step)
-        self._sample_lines = _reopen(folder / SAMPLES_FILE, step)
-        self._events = _Events(folder, step=step + 1)
+        first = step + 1 if step else 0  # a run that begins again draws the sheet of update 0 again
+        self._lines = _reopen(folder / _FILE, first)
+        self._sample_lines = _reopen(folder / SAMPLES_FILE, first)
+        self._events = _Events(folder, step=first)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add the line {"step": step, name: number, ...}; a number that is not finite is null."""
@@ -99,9 +100,9 @@ class _Events:
         self._writer.close()
 
 
-def _reopen(file: Path, step: int) -> TextIO:
-    """Drop the lines of updates after `step` and open the file to append."""
-    kept = [record for record in read_metrics(file) if record["step"] <= step] if file.exists() else []
+def _reopen(file: Path, first: int) -> TextIO:
+    """Drop the lines of updates from `first` on and open the file to append."""
+    kept = [record for record in read_metrics(file) if record["step"] < first] if file.exists() else []
     write_whole(file, "".join(json.dumps(record) + "\n" for record in kept))
     return file.open("a", encoding="utf-8")
 

@@ -392,6 +392,7 @@ def arrivals_in_logbook(config, monkeypatch, tmp_path):
     seen.put(logbook.figures, "save_sheet")
     with logbook.Logbook(config, "w", tmp_path, step=0, started=0.0, saved=lambda: (None, None)) as book:
         book.log_sheet(3, Sheet(np.zeros((2, 2, 3)), []), {"reward/student": 1.0})
+        book.warn_of_hacking(3)
     return {"hacking_patience": seen.find_hacking.patience}
 
 
