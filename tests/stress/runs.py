@@ -97,6 +97,7 @@ def result(workdir):
     ]
     summary = json.loads((workdir / "summary.json").read_text())
     found = {"metrics": json.dumps(records), "table": json.dumps(summary["reward"])}
+    found["measured"] = json.dumps(read_metrics(workdir / "samples.jsonl"))
     found["samples"] = b"".join(file.read_bytes() for file in sorted((workdir / "samples").iterdir()))
     newest = workdir / "checkpoints" / str(saved_steps(workdir)[-1]) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
