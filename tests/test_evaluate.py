@@ -356,7 +356,7 @@ def test_a_sheet_shows_the_first_seeds_below_the_teachers(evaluation, by_hand, c
         title: [f"{s:.2f}" for s in scores_of(evaluation, *row)["heldout"][:, 0]]
         for title, row in rows.items()
     }
-    expected = np.asarray(draw_sheet(pictures, judged, contest.prompts), np.int16)
+    expected = np.asarray(draw_sheet(pictures, judged, contest.prompts).picture, np.int16)
     file = evaluation.folder / f"pictures_{name.replace(', ', '_')}.png"
     with Image.open(file) as sheet:
         assert np.abs(np.asarray(sheet, np.int16) - expected).max() <= 1
@@ -384,7 +384,7 @@ def test_what_cannot_be_measured_is_left_out(monkeypatch, models, student, origi
     ):
         weights = {} if "reward" in missing else judges.weights
         opened = dataclasses.replace(judges, weights=weights)
-        monkeypatch.setattr(evaluating, "open_judges", lambda config, opened=opened: opened)
+        monkeypatch.setattr(evaluating, "open_judges", lambda config, opened=opened, **_: opened)
         config = tiny_config(models, teacher__num_steps=2, **overrides)
         report = evaluate_with(monkeypatch, tmp_path / name, student, original, config, **options)
         assert set(report["measures"]) == whole - missing
