@@ -86,15 +86,15 @@ def test_pytorch_opens_the_folder_and_draws_the_same_pictures(emoji, exported):
     student, pipeline = rats_jax.load(str(emoji)), DiffusionPipeline.from_pretrained(exported)
     assert type(pipeline.scheduler) is DDIMScheduler
     noise = student.make_noise([0, 1])
-    # Three steps do not divide 1000 timesteps, and diffusers lands one off: docs/design.md.
-    for steps, scale, most in ((3, 1.0, 0.5), (4, 1.0, 0.01), (5, 2.0, 0.01)):
-        ours = student(NAMES, num_steps=steps, latents=noise, guidance_scale=scale)
-        theirs = draw_with_torch(pipeline, noise, prompts=NAMES, steps=steps, scale=scale)
-        assert difference(theirs, ours) < most
-        if steps == 4:
-            original = DiffusionPipeline.from_pretrained(EMOJI)
-            untrained = draw_with_torch(original, noise, prompts=NAMES, steps=steps)
-            assert difference(untrained, ours) > 1
+    for steps in (3, 4, 5, 8):
+        ours = student(NAMES, num_steps=steps, latents=noise)
+        theirs = draw_with_torch(pipeline, noise, prompts=NAMES, steps=steps)
+        # Three steps do not divide 1000 timesteps, and diffusers lands one off: docs/design.md.
+        assert difference(theirs, ours) < (0.5 if steps == 3 else 0.01)
+    ours = student(NAMES, num_steps=4, latents=noise, guidance_scale=2.0)
+    assert difference(draw_with_torch(pipeline, noise, prompts=NAMES, steps=4, scale=2.0), ours) < 0.01
+    untrained = draw_with_torch(DiffusionPipeline.from_pretrained(EMOJI), noise, prompts=NAMES, steps=4)
+    assert difference(untrained, student(NAMES, latents=noise)) > 1
 
 
 @pytest.mark.slow

@@ -313,6 +313,7 @@ def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
     monkeypatch.setitem(REWARDS, "saturation", SATURATION)
     config = tiny_config(
         models,
+        seed=3,
         num_updates=8,
         samples__every=1,
         evaluation__num_prompts=0,
@@ -325,7 +326,7 @@ def test_a_student_that_hacks_its_reward_is_stopped_and_can_go_on_with_warnings(
     )
     config.rewards = ConfigDict({"saturated": {"kind": "saturation", "path": "", "weight": 1.0}})
     with pytest.raises(
-        HackingError, match=r"reward rose while (monitor|guard)/.* fell; the best .* of update \d"
+        HackingError, match=r"reward rose while monitor/heldout.* fell; the best .* of update \d"
     ):
         train_and_evaluate(config, tmp_path / "run")
     records = read_metrics(tmp_path / "run" / "samples.jsonl")

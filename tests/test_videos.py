@@ -184,7 +184,7 @@ def draw_as_the_card_says(folder, noise, file=None):
     card = (folder / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     example = example.replace("THIS_FOLDER", str(folder)).replace("a photo of a red apple", PROMPTS[0])
-    example = example.replace('"guidance_scale"', '"output_type": "np", "latents": latents, "guidance_scale"')
+    example = example.replace("guidance_scale=", "output_type='np', latents=latents, guidance_scale=")
     if file:
         example = example.replace(LORA_FILE, file)
     scope = {"latents": torch.from_numpy(np.moveaxis(noise, -1, 1).copy())}

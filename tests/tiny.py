@@ -164,9 +164,9 @@ def _write_tokenizer(folder):
     }
 
 
-def write_tiny_models(folder):
-    """Write the folders and files that a run of `tiny_config` reads."""
-    write_tiny_pipeline(folder / "pipeline")
+def write_tiny_models(folder, **networks):
+    """Write what a run of `tiny_config` reads; `networks` as of `write_tiny_pipeline`."""
+    write_tiny_pipeline(folder / "pipeline", **networks)
     write_tiny_reward(folder / "reward", seed=5)
     write_tiny_reward(folder / "heldout", seed=6)
     (folder / "prompts.txt").write_text("\n".join(PROMPTS))

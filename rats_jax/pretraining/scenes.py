@@ -191,7 +191,7 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array) -> Array:
         ]
         pixels = jnp.where(inside[..., None], pixels, 0) / 255.0
         images = images * (1.0 - pixels[..., 3:]) + pixels[..., :3]
-    return images
+    return jnp.clip(images, 0.0, 1.0)  # of rounding
 
 
 def _shade(key: Key, colours: Array) -> Array:

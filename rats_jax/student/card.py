@@ -43,8 +43,8 @@ images = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale
 from diffusers import WanPipeline
 
 pipeline = WanPipeline.from_pretrained("THIS_FOLDER")
-{levels_of_steps}options = {{"num_inference_steps": {steps}, "guidance_scale": {scale:g}{options}}}
-frames = pipeline("{prompt}", **options).frames
+{levels_of_steps}
+frames = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}{options}).frames
 """,
     "video lora": """\
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
@@ -52,8 +52,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 pipeline = WanPipeline.from_pretrained("{base}")
 pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift={shift:g})
 pipeline.load_lora_weights("THIS_FOLDER", weight_name="{lora_file}")
-{levels_of_steps}options = {{"num_inference_steps": {steps}, "guidance_scale": {scale:g}{options}}}
-frames = pipeline("{prompt}", **options).frames
+{levels_of_steps}
+frames = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}{options}).frames
 """,
     "jax": """\
 import numpy as np
@@ -91,8 +91,7 @@ TPU.""",
 # The student's levels, before the shift: the pipeline has no argument for them.
 _LEVELS_OF_STEPS = """\
 set_timesteps = pipeline.scheduler.set_timesteps
-pipeline.scheduler.set_timesteps = lambda _, device: set_timesteps(sigmas={sigmas}, device=device)
-"""
+pipeline.scheduler.set_timesteps = lambda _, device: set_timesteps(sigmas={sigmas}, device=device)"""
 _COMFYUI = {
     "diffusion": """\
 For ComfyUI: `comfyui/rats_lora.safetensors`, the same adapters in its names, for a KSampler with {steps}
@@ -186,7 +185,7 @@ def _is_flow(model: TextToImage) -> bool:
     return model.pipeline.prediction_type == "flow"
 
 
-def _sampling(model: TextToImage, config: Any) -> dict[str, str]:
+def _sampling(model: TextToImage, config: Any) -> dict[str, Any]:
     """Say how diffusers samples as the student does, where that is not the default."""
     fields = ("height", "width", "max_sequence_length")
     options = {field: config[field] for field in fields if config.get(field)}
@@ -202,23 +201,20 @@ def _sampling(model: TextToImage, config: Any) -> dict[str, str]:
     steps, options = model.num_steps, {"height": height, "width": width} | options
     # Before the shift, which is the scheduler's.
     sigmas = [round((steps - i) / steps, 6) for i in range(steps)]
-    video: dict[str, Any] = {}
     if length:
-        options |= {"num_frames": length[0]}
+        options["num_frames"] = length[0]
         if model.guidance_scale != 1 and model.pipeline.negative_prompt:
             options["negative_prompt"] = repr(model.pipeline.negative_prompt)
-        half = model.pipeline.grid_fn(2, "").noise_rates[1]  # shift / (shift + 1)
-        video = {"levels_of_steps": _LEVELS_OF_STEPS.format(sigmas=sigmas), "shift": half / (1.0 - half)}
-        given = "".join(f', "{field}": {value}' for field, value in options.items())
     else:
         options["sigmas"] = sigmas
-        given = "".join(f", {field}={value}" for field, value in options.items())
-    levels = model.pipeline.grid_fn(steps, "").noise_rates
-    return video | {
-        "options": given,
+    levels, (_, half, _) = (model.pipeline.grid_fn(count, "").noise_rates for count in (steps, 2))
+    return {
+        "options": "".join(f", {field}={value}" for field, value in options.items()),
         "scheduler_class": "",
         "scheduler": "",
         "levels": ", ".join(f"{level:.4g}" for level in levels),
+        "levels_of_steps": _LEVELS_OF_STEPS.format(sigmas=sigmas),
+        "shift": half / (1.0 - half),  # of two steps the second begins at shift / (shift + 1)
     }
 
 

@@ -201,8 +201,9 @@ def test_new_adapters_change_nothing_in_some_stacks_or_none(tower):
     np.testing.assert_array_equal(adapted_fn(Adapted(params, {}), x, 0, shift), plain)
     for targets in ("blocks_0|proj_out", "blocks_3"):
         adapters = init_adapters(params, targets=targets, rank=2, seed=0)
-        unmoved = adapted_fn(Adapted(params, adapters), x, 0, shift)
-        np.testing.assert_allclose(unmoved, plain, rtol=1e-6)
+        with jax.disable_jit():  # compiled, the two loops are other programs, which may round otherwise
+            unmoved = adapted_fn(Adapted(params, adapters), x, 0, shift)
+            np.testing.assert_array_equal(unmoved, denoise_fn(params, x, 0, shift))
         moved = adapted_fn(Adapted(params, draw(adapters)), x, 0, shift)
         merged = merge_adapters(params, draw(adapters), scale=SCALE)
         np.testing.assert_allclose(moved, denoise_fn(merged, x, 0, shift), atol=1e-5)

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rats_jax.workdir.metrics import read_metrics
-from tests.tiny import (
-    UNET,
-    VAE,
-    tiny_config,
-    write_config,
-    write_tiny_models,
-    write_tiny_pipeline,
-    xla_flags,
-)
+from tests.tiny import UNET, VAE, tiny_config, write_config, write_tiny_models, xla_flags
 
 ROOT = Path(__file__).parents[2]
 # What is traced and compiled at each start: no more than a run has to have.
@@ -47,9 +38,7 @@ SETTINGS = {
 def write_job(folder, **changes):
     """Write models and the config of a tiny run; gives the config's file."""
     models = folder / "models"
-    write_tiny_models(models)
-    shutil.rmtree(models / "pipeline")
-    write_tiny_pipeline(models / "pipeline", unet=UNET | NO_MIDDLE, vae=VAE | ONE_BLOCK)
+    write_tiny_models(models, unet=UNET | NO_MIDDLE, vae=VAE | ONE_BLOCK)
     return write_config(folder / "job.py", tiny_config(models, **(SETTINGS | changes)))
 
 

@@ -9,7 +9,7 @@ import pytest
 from rats_jax.errors import ConfigError
 from rats_jax.report.tables import format_overview
 from rats_jax.student import card as model_card
-from rats_jax.student.model import Origin
+from rats_jax.student.model import Origin, TextToImage
 from tests.report.test_tables import made_up_report
 from tests.tiny import tiny_config
 
@@ -40,9 +40,8 @@ def card(models, tmp_path):
     config = tiny_config(models)
 
     def card(step):
-        student = SimpleNamespace(
-            source=str(tmp_path), timestep_spacing="", num_steps=4, guidance_scale=1.0, pipeline=pipeline
-        )
+        sampling = {"timestep_spacing": "", "sampler": "ddim", "num_steps": 4, "guidance_scale": 1.0}
+        student = TextToImage(str(tmp_path), pipeline, **sampling)
         return model_card._card(student, Origin(config, step, None), "diffusers")
 
     (tmp_path / "summary.json").write_text(json.dumps(summary()))
