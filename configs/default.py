@@ -44,7 +44,8 @@ def get_config() -> ConfigDict:
     config.max_sequence_length = 0
     # File of prompts: text with one per line; or .jsonl, .ndjson, .json (an array), .csv or .tsv, whose field
     # `prompt` is read, else `text`, else `caption`; or 'tfds:NAME[:SPLIT]', a prepared TFDS dataset with
-    # captions (~/tensorflow_datasets or TFDS_DATA_DIR), all of which are read once before the training.
+    # captions (~/tensorflow_datasets or TFDS_DATA_DIR), all of which are read once before the training; or
+    # 'hf:OWNER/NAME[/CONFIG][:SPLIT]', a Hugging Face dataset with such a column (extra `datasets`).
     config.prompts = ""
 
     # Folder that `python -m rats_jax.embed` wrote for this model and these prompts: the text encoders then

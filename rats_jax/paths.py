@@ -104,13 +104,13 @@ def expect_model(path: str, field: str) -> None:
 
 
 def expect_prompts(path: str | None, field: str) -> None:
-    """Check that a path can be that of prompts: a file, or a dataset as 'tfds:NAME'; None is not given.
+    """Check that a path can be that of prompts: a file, 'tfds:NAME' or 'hf:OWNER/NAME'; None is not given.
 
     Raises:
         ConfigError: as `resolve_path`, or it is none.
     """
-    known = path is None or path.startswith("tfds:") or kind_of(resolve_path(path, field)) == "file"
-    expect(known, field, path, "an existing file")
+    known = path is None or path.startswith(("tfds:", "hf:")) or kind_of(resolve_path(path, field)) == "file"
+    expect(known, field, path, "an existing file, or a dataset as 'tfds:NAME' or 'hf:OWNER/NAME'")
 
 
 def is_remote(path: str) -> bool:

@@ -19,7 +19,10 @@ from rats_jax.paths import expect_model, output_file, resolve_path
 from rats_jax.texts import show
 
 _REWARDS = flags.DEFINE_multi_string(
-    "reward", None, "KIND or KIND=PATH of a reward; give the flag several times for several.", required=True
+    "reward",
+    None,
+    "KIND or KIND=PATH of a reward, or FILE.py:NAME of your own; give the flag several times for several.",
+    required=True,
 )
 _IMAGES = flags.DEFINE_string("images", None, "Folder of pictures.", required=True)
 _PROMPTS = flags.DEFINE_string(
@@ -50,11 +53,10 @@ def main(_: list[str]) -> None:
         pairs = read_pairs(images, prompts)
         check_devices()
         from rats_jax.evaluation.score import format_scores, score_pairs, summarise
-        from rats_jax.rewards import REWARDS
+        from rats_jax.rewards import find_reward
 
-        for kind in paths:
-            expect(kind in REWARDS, "reward", kind, f"one of {', '.join(sorted(REWARDS))}")
-        rewards = {kind: REWARDS[kind].load(path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
+        found = {kind: find_reward(kind, "reward") for kind in paths}
+        rewards = {kind: found[kind].load(path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
         scores = score_pairs(rewards, pairs, batch_size=_BATCH_SIZE.value)
         summary = summarise(pairs, scores, paths)
         show(f"{format_scores(pairs, scores)}\n")  # then a full disk takes nothing

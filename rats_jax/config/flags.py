@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import re
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +26,7 @@ from rats_jax.errors import (
     suggestion,
 )
 from rats_jax.paths import kind_of, resolve_path
+from rats_jax.python_files import import_file, run_code
 from rats_jax.texts import close_output
 
 _SHOWN = 300
@@ -49,27 +48,12 @@ def load_config(path: str | Path) -> Any:
     """
     file = resolve_path(str(path), "config")
     expect(kind_of(file) == "file" and file.suffix == ".py", "config", str(path), "an existing Python file")
-    spec = importlib.util.spec_from_file_location(f"{file.stem}_config", file)
-    assert spec is not None and spec.loader is not None, file
-    module = importlib.util.module_from_spec(spec)
-    _run(file, lambda: spec.loader.exec_module(module))  # pyright: ignore[reportOptionalMemberAccess]
+    module = import_file(file, f"{file.stem}_config", field="config")
     expect(hasattr(module, "get_config"), "config", str(path), "a file that defines get_config()")
-    config = _run(file, module.get_config)
+    config = run_code(file, module.get_config, field="config")
     kind = type(config).__name__
     expect(isinstance(config, ConfigDict), "config", str(path), f"a ConfigDict from get_config(), not {kind}")
     return config
-
-
-def _run(file: Path, code: Callable[[], Any]) -> Any:
-    """Run code of a config file; what goes wrong in it is one line with the place."""
-    try:
-        return code()
-    except (Exception, SystemExit) as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-        line = frames[-1].lineno if frames else getattr(error, "lineno", None)
-        place = f"line {line}: " if line else ""
-        reason = f"{place}{type(error).__name__}: {getattr(error, 'msg', error)}"
-        raise ConfigError(f"config={str(file)!r}: expected a file that runs ({reason})") from None
 
 
 def define_config() -> Any:

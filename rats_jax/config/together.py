@@ -111,25 +111,6 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
             check(field, batch % (ways * times) == 0, expected)
 
 
-def validate_reward_kinds(config: Mapping[str, Any], kinds: Mapping[str, bool]) -> None:
-    """Check that every reward of the config is of a known kind, and that trained ones have a slope.
-
-    Args:
-        config: a config that `validate` accepts.
-        kinds: the names of the rewards that exist, and whether they can be trained on.
-
-    Raises:
-        ConfigError: names the first unknown kind, and the kinds that exist.
-    """
-    for section in ("rewards", "monitor"):
-        allowed = sorted(kind for kind, trainable in kinds.items() if trainable or section == "monitor")
-        for name, reward in config[section].items():
-            field, expected = f"{section}.{name}.kind", f"one of {', '.join(allowed)}"
-            if reward["kind"] in kinds and reward["kind"] not in allowed:
-                expected += f"; it has no gradient, but monitor.{name} measures it"
-            expect(reward["kind"] in allowed, field, reward["kind"], expected)
-
-
 def _all_rewards(config: Mapping[str, Any]) -> dict[str, Any]:
     """List trained and monitored rewards by dotted field name."""
     return {f"{section}.{n}": r for section in ("rewards", "monitor") for n, r in config[section].items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
@@ -25,6 +26,7 @@ class Captions(Sequence[str]):
     Attributes:
         name: what the prompts are known by: dataset, config, version, split, feature, and how many examples
             without a caption are left out, if any.
+        digest: of all prompts, 16 hexadecimal digits.
     """
 
     def __init__(self, source: Any, feature: str, name: str):
@@ -34,7 +36,11 @@ class Captions(Sequence[str]):
             ConfigError: a caption is no text, or there is none at all.
         """
         self._source, self._feature, self.name = source, feature, name
-        self._rows = np.flatnonzero([bool(text) for text in self._read_all()])
+        digest, has_text = hashlib.sha256(), []
+        for text in self._read_all():
+            digest.update(f"{text}\0".encode())
+            has_text.append(bool(text))
+        self._rows, self.digest = np.flatnonzero(has_text), digest.hexdigest()[:16]
         left_out = len(source) - len(self._rows)
         if not len(self._rows):
             raise ConfigError(

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 
 from rats_jax.data.captions import Captions, open_captions
+from rats_jax.data.hub_dataset import open_hub_dataset
 from rats_jax.data.rows import brief, check_prompt, read_rows, strip
 from rats_jax.errors import ConfigError
 from rats_jax.paths import resolve_path
@@ -24,18 +25,20 @@ _EXPECTED = "`prompt`, `text` or `caption`"
 
 
 def find_prompts(path: str, *, field: str = "prompts") -> Sequence[str]:
-    """Find the prompts that a config names: of a file, or, read when they are wanted, of a TFDS dataset.
+    """Find the prompts that a config names: of a file, or, read when they are wanted, of a dataset.
 
     Args:
-        path: of a file, or 'tfds:...'.
+        path: of a file, or 'tfds:...' or 'hf:...'.
         field: of the config, which errors begin with.
 
     Raises:
-        ConfigError: as `read_prompts` and `open_captions`.
+        ConfigError: as `read_prompts`, `open_captions` and `open_hub_dataset`.
     """
     try:
         if path.startswith("tfds:"):
             return open_captions(path)
+        if path.startswith("hf:"):
+            return open_hub_dataset(path)
         return read_prompts(resolve_path(path, "prompts"))
     except ConfigError as error:
         raise ConfigError(f"{field}={str(error).removeprefix('prompts=')}") from None

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from rats_jax.config.together import validate_reward_kinds
 from rats_jax.data.batches import filled_batches
 from rats_jax.errors import expect
 from rats_jax.method.combine import weighted_sum
-from rats_jax.rewards import make_score_fn, trainable_kinds
+from rats_jax.rewards import make_score_fn
 from rats_jax.rewards.frames import judge_frames
-from rats_jax.rewards.open import open_rewards
+from rats_jax.rewards.open import expect_known_kinds, open_rewards
 from rats_jax.student.model import TextToImage
 from rats_jax.types import RewardModel
 from rats_jax.weights.stored import read_all
@@ -125,7 +124,7 @@ def open_judges(config: Any, *, videos: bool = False) -> Judges:
     Raises:
         ConfigError: a reward of no known kind, or weights that do not fit.
     """
-    validate_reward_kinds(config, trainable_kinds())
+    expect_known_kinds(config)
     trained, monitors = (open_rewards(config, s, dtype=jnp.float32) for s in ("rewards", "monitor"))
     rewards = trained | monitors
     if videos:

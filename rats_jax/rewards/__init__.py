@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rats_jax.errors import expect
 from rats_jax.rewards.aesthetic import AESTHETIC
 from rats_jax.rewards.base import Reward, make_score_fn
 from rats_jax.rewards.clipscore import CLIPSCORE
@@ -12,9 +13,10 @@ from rats_jax.rewards.compressibility import COMPRESSIBILITY_PROXY
 from rats_jax.rewards.detector import DETECTOR
 from rats_jax.rewards.hpsv2 import HPSV2_0, HPSV2_1
 from rats_jax.rewards.imagereward import IMAGEREWARD
+from rats_jax.rewards.own import is_own, load_own
 from rats_jax.rewards.pickscore import PICKSCORE
 
-__all__ = ["REWARDS", "Reward", "make_score_fn", "trainable_kinds"]
+__all__ = ["REWARDS", "Reward", "find_reward", "make_score_fn"]
 
 REWARDS: Mapping[str, Reward] = {
     "aesthetic": AESTHETIC,
@@ -30,6 +32,17 @@ REWARDS: Mapping[str, Reward] = {
 """By the `kind` of a config."""
 
 
-def trainable_kinds() -> dict[str, bool]:
-    """Tell of every kind whether a run can be trained on it."""
-    return {kind: reward.differentiable for kind, reward in REWARDS.items()}
+def find_reward(kind: str, field: str = "kind") -> Reward:
+    """Find a reward by its kind: of `REWARDS`, or FILE.py:NAME.
+
+    Args:
+        kind: of a config or flag.
+        field: that names it, for messages.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if is_own(kind):
+        return load_own(kind, field)
+    expect(kind in REWARDS, field, kind, f"one of {', '.join(sorted(REWARDS))}, or FILE.py:NAME")
+    return REWARDS[kind]

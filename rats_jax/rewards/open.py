@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from rats_jax.errors import WeightsError
-from rats_jax.rewards import REWARDS
+from rats_jax.errors import WeightsError, expect
+from rats_jax.rewards import find_reward
 from rats_jax.types import RewardModel
+
+
+def expect_known_kinds(config: Any) -> None:
+    """Check that every reward of the config is of a known kind, and that trained ones have a slope.
+
+    Raises:
+        ConfigError: names the first that is not, and the kinds that exist.
+    """
+    for section in ("rewards", "monitor"):
+        for name, reward in config[section].items():
+            field = f"{section}.{name}.kind"
+            trainable = find_reward(reward["kind"], field).differentiable
+            expected = f"a reward with a gradient; it has none, but monitor.{name} measures it"
+            expect(trainable or section == "monitor", field, reward["kind"], expected)
 
 
 def open_rewards(config: Any, section: str, *, dtype: Any) -> dict[str, RewardModel]:
@@ -34,7 +48,7 @@ def describe_rewards(config: Any, *, dtype: Any) -> dict[str, RewardModel]:
 
 
 def _describe_reward(field: str, reward: Any, *, dtype: Any) -> RewardModel:
-    describe = REWARDS[reward.kind].describe
+    describe = find_reward(reward.kind, f"{field}.kind").describe
     if reward.path or describe is None:
         return _open_reward(field, reward, dtype=dtype)
     return describe(dtype=dtype)
@@ -42,6 +56,6 @@ def _describe_reward(field: str, reward: Any, *, dtype: Any) -> RewardModel:
 
 def _open_reward(field: str, reward: Any, *, dtype: Any) -> RewardModel:
     try:
-        return REWARDS[reward.kind].load(reward.path, dtype=dtype)
+        return find_reward(reward.kind, f"{field}.kind").load(reward.path, dtype=dtype)
     except WeightsError as error:
         raise WeightsError(f"{field}: {error}") from None

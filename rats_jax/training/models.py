@@ -8,15 +8,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rats_jax.config.together import validate_reward_kinds
 from rats_jax.errors import expect
 from rats_jax.paths import resolve_path
 from rats_jax.pipelines.base import Pipeline, makes_videos
 from rats_jax.pipelines.open import describe_pipeline, open_pipeline, options_of
 from rats_jax.pipelines.stored_embeds import with_abstract_embeds, with_stored_embeds
-from rats_jax.rewards import trainable_kinds
 from rats_jax.rewards.frames import judge_frames
-from rats_jax.rewards.open import describe_rewards, open_rewards
+from rats_jax.rewards.open import describe_rewards, expect_known_kinds, open_rewards
 from rats_jax.types import RewardModel
 
 
@@ -42,7 +40,7 @@ def open_models(config: Any, device: Any = None) -> Models:
     Raises:
         ConfigError: a reward of no known kind, or weights that do not fit (WeightsError).
     """
-    validate_reward_kinds(config, trainable_kinds())
+    expect_known_kinds(config)
     dtype = jnp.dtype(config.compute_dtype)
     rewards, monitors = (open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor"))
     pipeline = open_pipeline(config.pretrained, dtype=dtype, device=device, options=options_of(config))
@@ -68,7 +66,7 @@ def describe_models(config: Any, device: Any = None) -> Models:
     Raises:
         ConfigError: as `open_models`.
     """
-    validate_reward_kinds(config, trainable_kinds())
+    expect_known_kinds(config)
     dtype = jnp.dtype(config.compute_dtype)
     rewards = describe_rewards(config, dtype=dtype)
     options = options_of(config)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import rats_jax
 from rats_jax.config.fields import REWARD_RULES, RULES, flatten
 from rats_jax.config.flags import load_config
-from rats_jax.config.together import validate, validate_paths, validate_reward_kinds
+from rats_jax.config.together import validate, validate_paths
 from rats_jax.errors import ConfigError
 from rats_jax.paths import resolve_path
 
@@ -236,25 +236,6 @@ def test_monitored_rewards_have_names_of_their_own_and_no_weight(config):
     config.monitor = ConfigDict({"first": {"kind": "clip", "path": "reward"}})
     config.heldout_reward = ""
     assert message(config) == "monitor.first='first': expected a name that no reward in `rewards` has"
-
-
-def test_unknown_kind_of_reward(config):
-    validate_reward_kinds(config, {"clip": True})
-    config.monitor.second = ConfigDict({"kind": "beauty", "path": ""})
-    with pytest.raises(ConfigError, match=r"^monitor.second.kind='beauty': expected one of clip$"):
-        validate_reward_kinds(config, {"clip": True})
-    with pytest.raises(ConfigError, match=r"^rewards.first.kind='clip': expected one of aesthetic, hps$"):
-        validate_reward_kinds(config, {"hps": True, "aesthetic": True})
-
-
-def test_a_judge_without_a_gradient_is_monitored_and_not_trained_on(config):
-    kinds = {"clip": True, "eye": False}
-    config.monitor.second = ConfigDict({"kind": "eye", "path": ""})
-    validate_reward_kinds(config, kinds)
-    config.rewards.first.kind = "eye"
-    expected = "expected one of clip; it has no gradient, but monitor.first measures it"
-    with pytest.raises(ConfigError, match=rf"^rewards.first.kind='eye': {expected}$"):
-        validate_reward_kinds(config, kinds)
 
 
 def test_paths(config, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 
 from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.clip import init_clip, make_clip
-from rats_jax.rewards import REWARDS, trainable_kinds
+from rats_jax.rewards import REWARDS
 from rats_jax.weights.open_clip import VIT_H_14, VIT_L_14, to_transformers_config
 from tests.rewards.sizes import count
 
@@ -18,7 +18,7 @@ def test_both_towers_have_the_published_numbers_of_weights(config, total):
     assert count(abstract_params(init_clip, module)) == total
 
 
-@pytest.mark.parametrize("kind", [kind for kind, trainable in trainable_kinds().items() if trainable])
+@pytest.mark.parametrize("kind", [kind for kind, reward in REWARDS.items() if reward.differentiable])
 def test_scores_and_slopes_have_their_shapes(kind):
     describe = REWARDS[kind].describe
     reward = REWARDS[kind].load("") if describe is None else describe(dtype=jnp.bfloat16)
