@@ -16,7 +16,7 @@ NEWEST_TESTS := tests/test_newest.py tests/pipelines/test_pytorch.py tests/diffu
 	tests/networks/test_clip_text.py tests/weights/test_hub.py tests/weights/test_tokenizers.py \
 	tests/pipelines/test_flows.py::test_pictures_are_those_of_pytorch
 
-.PHONY: venv test-venv newest-venv run test test-newest stress lint types clean
+.PHONY: venv test-venv newest-venv run test test-newest stress lint types docs clean
 
 venv: $(STAMP)
 
@@ -53,7 +53,7 @@ run: venv
 # Programs that both environments compile; two versions of jax share none.
 test test-newest: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.compiled
 
-test: lint types
+test: lint types docs
 	$(BIN)/python -m pytest -m "not network" $(PYTEST_ARGS)
 	$(MAKE) test-newest
 
@@ -72,6 +72,15 @@ lint: test-venv
 types: test-venv
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
+# The site: build/site/index.html. It reads the package without importing it.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build -q
+
+.venv-docs/.installed: requirements-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install -q -r requirements-docs.txt
+	@touch $@
+
 clean:
-	rm -rf .venv $(NEWEST) .compiled .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-docs $(NEWEST) .compiled .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

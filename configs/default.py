@@ -197,7 +197,7 @@ def get_config() -> ConfigDict:
 
     config.samples = ConfigDict()
     # Updates between two sheets of samples; the last update gets one too. 0 draws none, and watches for no
-    # hacking; a model of videos takes 0 alone.
+    # hacking.
     config.samples.every = 100
     # Prompts on a sheet, >= 1.
     config.samples.num = 8

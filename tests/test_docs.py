@@ -1,13 +1,19 @@
-"""The example of docs/rewards.md, run as it stands there."""
+"""Examples of the docs, run as they stand there; links that lead somewhere."""
 
 import re
 import sys
 import types
 from pathlib import Path
 
+import jax
+import numpy as np
+import pytest
+
 from rats_jax import rewards
 
-TEXT = (Path(__file__).parents[1] / "docs" / "rewards.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+TEXT = (ROOT / "docs" / "rewards.md").read_text()
 
 
 def run(source, name):
@@ -32,3 +38,47 @@ def test_the_reward_that_is_added_there_passes_its_test(monkeypatch):
 def test_every_reward_has_its_row():
     rows = set(re.findall(r"^\| `([\w.]+)` \|", TEXT.split("## Using them")[0], flags=re.MULTILINE))
     assert rows == set(rewards.REWARDS)
+
+
+def test_rewards_of_ones_own_file_are_those_of_the_page(tmp_path, monkeypatch):
+    section = (ROOT / "docs" / "own.md").read_text().split("## Rewards")[1].split("## Models")[0]
+    file, loader = (
+        code for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if "import" in code
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(f"{file}\n{loader}")
+    np.save("weights.npy", np.array([1.0, 2.0, 3.0], np.float32))
+    images = np.random.default_rng(0).uniform(size=(2, 4, 4, 3)).astype(np.float32)
+    mean = images.mean((1, 2))
+    wanted = {
+        "redness": ("", mean[:, 0] - mean[:, 1:].mean(1)),
+        "load_linear": ("weights.npy", mean @ np.array([1.0, 2.0, 3.0])),
+    }
+    for name, (path, scores) in wanted.items():
+        reward = rewards.find_reward(f"mine.py:{name}").load(path)
+        found = jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(["one", "two"]))
+        np.testing.assert_allclose(found, scores, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_of_the_checkout_and_to_headings(page):
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        file = page.parent / path if path else page
+        if page.parent.name == "docs" and path == "reference/config.md":
+            continue  # made by docs/hooks.py
+        assert file.exists(), target
+        if heading:
+            assert heading in {_anchor(line) for line in _headings(file)}, target
+
+
+def _headings(page):
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^#+ (.*)$", prose, flags=re.MULTILINE)
+
+
+def _anchor(heading):
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

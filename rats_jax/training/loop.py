@@ -56,7 +56,8 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
     Args:
         program: of a config that differs from this one at most in the folder of `teacher.targets` and,
             without adapters, which start from the seed, in `seed`.
-        config, workdir: as of `train_and_evaluate`.
+        config: as of `train_and_evaluate`.
+        workdir: as of `train_and_evaluate`.
     """
     started = time.perf_counter()
     place = any_path(str(workdir), "workdir")
