@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from rats_jax.config.fields import RULES, flatten
+from rats_jax.config.find import find_config
 from rats_jax.errors import (
     ConfigError,
     DivergedError,
@@ -27,7 +28,6 @@ from rats_jax.errors import (
     reason_of,
     suggestion,
 )
-from rats_jax.paths import kind_of, resolve_path
 from rats_jax.texts import close_output
 
 _SHOWN = 300
@@ -39,7 +39,7 @@ def load_config(path: str | Path) -> Any:
     """Run the `get_config()` of a config file.
 
     Args:
-        path: a Python file, relative to the working directory or absolute.
+        path: as of `find_config`.
 
     Returns:
         The ConfigDict, unlocked; Any, because type checkers cannot know its fields.
@@ -47,14 +47,13 @@ def load_config(path: str | Path) -> Any:
     Raises:
         ConfigError: there is no such file, it does not run, or it defines no `get_config` that gives one.
     """
-    file = resolve_path(str(path), "config")
-    expect(kind_of(file) == "file" and file.suffix == ".py", "config", str(path), "an existing Python file")
+    file, arguments = find_config(str(path))
     spec = importlib.util.spec_from_file_location(f"{file.stem}_config", file)
     assert spec is not None and spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
     _run(file, lambda: spec.loader.exec_module(module))  # pyright: ignore[reportOptionalMemberAccess]
     expect(hasattr(module, "get_config"), "config", str(path), "a file that defines get_config()")
-    config = _run(file, module.get_config)
+    config = _run(file, lambda: module.get_config(*arguments))
     kind = type(config).__name__
     expect(isinstance(config, ConfigDict), "config", str(path), f"a ConfigDict from get_config(), not {kind}")
     return config
@@ -80,7 +79,10 @@ def define_config() -> Any:
     """
     try:
         holder = config_flags.DEFINE_config_file(
-            "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
+            "config",
+            None,
+            "Config file, or the name of one; override its fields with --config.FIELD=VALUE.",
+            lock_config=True,
         )
     except flags.Error as error:  # it reads --flagfile
         fail(error)
@@ -133,7 +135,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         given = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
         validate_overrides(given)
-        arguments = flags.FLAGS([_expand_config(argument) for argument in given])
+        arguments = flags.FLAGS(_expand_config(given))
         validate_once(flags.FLAGS)
         expect(len(arguments) == 1, "arguments", arguments[1:], "flags only, as in --config=FILE")
         return arguments
@@ -157,10 +159,20 @@ def validate_once(values: flags.FlagValues) -> None:
             raise ConfigError(f"--{name}: expected once, it is given {flag.present} times")
 
 
-def _expand_config(argument: str) -> str:
-    """Give --config=~/file.py the path that a shell gives --config ~/file.py."""
-    found = re.fullmatch(r"(--?config=)(.+)", argument)
-    return found[1] + str(resolve_path(found[2], "config")) if found else argument
+def _expand_config(line: list[str]) -> list[str]:
+    """Give the config of a command line the path of its file, for ml_collections knows no names."""
+    expanded, end = list(line), line.index("--") if "--" in line else len(line)
+    for i, argument in enumerate(line[:end]):
+        if found := re.match(r"--?config=", argument):
+            expanded[i] = found[0] + _with_path(argument[found.end() :])
+        elif re.fullmatch(r"--?config", argument) and i + 1 < end:
+            expanded[i + 1] = _with_path(line[i + 1])
+    return expanded
+
+
+def _with_path(config: str) -> str:
+    file, arguments = find_config(config)
+    return ":".join([str(file), *arguments])
 
 
 @contextmanager
