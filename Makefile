@@ -82,5 +82,5 @@ docs: .venv-docs/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-docs $(NEWEST) .compiled .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-docs $(NEWEST) .compiled .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

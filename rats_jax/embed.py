@@ -1,4 +1,6 @@
-"""Compute the prompt embeddings of a config once: `python -m rats_jax.embed --config=FILE --out=DIR`.
+"""Compute the prompt embeddings of a config once.
+
+    python -m rats_jax.embed --config=FILE --out=DIR
 
 A run with --config.prompt_embeds=DIR then needs no text encoder in device memory.
 """

@@ -1,4 +1,9 @@
-"""Post-train a few-step student: `python -m rats_jax.main --config=FILE --workdir=DIR`."""
+"""Post-train a few-step student.
+
+    python -m rats_jax.main --config=configs/emoji_cpu.py --workdir=runs/emoji
+
+The same command with the same --workdir goes on where it stopped.
+"""
 
 import gc
 

@@ -1,4 +1,9 @@
-"""Build an embedded model and its rewards from scratch; see configs/emoji_pretrain.py, scenes_pretrain.py."""
+"""Build an embedded model and its rewards from scratch.
+
+    python -m rats_jax.pretrain --config=configs/emoji_pretrain.py --workdir=runs/emoji_pretrain
+
+configs/scenes_pretrain.py builds the other one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Score pictures: `python -m rats_jax.score --reward=pickscore --images=DIR --prompts=FILE`.
+"""Score pictures with rewards.
+
+    python -m rats_jax.score --reward=pickscore --images=DIR --prompts=FILE
 
 The rewards are the functions that training uses. Several at once, with weights from a folder or a hub id:
 

@@ -11,7 +11,7 @@ FILES = {
     for path in PACKAGE.rglob("*.py")
 }
 COMMANDS = {"main", "evaluate", "generate", "export", "compile", "embed", "score", "ablate", "pretrain"}
-FOUNDATIONS = {"types", "errors", "fields", "paths", "texts", "files"}
+FOUNDATIONS = {"types", "errors", "fields", "paths", "texts", "files", "python_files"}
 # From the bottom up: a folder imports what its row names, of the folders, and foundations.
 FOLDERS = {
     "diffusion": set(),
@@ -49,6 +49,7 @@ FOUNDATIONS_OF = {
     "paths": {"errors"},
     "texts": {"errors"},
     "files": {"errors", "texts"},
+    "python_files": {"errors"},
     "diffusion": {"types", "fields"},
     "method": {"types"},
     "networks": {"types", "fields"},
@@ -91,7 +92,7 @@ def test_the_walk_sees_something():
 
 def test_the_root_holds_commands_and_foundations_alone():
     root = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert root == COMMANDS | FOUNDATIONS
+    assert root == COMMANDS | FOUNDATIONS | {"__main__"}
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert folders == set(FOLDERS)
     for path in PACKAGE.glob("*/*/*.py"):

@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from rats_jax.config.fields import RULES, flatten
+from rats_jax.config.find import find_config
 from rats_jax.errors import (
     ConfigError,
     DivergedError,
@@ -25,7 +26,6 @@ from rats_jax.errors import (
     reason_of,
     suggestion,
 )
-from rats_jax.paths import kind_of, resolve_path
 from rats_jax.python_files import import_file, run_code
 from rats_jax.texts import close_output
 
@@ -38,7 +38,7 @@ def load_config(path: str | Path) -> Any:
     """Run the `get_config()` of a config file.
 
     Args:
-        path: a Python file, relative to the working directory or absolute.
+        path: as of `find_config`.
 
     Returns:
         The ConfigDict, unlocked; Any, because type checkers cannot know its fields.
@@ -46,11 +46,10 @@ def load_config(path: str | Path) -> Any:
     Raises:
         ConfigError: there is no such file, it does not run, or it defines no `get_config` that gives one.
     """
-    file = resolve_path(str(path), "config")
-    expect(kind_of(file) == "file" and file.suffix == ".py", "config", str(path), "an existing Python file")
+    file, arguments = find_config(str(path))
     module = import_file(file, f"{file.stem}_config", field="config")
     expect(hasattr(module, "get_config"), "config", str(path), "a file that defines get_config()")
-    config = run_code(file, module.get_config, field="config")
+    config = run_code(file, lambda: module.get_config(*arguments), field="config")
     kind = type(config).__name__
     expect(isinstance(config, ConfigDict), "config", str(path), f"a ConfigDict from get_config(), not {kind}")
     return config
@@ -64,7 +63,10 @@ def define_config() -> Any:
     """
     try:
         holder = config_flags.DEFINE_config_file(
-            "config", None, "Config file; override its fields with --config.FIELD=VALUE.", lock_config=True
+            "config",
+            None,
+            "Config file, or the name of one; override its fields with --config.FIELD=VALUE.",
+            lock_config=True,
         )
     except flags.Error as error:  # it reads --flagfile
         fail(error)
@@ -117,7 +119,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         given = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
         validate_overrides(given)
-        arguments = flags.FLAGS([_expand_config(argument) for argument in given])
+        arguments = flags.FLAGS(_expand_config(given))
         validate_once(flags.FLAGS)
         expect(len(arguments) == 1, "arguments", arguments[1:], "flags only, as in --config=FILE")
         return arguments
@@ -127,6 +129,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         fail(ConfigError(f"{found[1]}={found[2]}: expected {rule.expected}") if found and rule else error)
     except (ConfigError, flags.Error) as error:
         fail(error)
+    except BrokenPipeError:
+        _end_with_reader()
 
 
 def validate_once(values: flags.FlagValues) -> None:
@@ -141,10 +145,20 @@ def validate_once(values: flags.FlagValues) -> None:
             raise ConfigError(f"--{name}: expected once, it is given {flag.present} times")
 
 
-def _expand_config(argument: str) -> str:
-    """Give --config=~/file.py the path that a shell gives --config ~/file.py."""
-    found = re.fullmatch(r"(--?config=)(.+)", argument)
-    return found[1] + str(resolve_path(found[2], "config")) if found else argument
+def _expand_config(line: list[str]) -> list[str]:
+    """Give the config of a command line the path of its file, for ml_collections knows no names."""
+    expanded, end = list(line), line.index("--") if "--" in line else len(line)
+    for i, argument in enumerate(line[:end]):
+        if found := re.match(r"--?config=", argument):
+            expanded[i] = found[0] + _with_path(argument[found.end() :])
+        elif re.fullmatch(r"--?config", argument) and i + 1 < end:
+            expanded[i + 1] = _with_path(line[i + 1])
+    return expanded
+
+
+def _with_path(config: str) -> str:
+    file, arguments = find_config(config)
+    return ":".join([str(file), *arguments])
 
 
 @contextmanager
@@ -158,9 +172,8 @@ def errors_in_a_line() -> Iterator[None]:
         yield
     except (ConfigError, DivergedError, ExportError, HackingError, StoppedError) as error:
         fail(error)
-    except BrokenPipeError:  # whoever read what is printed has gone, as behind `| head`
-        close_output(sys.stdout, sys.stderr)
-        sys.exit(141)  # as a shell says it
+    except BrokenPipeError:
+        _end_with_reader()
     except OSError as error:
         if error.filename is None:
             raise
@@ -173,6 +186,12 @@ def errors_in_a_line() -> Iterator[None]:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _end_with_reader() -> NoReturn:
+    """End a command because whoever read what it prints has gone, as behind `| head`."""
+    close_output(sys.stdout, sys.stderr)
+    sys.exit(141)  # as a shell says it
 
 
 def fail(error: Exception) -> NoReturn:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 LAUNCH = Path(__file__).parents[2] / "launch"
-SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.name != "lib.sh")
+SCRIPTS = sorted(
+    path.name for path in LAUNCH.glob("*.s*") if path.suffix in (".sh", ".sbatch") and path.stem != "lib"
+)
 ARGUMENTS = ["my-tpu", "us-central1-a", "configs/emoji_cpu.py"]
 NASTY = ["--config.prompts=a  b.txt", "--config.lora.targets=to_q$|'x'; echo \"gone\" & `id`"]
 
