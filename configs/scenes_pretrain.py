@@ -86,24 +86,26 @@ def get_config() -> ml_collections.ConfigDict:
     config.heldout_share = 0.125  # of pairs of things and of numbers of a thing, which no training sees
     config.kinds = ml_collections.ConfigDict({"one": 0.5, "two": 0.15, "three": 0.05, "pair": 0.3})
     # Prompts of the main job, and those that it does not see.
-    config.prompts = ml_collections.ConfigDict({"num_train": 1024, "num_heldout": 128})
-    config.prompts.kinds = ml_collections.ConfigDict({"one": 0.5, "two": 0.3, "three": 0.2, "pair": 0.0})
+    config.prompts = ml_collections.ConfigDict({"num_train": 512, "num_heldout": 63})
+    config.prompts.kinds = ml_collections.ConfigDict({"one": 0.8, "two": 0.2, "three": 0.0, "pair": 0.0})
 
     config.tokenizer = ml_collections.ConfigDict({"vocab_size": 900, "max_length": 12})
     config.t5_tokenizer = ml_collections.ConfigDict({"max_length": 10})
 
     config.judge = ml_collections.ConfigDict(
         {
-            "num_updates": 8000,
-            "batch_size": 64,
+            "num_updates": 5000,
+            "batch_size": 56,
             "learning_rate": 2e-3,
             "ema_decay": 0.998,
             "blends": 0.15,
-            "max_severity": 0.3,
+            "max_severity": 0.5,
+            "corruptions": ("noise", "blur", "bend", "fade", "saturate", "contrast", "grid"),
+            "kinds": {"one": 0.45, "two": 0.3, "three": 0.15, "pair": 0.1},
         }
     )
     config.judge_model = ml_collections.ConfigDict(
-        {"image_size": 32, "num_classes": len(NOUNS), "num_grounds": 8, "max_count": 3}
+        {"image_size": 32, "num_classes": len(NOUNS), "num_grounds": 8, "max_count": 4}
         | {"channels": (16, 48, 96)}
     )
 
@@ -196,6 +198,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "attack_step": 4 / 255,  # sign-gradient step on the pictures that must score low
                 "attack_wrong": False,  # up to such a step on half of those that show something else, too
                 "count_share": 1 / 3,  # of pictures that show something else, those of another number
+                "any_sizes": False,  # of things; else smaller ones where there are more, as the flow draws
                 "kinds": config.kinds,
                 "max_logit_scale": 30.0,
                 "projection_dim": 96,
@@ -233,6 +236,9 @@ def get_config() -> ml_collections.ConfigDict:
             "kinds": {"one": 0.4, "two": 0.3, "three": 0.3, "pair": 0.0},
         }
     )
+    # And at last that small things are not several for being small.
+    config.third_round = config.second_round.copy_and_resolve_references()
+    config.third_round.update({"num_updates": 1000, "any_sizes": True})
 
     config.samples = ml_collections.ConfigDict({"num_images": 96, "num_steps": 50, "guidance_scale": 5.0})
     config.samples.columns = 12

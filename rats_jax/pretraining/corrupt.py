@@ -159,3 +159,26 @@ CORRUPTIONS: Mapping[str, Corruption] = {
     "bend": bend,
     "cut_out": cut_out,
 }
+
+
+def spoil(key: Key, corruptions: Mapping[str, Corruption], images: Array, severity: Array) -> Array:
+    """Spoil a batch, an equal part of it by each of the corruptions.
+
+    Args:
+        key: typed key.
+        corruptions: by name, their number divides B.
+        images: [B, H, W, 3] in [0, 1].
+        severity: [B] in [0, 1].
+
+    Returns:
+        [B, H, W, 3] in [0, 1], in the order of `images`.
+    """
+    keys = jax.random.split(key, len(corruptions))
+    groups = zip(
+        keys,
+        corruptions.values(),
+        jnp.split(images, len(keys)),
+        jnp.split(severity, len(keys)),
+        strict=True,
+    )
+    return jnp.concatenate([corrupt(k, x, s) for k, corrupt, x, s in groups])

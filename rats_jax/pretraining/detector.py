@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from rats_jax.networks.detector import Detector
-from rats_jax.pretraining.corrupt import blur, noise
+from rats_jax.pretraining.corrupt import CORRUPTIONS, spoil
 from rats_jax.pretraining.fit import fit_as
 from rats_jax.types import Array, Key, Params
 
@@ -28,7 +28,7 @@ def train_detector(
     seed: int,
     state_file: Path | None = None,
 ) -> Params:
-    """Minimise the cross-entropy of counts and ground, on clean, blurred and noisy pictures and on blends.
+    """Minimise the cross-entropy of counts and ground, on clean and mildly spoilt pictures and on blends.
 
     A blend of two scenes shows neither: its counts are zero, so that a picture in which a thing is only
     hinted at does not pass.
@@ -37,8 +37,8 @@ def train_detector(
         data: what `scene_fn` draws from, kept on the device.
         scene_fn: draws pictures and what they show.
         config: of the `Detector`.
-        training: num_updates, batch_size, learning_rate, ema_decay, blends (their share), max_severity (of
-            blur and noise).
+        training: num_updates, batch_size, learning_rate, ema_decay, blends (their share), corruptions (names,
+            their number divides the batch; half of the pictures have none), max_severity.
         seed: of initialisation and draws.
         state_file: see `fit`.
 
@@ -47,9 +47,10 @@ def train_detector(
     """
     detector = Detector.from_config(config)
     params = jax.jit(detector.init_params)(jax.random.key(seed))
+    corruptions = {name: CORRUPTIONS[name] for name in training.corruptions}
 
     def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
-        key_scene, key_spoil, key_noise, key_severity, key_share = jax.random.split(key, 5)
+        key_scene, key_spoil, key_half, key_severity, key_share = jax.random.split(key, 5)
         images, counts, ground = scene_fn(data, key_scene, training.batch_size)
         batch = images.shape[0]
         is_blend = jnp.arange(batch) < round(training.blends * batch)
@@ -58,12 +59,8 @@ def train_detector(
         images = jnp.where(is_blend[:, None, None, None], blends, images)
         counts = jnp.where(is_blend[:, None], 0, counts)
         severity = jax.random.uniform(key_severity, (batch,), maxval=training.max_severity)
-        key_one, key_two = jax.random.split(key_spoil)
-        spoilt = noise(key_noise, images, severity)
-        spoilt = jnp.where(
-            jax.random.bernoulli(key_one, 0.5, (batch, 1, 1, 1)), spoilt, blur(key_one, images, severity)
-        )
-        images = jnp.where(jax.random.bernoulli(key_two, 0.5, (batch, 1, 1, 1)), spoilt, images)
+        spoilt = spoil(key_spoil, corruptions, images, severity)
+        images = jnp.where(jax.random.bernoulli(key_half, 0.5, (batch, 1, 1, 1)), spoilt, images)
         seen: Any = detector.apply({"params": params}, images)
         entropy = optax.softmax_cross_entropy_with_integer_labels
         of_counts = entropy(seen.counts, counts).sum(axis=-1)

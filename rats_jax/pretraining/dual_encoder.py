@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from rats_jax.networks import clip
-from rats_jax.pretraining.corrupt import Corruption
+from rats_jax.pretraining.corrupt import Corruption, spoil
 from rats_jax.pretraining.fit import fit_as
 from rats_jax.types import Array, Key, Params
 
@@ -77,17 +77,6 @@ def train_dual_encoder(
     batch_size = per_kind * len(corruptions)
     max_log_scale = math.log(training.max_logit_scale)
 
-    def spoil(key: Key, clean: Array, severity: Array) -> Array:
-        keys = jax.random.split(key, len(corruptions))
-        groups = zip(
-            keys,
-            corruptions.values(),
-            jnp.split(clean, len(keys)),
-            jnp.split(severity, len(keys)),
-            strict=True,
-        )
-        return jnp.concatenate([corrupt(k, x, s) for k, corrupt, x, s in groups])
-
     def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
         keys = jax.random.split(key, 5)
         key_spoil, key_mild, key_more = keys[2:]
@@ -99,7 +88,7 @@ def train_dual_encoder(
         elsewhere = elsewhere & ~jnp.eye(batch_size, dtype=bool)
         mild = jax.random.uniform(key_mild, (batch_size,), minval=0.05, maxval=0.5)
         more = mild + jax.random.uniform(key_more, (batch_size,), minval=0.15, maxval=0.5)
-        spoilt, worse = spoil(key_spoil, clean, mild), spoil(key_spoil, clean, more)
+        spoilt, worse = (spoil(key_spoil, corruptions, clean, severity) for severity in (mild, more))
         text = clip.embed_text(module, params, drawn.input_ids)
 
         worse = lift(module, params, text, worse, training.attack_step)

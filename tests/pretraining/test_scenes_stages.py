@@ -1,5 +1,6 @@
 """All stages of text-to-scene, a few updates each, on networks of the smallest size: folders that load."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def small_config():
     # Modulations start at zero: a flow of one update would not hear of prompt and guidance.
     for name, num_updates in (("judge", 1), ("vae", 1), ("flow", 3), ("guidance", 3)):
         config[name].update({"num_updates": num_updates, "batch_size": 4})
+    config.judge.corruptions = ("noise", "mix")
     config.judge_model.update({"num_classes": 6, "channels": (8, 16)})
     config.vae_model.update({"block_out_channels": (8, 8)})
     transformer = {
@@ -54,7 +56,7 @@ def small_config():
         config[name].update({"num_updates": 1, "images_per_corruption": 1, "corruptions": ("noise", "mix")})
         config[name].text_config.update(TOWER)
         config[name].vision_config.update(TOWER)
-    config.second_round.num_updates = 1
+    config.second_round.num_updates = config.third_round.num_updates = 1
     config.samples.update({"num_images": 3, "columns": 2, "num_steps": 2})
     config.check.update({"num_images": 4, "num_steps": (2, 1)})
     return config
@@ -62,8 +64,8 @@ def small_config():
 
 def test_the_real_config_names_what_exists():
     config = load_config(CONFIG)
-    stages = ["judge", "vae", "flow", "guidance", "reward_draft", "reward", "heldout_reward"]
-    stages += ["prompts", "samples", "check"]
+    stages = ["judge", "vae", "flow", "guidance", "reward_draft", "reward_numbers", "reward"]
+    stages += ["heldout_reward", "prompts", "samples", "check"]
     assert list(STAGES) == stages
     assert set(config.reward.corruptions) | set(config.heldout_reward.corruptions) == set(CORRUPTIONS)
     assert config.heldout_reward.vision_config.hidden_size != config.reward.vision_config.hidden_size
@@ -96,11 +98,12 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(tmp_path
         scores[name] = jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(prompts[:2]))
         assert np.all(np.isfinite(scores[name]))
     assert np.all(scores["reward"] != scores["heldout_reward"])
-    # The second round goes on from the first: one update moves a weight by about the learning rate.
-    files = [tmp_path / name / "model.safetensors" for name in ("reward_draft", "reward")]
-    draft, reward = (load_file(file) for file in files)
-    moved = [np.abs(draft[name].astype(np.float32) - reward[name]).max() for name in draft]
-    assert 0.0 < max(moved) < 0.01
+    # A round goes on from the one before: one update moves a weight by about the learning rate.
+    rounds = ("reward_draft", "reward_numbers", "reward")
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in rounds]
+    for before, after in itertools.pairwise(weights):
+        moved = [np.abs(before[name].astype(np.float32) - after[name]).max() for name in before]
+        assert 0.0 < max(moved) < 0.01
     with Image.open(tmp_path / "samples.png") as sheet:
         assert len(sheet.getcolors(maxcolors=1 << 16)) > 100
     table = json.loads((tmp_path / "check.json").read_text())
@@ -111,7 +114,7 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(tmp_path
 
     files = [file for file in tmp_path.rglob("*.safetensors")]
     times = {file: file.stat().st_mtime_ns for file in files}
-    assert len(times) == 3 + 4 + 4  # of the flow, of the pipeline, of judge and rewards
+    assert len(times) == 3 + 4 + 5  # of the flow, of the pipeline, of judge and rewards
     assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("*.state"))
     for stage in STAGES.values():
         stage(config, tmp_path)
