@@ -104,7 +104,7 @@ def test_the_folder_says_what_it_is_and_loads_here(emoji, exported):
     np.testing.assert_array_equal(again(NAMES, seed=3), student(NAMES, seed=3))
     card = (exported / "README.md").read_text()
     for text in (
-        "base_model: assets/emoji/pipeline",
+        "| base model | assets/emoji/pipeline |",
         "license: ",
         "| prompts | assets/emoji/prompts.txt |",
         "| rewards | compressibility (`compressibility_proxy`, weight 0.2), pickscore_emoji (`pickscore`",
