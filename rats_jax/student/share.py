@@ -38,7 +38,11 @@ def open_repository(name: str, *, private: bool) -> str:
         raise ConfigError(f"push={name!r}: expected {expected}") from None
     expect(huggingface_hub.get_token() is not None, "push", name, f"a token that may write, {_TOKEN}")
     api = huggingface_hub.HfApi()
-    return str(_ask(name, lambda: api.create_repo(name, private=private, exist_ok=True)))
+    address = _ask(name, lambda: api.create_repo(name, private=private, exist_ok=True))
+    # Of one that is there the hub says nothing until it is written to: it is asked how it would take a file.
+    asked = [huggingface_hub.CommitOperationAdd("README.md", b"-")]
+    _ask(name, lambda: api.preupload_lfs_files(name, asked))
+    return str(address)
 
 
 def push(name: str, folder: Path, *, message: str) -> None:
