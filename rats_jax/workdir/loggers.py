@@ -65,12 +65,13 @@ class Loggers:
         self._log(step, {_SHEET: sheet, **_of_samples(record)})
 
     def log_tables(self, step: int, tables: Mapping[str, Table]) -> None:
-        """Log the tables that the run ends with, and their numbers by name, column and row."""
+        """Log the tables that the run ends with, and their numbers by name, column and row up to its comma."""
         self.flush()
         row: dict[str, float | Path | Table] = dict(tables)
         for name, table in tables.items():
             for title, *cells in table.rows:
-                row |= {f"{name}/{c}/{title}": v for c, v in zip(table.columns[1:], cells, strict=True)}
+                who = title.split(",")[0]
+                row |= {f"{name}/{c}/{who}": v for c, v in zip(table.columns[1:], cells, strict=True)}
         for name in list(self._services):
             if self._saved[name]["table"] < step and self._send(name, step, row):
                 self._saved[name]["table"] = step

@@ -80,7 +80,7 @@ def run(folder, names, *, first, last, error=None, said=None):
             if error:
                 raise error
         if last == 6:
-            loggers.log_tables(6, {"table": Table(["contestant", "reward"], [["student", 2.5]])})
+            loggers.log_tables(6, {"table": Table(["contestant", "reward"], [["student, 4 evaluations", 2.5]])})
 
 
 def steps(package):
@@ -99,7 +99,7 @@ def test_scalars_sheets_config_and_table(package, tmp_path, name):
     picture = "image", str(tmp_path / "samples" / "step_000004.png")
     assert rows[4] == {"loss": 4.0, "samples/sheet": picture, "samples/motion": 0.5}
     assert rows[0]["samples/motion"] == 0.5 and "loss" not in rows[0]
-    table = "table", ["contestant", "reward"], [["student", 2.5]]
+    table = "table", ["contestant", "reward"], [["student, 4 evaluations", 2.5]]
     assert service.logged[-1] == (6, {"table": table, "table/reward/student": 2.5})
     assert service.ended == [0 if name == "wandb" else None]
 
