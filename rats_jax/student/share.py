@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import huggingface_hub
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError
 
 from rats_jax.errors import ConfigError, expect, reason_of
 
 T = TypeVar("T")
 
+_NAME = "a repository as 'owner/name'"
 _TOKEN = "from `hf auth login` or in HF_TOKEN"
 
 
@@ -30,12 +32,7 @@ def open_repository(name: str, *, private: bool) -> str:
     Raises:
         ConfigError: no such name can be, there is no token, or the hub refuses it or cannot be reached.
     """
-    expect(re.fullmatch(r"[^/@]+/[^/@]+", name) is not None, "push", name, "a repository as 'owner/name'")
-    try:
-        validate_repo_id(name)
-    except ValueError as error:
-        expected = f"a repository as 'owner/name' ({reason_of(error)})"
-        raise ConfigError(f"push={name!r}: expected {expected}") from None
+    expect(re.fullmatch(r"[^/@]+/[^/@]+", name) is not None, "push", name, _NAME)
     expect(huggingface_hub.get_token() is not None, "push", name, f"a token that may write, {_TOKEN}")
     api = huggingface_hub.HfApi()
     address = _ask(name, lambda: api.create_repo(name, private=private, exist_ok=True))
@@ -73,9 +70,11 @@ def _refuse(name: str, error: Exception, kept: str) -> NoReturn:
     status = getattr(getattr(error, "response", None), "status_code", None)
     owner = name.split("/")[0]
     expected = {
-        None: f"a hub that can be reached at {huggingface_hub.constants.ENDPOINT}",
+        None: f"a hub that can be reached at {constants.ENDPOINT}",
         401: f"a token that the hub accepts, {_TOKEN}",
         403: f"a token that may write to {owner!r}, {_TOKEN}",
         404: f"an owner that is known and a token that may write to it, {_TOKEN}",
     }.get(status, "what the hub accepts")
+    if isinstance(error, HFValidationError):
+        expected = _NAME
     raise ConfigError(f"push={name!r}: expected {expected} ({reason_of(error)}){kept}") from None

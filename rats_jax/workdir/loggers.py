@@ -65,7 +65,7 @@ class Loggers:
         self._log(step, {_SHEET: sheet, **_of_samples(record)})
 
     def log_tables(self, step: int, tables: Mapping[str, Table]) -> None:
-        """Log the tables that the run ends with, and their numbers by name, column and row up to its comma."""
+        """Log the tables that the run ends with, their numbers by table, column and row (to its comma)."""
         self.flush()
         row: dict[str, float | Path | Table] = dict(tables)
         for name, table in tables.items():

@@ -2,6 +2,7 @@
 
 import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 from rats_jax.errors import ConfigError
 from rats_jax.student import share
@@ -11,8 +12,7 @@ from tests import hub as stand_in
 @pytest.fixture
 def hub(monkeypatch):
     with stand_in.serving() as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
-        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.address)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
         monkeypatch.setenv("HF_TOKEN", stand_in.TOKEN)
         yield hub
 
@@ -91,8 +91,7 @@ def test_what_the_hub_refuses_is_one_line(hub, folder, status, expected):
 def test_no_network_is_one_line(monkeypatch):
     with stand_in.serving() as hub:
         address = hub.address
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setenv("HF_TOKEN", stand_in.TOKEN)
     with pytest.raises(ConfigError, match=f"expected a hub that can be reached at {address} ") as caught:
         share.open_repository("me/student", private=True)

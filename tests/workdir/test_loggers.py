@@ -80,7 +80,9 @@ def run(folder, names, *, first, last, error=None, said=None):
             if error:
                 raise error
         if last == 6:
-            loggers.log_tables(6, {"table": Table(["contestant", "reward"], [["student, 4 evaluations", 2.5]])})
+            loggers.log_tables(
+                6, {"table": Table(["contestant", "reward"], [["student, 4 evaluations", 2.5]])}
+            )
 
 
 def steps(package):
