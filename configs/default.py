@@ -19,6 +19,11 @@ def get_config() -> ConfigDict:
     config.batch_size = 8
     # Updates between two lines of metrics.jsonl, >= 1.
     config.log_every = 1
+    # What the run is logged to beside its own files: any of 'tensorboard', 'wandb' and 'trackio', or ().
+    # They get scalars, sheets of samples, config and table; a resumed run goes on with the same run there.
+    # One that fails in the middle is left out, with a warning, and gets the rest at the next start. The
+    # variables WANDB_... (WANDB_MODE=offline, WANDB_PROJECT) and TRACKIO_... choose the rest.
+    config.loggers = ("tensorboard",)
 
     # What teacher and student start from: folder or hub id 'owner/name[@revision]' of a diffusers pipeline of
     # Stable Diffusion 1.x, 2.x, XL, 3 or 3.5, FLUX.1 or Wan2.1, with safetensors or Flax weights.

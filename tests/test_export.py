@@ -16,17 +16,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
+from PIL import Image
 from safetensors.numpy import load_file
 
 import rats_jax
 from rats_jax.config.flags import load_config
 from rats_jax.diffusion.grid import make_grid
 from rats_jax.errors import ConfigError, ExportError
+from rats_jax.evaluate import parse_contestants
 from rats_jax.networks.lora import init_adapters
 from rats_jax.pipelines import PIPELINES, write_flax
 from rats_jax.pipelines.base import Parts
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.student import formats as exporting
+from tests import hub as stand_in
 from tests.finished import write_run
 from tests.tiny import PROMPTS, SCHEDULER, UNET, VAE, flags_with, random_params, tiny_config
 from tests.torch_pipelines import make_original
@@ -66,11 +69,20 @@ def emoji(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(emoji, tmp_path_factory):
-    out = tmp_path_factory.mktemp("exported") / "student"
+def hub():
+    with stand_in.serving() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def exported(emoji, hub, tmp_path_factory):
+    """The run's student in a folder, and as me/student on the hub."""
+    folder = tmp_path_factory.mktemp("exported")
+    out = folder / "student"
     result = subprocess.run(
-        [sys.executable, "-m", "rats_jax.export", f"--workdir={emoji}", f"--out={out}"],
+        [sys.executable, "-m", "rats_jax.export", f"--workdir={emoji}", f"--out={out}", "--push=me/student"],
         cwd=ROOT,
+        env=os.environ | hub.environment(folder / "home"),
         capture_output=True,
         text=True,
         timeout=600,
@@ -78,7 +90,57 @@ def exported(emoji, tmp_path_factory):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "read back, it draws the student's picture to 0.000/255" in result.stdout
+    assert result.stdout.splitlines()[-2:] == [str(out), f"{hub.address}/me/student"]
     return out
+
+
+@pytest.mark.slow
+def test_the_hub_gives_the_student_back_by_its_id(exported, hub, tmp_path):
+    pushed = hub.repositories["me/student"]
+    files = {str(file.relative_to(exported)) for file in exported.rglob("*") if file.is_file()}
+    assert pushed["private"] is True and set(pushed["files"]) == files
+    assert b'DiffusionPipeline.from_pretrained("me/student")' in pushed["files"]["README.md"]
+    arguments = ["--model=me/student", "--prompt=black cat", f"--out={tmp_path / 'cats'}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "rats_jax.generate", *arguments],
+        cwd=ROOT,
+        env=os.environ | hub.environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    with Image.open(tmp_path / "cats" / "00000.png") as picture:
+        drawn = np.asarray(picture)
+    np.testing.assert_array_equal(drawn, np.round(rats_jax.load(str(exported))(["black cat"])[0] * 255))
+    assert parse_contestants(["theirs=me/student"], taken=()) == {"theirs": ("me/student", None)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--push=student"], "push='student': expected a repository as 'owner/name'"),
+        (["--push=me/student"], "push='me/student': expected a token that may write, from `hf auth login`"),
+        (["--public"], "public=True: expected --push=OWNER/NAME beside it"),
+        (["--push=me/student", "--out=tests"], "out='tests': expected a folder that is not there yet"),
+    ],
+)
+def test_a_push_that_cannot_be_is_refused_before_the_work(tmp_path, arguments, message):
+    (tmp_path / "run").mkdir()
+    given = [f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    result = subprocess.run(
+        [sys.executable, "-m", "rats_jax.export", *flags_with(given, arguments)],
+        cwd=ROOT,
+        env=environment | {"HF_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 1 and result.stderr.startswith(f"error: {message}"), result.stderr[-2000:]
+    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -104,7 +166,7 @@ def test_the_folder_says_what_it_is_and_loads_here(emoji, exported):
     np.testing.assert_array_equal(again(NAMES, seed=3), student(NAMES, seed=3))
     card = (exported / "README.md").read_text()
     for text in (
-        "base_model: assets/emoji/pipeline",
+        "| base model | assets/emoji/pipeline |",
         "license: ",
         "| prompts | assets/emoji/prompts.txt |",
         "| rewards | compressibility (`compressibility_proxy`, weight 0.2), pickscore_emoji (`pickscore`",

@@ -11,7 +11,7 @@ FILES = {
     for path in PACKAGE.rglob("*.py")
 }
 COMMANDS = {"main", "evaluate", "generate", "export", "compile", "embed", "score", "ablate", "pretrain"}
-FOUNDATIONS = {"types", "errors", "fields", "paths", "texts", "files", "python_files"}
+FOUNDATIONS = {"types", "errors", "fields", "paths", "texts", "files", "progress", "python_files"}
 # From the bottom up: a folder imports what its row names, of the folders, and foundations.
 FOLDERS = {
     "diffusion": set(),
@@ -49,6 +49,7 @@ FOUNDATIONS_OF = {
     "paths": {"errors"},
     "texts": {"errors"},
     "files": {"errors", "texts"},
+    "progress": set(),
     "python_files": {"errors"},
     "diffusion": {"types", "fields"},
     "method": {"types"},

@@ -35,6 +35,7 @@ from rats_jax.texts import parse_object, read_text
 from rats_jax.training.loop import train
 from rats_jax.training.program import Program
 from rats_jax.workdir import saved_config
+from rats_jax.workdir.services import expect_loggers
 
 _SCORES, _COST, _JOB = "scores.npz", "cost.json", "job.json"
 
@@ -60,13 +61,23 @@ def run_all(jobs: Sequence[Job], config: Any, *, processes: int, say: Callable[[
     for _, file, *_ in settings["prompts"] if left else ():
         if file:
             _find_prompts(file)  # what cannot be read is refused now, not after the training
+    for job in left:
+        expect_loggers(json.loads(job.config)["loggers"])
     groups: dict[tuple[str, int], list[Job]] = {}
     for job in left:  # runs that differ in their seed share one compiled update
         groups.setdefault((job.variant, job.num_steps), []).append(job)
     do = functools.partial(_do, settings=settings)
+    start, done_groups = time.perf_counter(), 0
+
+    def tell(group: Sequence[Job], seconds: float) -> None:
+        nonlocal done_groups
+        done_groups += 1
+        hours = (time.perf_counter() - start) / done_groups * (len(groups) - done_groups) / 3600
+        say(f"{_line(group, seconds)}; {done_groups} of {len(groups)}, {hours:.2f} hours left")
+
     if processes == 1 or len(groups) < 2:
         for group in groups.values():
-            say(_line(group, do(group)))
+            tell(group, do(group))
         return
     context = multiprocessing.get_context("spawn")
     turns = context.Value("i", 0)
@@ -74,7 +85,7 @@ def run_all(jobs: Sequence[Job], config: Any, *, processes: int, say: Callable[[
         waiting = {pool.submit(do, group): group for group in groups.values()}
         try:
             for done in as_completed(waiting):
-                say(_line(waiting[done], done.result()))
+                tell(waiting[done], done.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -108,6 +119,7 @@ def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the scores of a job depend on, as JSON gives it back."""
     run = json.loads(job.config)
     run["teacher"].pop("targets")  # a place
+    run.pop("loggers")  # are told what comes of it
     fields = "num_prompts", "num_seeds", "prompts", "seed"
     evaluation = {name: settings[name] for name in fields}
     return {"base": run, "evaluation": json.loads(json.dumps(evaluation))}

@@ -82,11 +82,24 @@ _WEIGHTS = Rule(
     "() or numbers >= 0 of which one is > 0",
 )
 
+LOGGERS = ("tensorboard", "wandb", "trackio")
+"""What a run can be logged to beside its own files."""
+_LOGGERS = Rule(
+    lambda value: (
+        isinstance(value, tuple | list)
+        and all(name in LOGGERS for name in value)
+        and len(set(value)) == len(value)
+    ),
+    f"() or some of {', '.join(map(repr, LOGGERS))}, each once, as in --config.loggers=tensorboard "
+    "--config.loggers=wandb",
+)
+
 RULES: Mapping[str, Rule] = {
     "seed": _SEED,
     "num_updates": _COUNT,
     "batch_size": _COUNT,
     "log_every": _COUNT,
+    "loggers": _LOGGERS,
     "pretrained": _NOT_EMPTY,
     "height": _integer(0),
     "width": _integer(0),

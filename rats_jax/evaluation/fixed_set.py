@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from rats_jax.data.batches import filled_batches
 from rats_jax.errors import expect
 from rats_jax.method.combine import weighted_sum
+from rats_jax.progress import tracked
 from rats_jax.rewards import make_score_fn
 from rats_jax.rewards.frames import judge_frames
 from rats_jax.rewards.open import expect_known_kinds, open_rewards
@@ -92,7 +92,7 @@ def draw(
     noise = contest.noise.reshape(len(texts), *contest.noise.shape[2:])
     parts = []
     batches = list(filled_batches(len(texts), batch_size))
-    for rows, kept in tqdm(batches, desc=title, disable=not title, leave=False):
+    for rows, kept in tracked(batches, title=title, unit="batch", leave=False, shown=bool(title)):
         images = model(
             [texts[i] for i in rows], num_steps=num_steps, latents=noise[rows], guidance_scale=guidance_scale
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from rats_jax.data.batches import filled_batches
 from rats_jax.data.pairs import Pair
 from rats_jax.data.pictures import picture_size, read_picture
+from rats_jax.progress import tracked
 from rats_jax.rewards import make_score_fn
 from rats_jax.types import RewardModel
 from rats_jax.weights.stored import read_all
@@ -43,20 +44,28 @@ def score_pairs(
     params = jax.device_put(params)
     prompts = [pair.prompt for pair in pairs]
     inputs = {name: reward.prepare(prompts) for name, reward in rewards.items()}
+    scores = {name: np.zeros(len(pairs), np.float32) for name in rewards}
+    batches = list(_batches_of_a_size(pairs, batch_size))
+    for size, filled, kept in tracked(batches, title="scoring", unit="batch", shown=len(batches) > 1):
+        read = [read_picture(pairs[i].file) for i in filled[kept]]
+        images = np.resize(read, (len(filled), *size, 3))  # what fills up is not read again
+        prompt = jax.tree.map(lambda x, filled=filled: x[filled], inputs)
+        for name, values in score_fn(params, images, prompt).items():
+            scores[name][filled[kept]] = np.asarray(values)[kept]
+    return scores
+
+
+def _batches_of_a_size(
+    pairs: Sequence[Pair], batch_size: int
+) -> Iterator[tuple[tuple[int, int], np.ndarray, slice]]:
+    """Cut pictures into batches of one size [H, W] each: the size, rows, and those that are no filling."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for i, pair in enumerate(pairs):
         by_size.setdefault(picture_size(pair.file), []).append(i)
-    scores = {name: np.zeros(len(pairs), np.float32) for name in rewards}
     for size, rows in by_size.items():
         at_once = batch_size if size[0] * size[1] <= _FILLING else min(batch_size, len(rows))
         for places, kept in filled_batches(len(rows), at_once):
-            filled = np.take(rows, places)
-            read = [read_picture(pairs[i].file) for i in filled[kept]]
-            images = np.resize(read, (at_once, *size, 3))  # what fills up is not read again
-            prompt = jax.tree.map(lambda x, filled=filled: x[filled], inputs)
-            for name, values in score_fn(params, images, prompt).items():
-                scores[name][filled[kept]] = np.asarray(values)[kept]
-    return scores
+            yield size, np.take(rows, places), kept
 
 
 def summarise(

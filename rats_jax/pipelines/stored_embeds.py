@@ -17,6 +17,7 @@ import numpy as np
 from rats_jax.data.batches import filled_batches
 from rats_jax.errors import ConfigError, expect, reason_of
 from rats_jax.pipelines.base import Pipeline
+from rats_jax.progress import tracked
 from rats_jax.texts import parse_whole_json, read_text
 from rats_jax.types import Params, PromptEmbeds, PromptInputs
 from rats_jax.weights.stored import is_finite
@@ -50,7 +51,8 @@ def write_prompt_embeds(
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as opened:
         files: list[BinaryIO] = []
-        for rows, kept in filled_batches(len(texts), _BATCH):
+        batches = list(filled_batches(len(texts), _BATCH))
+        for rows, kept in tracked(batches, title="embedding", unit="batch", shown=len(batches) > 1):
             embeds: PromptEmbeds = encode(params, pipeline.tokenize([texts[i] for i in rows]))
             _check_finite(_leaves(embeds.cond), [texts[i] for i in rows], "prompts")
             _check_finite([x[:1] for x in _leaves(embeds.uncond)], [""], "prompts")

@@ -8,6 +8,16 @@ from typing import Any
 
 def format_table(summary: Mapping[str, Any]) -> str:
     """Lay out a summary as the table that a run ends with."""
+    (_, *titles), rows = lay_out(summary)
+    width = max(len(title) for title, *_ in rows)
+    lines = [" " * width + "".join(f"{title:>16}" for title in titles)]
+    for title, *cells in rows:
+        lines.append(f"{title:<{width}}" + "".join(f"{cell:>16.4f}" for cell in cells))
+    return "\n".join(lines)
+
+
+def lay_out(summary: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Give the columns of that table, the first of which says what a row is of, and its rows."""
     # Runs of before this was counted had classifier-free guidance alone.
     guided_nfe = summary.get("guided_nfe") or 2 * summary["student_num_steps"]
     rows = {
@@ -30,8 +40,5 @@ def format_table(summary: Mapping[str, Any]) -> str:
         summary[key]["untrained"] == summary[key]["untrained_cfg"] for key in shown
     ):
         del rows["untrained_cfg"]  # student and teacher have one guidance: there is one untrained model
-    width = max(map(len, rows.values()))
-    lines = [" " * width + "".join(f"{title:>16}" for title in shown.values())]
-    for name, title in rows.items():
-        lines.append(f"{title:<{width}}" + "".join(f"{summary[key][name]:>16.4f}" for key in shown))
-    return "\n".join(lines)
+    cells = [[title, *(summary[key][name] for key in shown)] for name, title in rows.items()]
+    return ["contestant", *shown.values()], cells

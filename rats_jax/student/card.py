@@ -9,12 +9,15 @@ from typing import Any
 from etils import epath
 
 from rats_jax.files import write_whole
+from rats_jax.paths import is_hub_id
 from rats_jax.report import run_table, tables
 from rats_jax.student.adapters import COMFYUI_FILE, LORA_FILE, find_licence
 from rats_jax.student.model import Origin, TextToImage
 from rats_jax.weights.folder import read_json
 from rats_jax.weights.hub import get_file
 
+PLACE = "THIS_FOLDER"
+"""Where the reader of a card has put the folder, in the examples."""
 _USE = {
     "diffusers": """\
 from diffusers import DiffusionPipeline
@@ -129,23 +132,27 @@ _TERMS = "The base model's licence, {licence}, holds for this student.\n"
 _NO_TERMS = "The base model's card names no licence: whatever holds for it holds for this student.\n"
 
 
-def write_card(model: TextToImage, folder: Path, *, format: str) -> None:
+def write_card(model: TextToImage, folder: Path, *, format: str, place: str) -> None:
     """Write README.md beside what was exported.
 
     Args:
         model: of a run.
         folder: of the export.
         format: a key of `exporting.FORMATS`.
+        place: what the card tells others to open.
     """
     assert model.origin is not None
-    write_whole(folder / "README.md", _card(model, model.origin, format))
+    card = _card(model, model.origin, format).replace(PLACE, place)
+    write_whole(folder / "README.md", card)
 
 
 def _card(model: TextToImage, origin: Origin, format: str) -> str:
     config: Any = origin.config
     licence, scores = find_licence(config.pretrained), _scores(model.source, origin.step)
     head = [f"license: {licence}"] if licence else []
-    head += [f"base_model: {config.pretrained}", f"library_name: {'jax' if format == 'jax' else 'diffusers'}"]
+    if is_hub_id(config.pretrained):  # the hub refuses a card whose base is none of its models
+        head.append(f"base_model: {config.pretrained.partition('@')[0]}")
+    head += [f"library_name: {'jax' if format == 'jax' else 'diffusers'}"]
     task = "text-to-video" if model.makes_videos else "text-to-image"
     head += [f"pipeline_tag: {task}", f"tags: [rats, few-step, {task}]"]
     index = read_json(get_file(config.pretrained, "model_index.json"))

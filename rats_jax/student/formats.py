@@ -18,7 +18,7 @@ from rats_jax.networks.lora import merge_adapters
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.pipelines.write import copy_tokenizers
 from rats_jax.student.adapters import LORA_FILE, read_adapters, write_adapters
-from rats_jax.student.card import write_card
+from rats_jax.student.card import PLACE, write_card
 from rats_jax.student.load import SETTINGS_FILE, load
 from rats_jax.student.model import Origin, TextToImage, make_sampler
 from rats_jax.weights.folder import write_json
@@ -44,7 +44,7 @@ class Format(NamedTuple):
     read: Callable[[TextToImage, Path], np.ndarray]
 
 
-def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str) -> float:
+def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str, place: str = PLACE) -> float:
     """Write a student, read it back and draw with what was read.
 
     Args:
@@ -52,6 +52,7 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
         folder: an empty one to write into.
         format: a key of FORMATS.
         dtype: of the weights on disk, 'float32', 'float16' or 'bfloat16'.
+        place: what its card tells others to open, as the id of a repository of the hub.
 
     Returns:
         The mean difference between the picture that the model draws and the one that the folder gives.
@@ -68,7 +69,7 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str)
     settings = {name: getattr(model, name) for name in ("num_steps", "guidance_scale", "sampler")}
     settings |= {"update": origin.step, "config": saved_config.to_dict(origin.config)}
     write_json(folder / SETTINGS_FILE, settings)
-    write_card(model, folder, format=format)
+    write_card(model, folder, format=format, place=place)
     expected, actual = model([_prompt(model)], seed=_SEED), FORMATS[format].read(model, folder)
     difference = float(np.mean(np.abs(actual - expected)))
     if not difference <= TOLERANCE:  # nan too

@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from rats_jax.data.batches import filled_batches
 from rats_jax.data.pictures import CONTACT_SHEET
@@ -29,6 +28,7 @@ from rats_jax.errors import ConfigError, expect, known_keywords, reason_of
 from rats_jax.parallel import placement
 from rats_jax.parallel.mesh import DATA_PARALLEL, make_mesh
 from rats_jax.pipelines.base import Pipeline, makes_videos
+from rats_jax.progress import tracked
 from rats_jax.report import figures
 from rats_jax.student import arguments
 from rats_jax.types import Array, Grid, Params, PromptInputs
@@ -302,7 +302,7 @@ def draw_folder(
     seconds, shown = 0.0, []
     with (folder / _LIST).open("wb", buffering=0) as lines:
         batches = list(filled_batches(len(jobs), size))
-        for rows, kept in tqdm(batches, unit="batch", disable=len(batches) == 1):
+        for rows, kept in tracked(batches, title="drawing", unit="batch", shown=len(batches) > 1):
             texts, noise = [jobs[i][0] for i in rows], model.make_noise([jobs[i][1] for i in rows])
             start = time.perf_counter()
             images = model(texts, num_steps=steps, latents=noise, guidance_scale=scale)

@@ -1,4 +1,4 @@
-"""Logbook of a run: the progress bar, metrics.jsonl and TensorBoard, and the watch over all numbers."""
+"""Logbook of a run: progress, metrics.jsonl and other loggers, and the watch over all numbers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 from rats_jax.errors import DivergedError, HackingError
 from rats_jax.parallel import processes
+from rats_jax.progress import progress
 from rats_jax.report import figures
 from rats_jax.training import hacking
 from rats_jax.training.due import is_logged
+from rats_jax.workdir.loggers import Loggers
 from rats_jax.workdir.metrics import SAMPLES_FILE, MetricsWriter, read_metrics
 
 
@@ -33,6 +35,7 @@ class Logbook:
         folder: of the logs, local.
         step: updates that the run has made.
         started: when this start of the run began, as `time.perf_counter` counts.
+        loggers: that are open.
         saved: gives the updates of the newest and of the best checkpoint, or None, for messages.
     """
 
@@ -44,20 +47,18 @@ class Logbook:
         *,
         step: int,
         started: float,
+        loggers: Loggers,
         saved: Callable[[], tuple[int | None, int | None]],
     ):
         self.folder, self._config, self._saved = folder, config, saved
         self._checkpoints = f"{workdir.rstrip('/')}/checkpoints"
-        self._writer = MetricsWriter(folder, step=step)
+        self._writer = MetricsWriter(folder, step=step, tensorboard="tensorboard" in config.loggers)
+        self._loggers = loggers
+        loggers.follow()
         earlier = read_metrics(folder)
         self._started = started - (earlier[-1]["time/elapsed"] if earlier else 0.0)
-        self._bar = tqdm(
-            total=config.num_updates,
-            initial=step,
-            unit="update",
-            desc="RATS",
-            disable=jax.process_index() != 0,
-        )
+        shown = jax.process_index() == 0
+        self._bar = progress(config.num_updates, title="RATS", unit="update", done=step, shown=shown)
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
 
     def __enter__(self) -> Self:
@@ -92,9 +93,11 @@ class Logbook:
             f"student {values['reward/student']:.3f}  teacher {values['reward/teacher']:.3f}  "
             f"gate {values['gate/mean']:.2f}"
         )
-        self._bar.update(step - self._bar.n)
+        self._bar.update(step - int(self._bar.n))
         if is_logged(self._config, step):
-            self._writer.write(step, values | {"time/elapsed": self.seconds})
+            values["time/elapsed"] = self.seconds
+            self._writer.write(step, values)
+            self._loggers.log(step, values)
 
     def log_sheet(self, step: int, sheet: figures.Sheet, record: Mapping[str, float]) -> None:
         """Write a sheet of samples and what was measured on it, before its update is saved.
@@ -102,10 +105,11 @@ class Logbook:
         Raises:
             DivergedError: a number is not finite.
         """
-        figures.save_sheet(sheet, self.folder / "samples" / f"step_{step:06d}")
+        files = figures.save_sheet(sheet, self.folder / "samples" / f"step_{step:06d}")
         self._writer.write_image(step, "samples", np.asarray(sheet.picture))
         self._check_finite(step, record)
         self._writer.write_samples(step, record)
+        self._loggers.log_sheet(step, files[-1], record)  # of videos the one that plays
 
     def warn_of_hacking(self, step: int) -> None:
         """Read the sheets so far, the last of which is saved; warn of a hacked reward.

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from rats_jax.config.together import validate
 from rats_jax.data.batches import Rounds
 from rats_jax.data.prompts import make_prompt_iterator
 from rats_jax.errors import StoppedError
@@ -27,6 +28,8 @@ from rats_jax.training.teacher import open_targets
 from rats_jax.workdir import checkpoint
 from rats_jax.workdir.folder import claim, open_logs
 from rats_jax.workdir.lock import locked
+from rats_jax.workdir.loggers import open_loggers
+from rats_jax.workdir.services import expect_loggers
 
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
@@ -34,8 +37,8 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
 
     Args:
         config: fields as in configs/default.py.
-        workdir: folder or gs:// address; gets config.json, metrics.jsonl, TensorBoard events, samples/,
-            checkpoints/, curves.png and summary.json.
+        workdir: folder or gs:// address; gets config.json, metrics.jsonl, samples/, checkpoints/, curves.png,
+            summary.json and what its loggers keep here.
 
     Returns:
         The content of summary.json.
@@ -47,6 +50,9 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         StoppedError: SIGTERM came; the last update is saved.
     """
     expect_workdir(str(workdir), "workdir")
+    validate(config)
+    if jax.process_index() == 0:
+        expect_loggers(config.loggers)
     return train(Program(config), config, workdir)
 
 
@@ -72,6 +78,7 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
         _naming_disk(folder, program.placed_state),
         locked(workdir, writes=writes),
         open_logs(workdir, writes=writes) as logs,
+        open_loggers(config, workdir, logs.folder, writes=writes, say=say) as loggers,
         checkpoint.open_manager(
             folder, keep=config.checkpoint.keep, every=config.checkpoint.every, say=say
         ) as manager,
@@ -94,7 +101,9 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
 
         with (
             watch_for_stop(manager) as is_stopped,
-            Logbook(config, workdir, logs.folder, step=step, started=started, saved=saved) as book,
+            Logbook(
+                config, workdir, logs.folder, step=step, started=started, loggers=loggers, saved=saved
+            ) as book,
         ):
             sheets = Sheets(program, count=config.samples.num)
             while step < config.num_updates:
@@ -130,7 +139,7 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
                     done = f"stopped after update {step} of {config.num_updates}, which is saved"
                     raise StoppedError(f"{done}: the same command goes on from there")
             checkpoint.save_now(manager, step, state, stream.get_state())
-        return finish(program, config, state, book, workdir=workdir, writes=writes)
+        return finish(program, config, state, book, loggers, workdir=workdir, writes=writes)
 
 
 def _naming_disk(folder: epath.Path, state: Any) -> AbstractContextManager[None]:

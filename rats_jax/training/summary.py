@@ -19,11 +19,22 @@ from rats_jax.training.logbook import Logbook
 from rats_jax.training.program import Program
 from rats_jax.training.table import EvaluationSet, Pictures
 from rats_jax.types import TrainState
+from rats_jax.workdir.loggers import Loggers
 from rats_jax.workdir.metrics import first_update_student_leads, read_metrics
+from rats_jax.workdir.services import Table
+
+_UNSEEN = "table of unseen prompts"  # as loggers call it
 
 
 def finish(
-    program: Program, config: Any, state: TrainState, book: Logbook, *, workdir: str, writes: bool
+    program: Program,
+    config: Any,
+    state: TrainState,
+    book: Logbook,
+    loggers: Loggers,
+    *,
+    workdir: str,
+    writes: bool,
 ) -> dict[str, Any]:
     """Fill the table, write summary.json and print both.
 
@@ -32,6 +43,7 @@ def finish(
         config: fields as in configs/default.py.
         state: after the last update.
         book: of the run.
+        loggers: of the run, which get the tables.
         workdir: of the run, for messages.
         writes: whether this process writes.
 
@@ -57,12 +69,16 @@ def finish(
     if writes:
         records = read_metrics(book.folder)
         summary |= _read_curves(records)
-        shown = [run_table.format_table(summary)] if judges else []
+        found = {"table": summary} if judges else {}
         if "heldout_prompts" in summary:
-            text = run_table.format_table(summary | summary["heldout_prompts"])
-            shown.append(f"prompts that training did not see\n{text}")
+            found[_UNSEEN] = summary | summary["heldout_prompts"]
+        shown = [run_table.format_table(scores) for scores in found.values()]
+        if _UNSEEN in found:
+            shown[-1] = f"prompts that training did not see\n{shown[-1]}"
         show("\n" + "\n\n".join([*shown, _conclude(summary)]))  # then a full disk takes nothing
         write_whole(book.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        tables = {name: Table(*run_table.lay_out(scores)) for name, scores in found.items()}
+        loggers.log_tables(int(state.step), tables)
         from rats_jax.report.curves import draw_curves  # matplotlib: a run should not start by importing it
 
         draw_curves(records, book.folder / "curves.png", leads=summary["first_update_student_leads"])

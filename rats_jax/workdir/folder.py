@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ def claim(workdir: str, config: Mapping[str, Any], *, writes: bool) -> None:
 def _copy(source: epath.Path, target: epath.Path, skip: str = "") -> None:
     target.mkdir(parents=True, exist_ok=True)
     for entry in source.iterdir():
-        if entry.name == skip:
+        if entry.name == skip or os.path.islink(entry):  # wandb links to its newest run
             continue
         if entry.is_dir():
             _copy(entry, target / entry.name)

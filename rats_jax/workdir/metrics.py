@@ -26,23 +26,24 @@ _PROTO: Any = event_pb2  # its classes are made when it is imported
 class MetricsWriter:
     """Appends one flat JSON object per logged update to metrics.jsonl.
 
-    And one per sheet of samples to samples.jsonl. The same numbers go to TensorBoard, those of samples under
-    "samples/".
+    And one per sheet of samples to samples.jsonl. If it is wanted the same numbers go to TensorBoard, those
+    of samples under "samples/".
     """
 
-    def __init__(self, workdir: str | Path, *, step: int):
+    def __init__(self, workdir: str | Path, *, step: int, tensorboard: bool):
         """Open the files of a run, made if there are none.
 
         Args:
             workdir: folder of the run.
             step: updates that the run has made; later lines, of updates that will be made again, are dropped.
+            tensorboard: whether its events are written.
         """
         folder = Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         first = step + 1 if step else 0  # a run that begins again draws the sheet of update 0 again
         self._lines = _reopen(folder / _FILE, first)
         self._sample_lines = _reopen(folder / SAMPLES_FILE, first)
-        self._events = _Events(folder, step=first)
+        self._events = _Events(folder, step=first) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add the line {"step": step, name: number, ...}; a number that is not finite is null."""
@@ -57,19 +58,22 @@ class MetricsWriter:
         for name, value in metrics.items():
             number = float(value)
             record[name] = number if math.isfinite(number) else None
-            self._events.write(step, summary.scalar(prefix + name, number))
+            if self._events:
+                self._events.write(step, summary.scalar(prefix + name, number))
         lines.write(json.dumps(record) + "\n")
         lines.flush()
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Add a picture to TensorBoard: [H, W, 3], uint8 or float in [0, 1]."""
-        self._events.write(step, summary.image(name, image, dataformats="HWC"))
+        if self._events:
+            self._events.write(step, summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
         """Write out what is buffered and close the files."""
         self._lines.close()
         self._sample_lines.close()
-        self._events.close()
+        if self._events:
+            self._events.close()
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,15 @@ from rats_jax.texts import parse_object, read_text
 FILE = "config.json"
 """Its name in the work directory."""
 _MAY_CHANGE = (
-    *("num_updates", "log_every", "checkpoint.", "samples.", "hacking_patience", "stop_on_hacking"),
+    *(
+        "num_updates",
+        "log_every",
+        "loggers",
+        "checkpoint.",
+        "samples.",
+        "hacking_patience",
+        "stop_on_hacking",
+    ),
     *("mesh.", "sharding", "teacher.targets"),
 )
 _SHOWN = 5
@@ -29,6 +37,7 @@ _ADDED = {
     "reward_frames": 0,
     "max_sequence_length": 0,
     "heldout_prompts": "",
+    "loggers": ("tensorboard",),
     "gate": {"gap": "sample"},
 }
 """Fields that came later, with what the runs before them did."""

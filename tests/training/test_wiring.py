@@ -21,6 +21,7 @@ from rats_jax.report.figures import Sheet
 from rats_jax.training import logbook, loop, models, program, setup, teacher
 from rats_jax.training.due import Due, find_due, is_logged
 from rats_jax.types import Grid, RewardModel
+from rats_jax.workdir.loggers import Loggers
 from tests.tiny import mesh_sizes
 
 # No two values are alike, so that each can only be where it belongs. 120 prompts a batch on a mesh of one.
@@ -29,6 +30,7 @@ VALUES = {
     "num_updates": 97,
     "batch_size": 120,
     "log_every": 13,
+    "loggers": ("wandb",),
     "pretrained": "the pipeline",
     "height": 48,
     "width": 112,
@@ -342,6 +344,7 @@ def arrivals_in_loop(config, monkeypatch):
     seen.put(loop.checkpoint, "open_manager", lambda *_, **__: contextlib.nullcontext(manager))
     seen.put(loop.checkpoint, "restore")
     seen.put(loop, "Rounds")
+    seen.put(loop, "open_loggers", lambda *_, **__: contextlib.nullcontext())
     seen.put(loop, "Logbook", lambda *_, **__: contextlib.nullcontext())
     seen.put(loop, "Sheets", ends)
     state = SimpleNamespace(step=0)
@@ -369,6 +372,7 @@ def arrivals_in_loop(config, monkeypatch):
         "checkpoint.every": seen.open_manager.every,
         "checkpoint.keep": seen.open_manager.keep,
         "samples.num": seen.Sheets.count,
+        "loggers": tuple(seen.open_loggers.args[0].loggers),
     }
 
 
@@ -389,10 +393,14 @@ def arrivals_at_dates(config, _):
 def arrivals_in_logbook(config, monkeypatch, tmp_path):
     seen = Recorder(monkeypatch)
     seen.put(logbook.hacking, "find_hacking", [])
-    seen.put(logbook.figures, "save_sheet")
-    with logbook.Logbook(config, "w", tmp_path, step=0, started=0.0, saved=lambda: (None, None)) as book:
+    seen.put(logbook.figures, "save_sheet", [tmp_path / "sheet.png"])
+    loggers = Loggers({}, tmp_path, say=print)
+    settings = {"step": 0, "started": 0.0, "loggers": loggers, "saved": lambda: (None, None)}
+    with logbook.Logbook(config, "w", tmp_path, **settings) as book:
         book.log_sheet(3, Sheet(np.zeros((2, 2, 3)), []), {"reward/student": 1.0})
         book.warn_of_hacking(3)
+    tensorboard = list(tmp_path.glob("events*"))
+    assert not tensorboard
     return {"hacking_patience": seen.find_hacking.patience}
 
 

@@ -13,7 +13,7 @@ from rats_jax.workdir.metrics import MetricsWriter, first_update_student_leads, 
 
 
 def test_one_flat_object_per_update(tmp_path):
-    with MetricsWriter(tmp_path / "run", step=0) as writer:
+    with MetricsWriter(tmp_path / "run", step=0, tensorboard=True) as writer:
         writer.write(1, {"reward/student": np.float32(0.5), "loss/total": -1})
         lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"step": 1, "reward/student": 0.5, "loss/total": -1.0}]
@@ -21,7 +21,7 @@ def test_one_flat_object_per_update(tmp_path):
 
 
 def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
-    with MetricsWriter(tmp_path, step=0) as writer:
+    with MetricsWriter(tmp_path, step=0, tensorboard=True) as writer:
         writer.write(1, {"a": float("nan"), "b": float("inf")})
     text = (tmp_path / "metrics.jsonl").read_text()
     assert "NaN" not in text and "Infinity" not in text
@@ -29,10 +29,10 @@ def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
 
 
 def test_resuming_drops_what_will_be_logged_again(tmp_path):
-    with MetricsWriter(tmp_path, step=0) as writer:
+    with MetricsWriter(tmp_path, step=0, tensorboard=True) as writer:
         for step in range(1, 8):
             writer.write(step, {"x": step})
-    with MetricsWriter(tmp_path, step=4) as writer:
+    with MetricsWriter(tmp_path, step=4, tensorboard=True) as writer:
         for step in range(5, 10):
             writer.write(step, {"x": step * 10})
     records = read_metrics(tmp_path)
@@ -41,12 +41,12 @@ def test_resuming_drops_what_will_be_logged_again(tmp_path):
 
 
 def test_a_line_that_was_cut_off_is_dropped(tmp_path):
-    with MetricsWriter(tmp_path, step=0) as writer:
+    with MetricsWriter(tmp_path, step=0, tensorboard=True) as writer:
         writer.write(1, {"x": 1})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "x": ')
     assert read_metrics(tmp_path) == [{"step": 1, "x": 1.0}]
-    with MetricsWriter(tmp_path, step=1) as writer:
+    with MetricsWriter(tmp_path, step=1, tensorboard=True) as writer:
         writer.write(2, {"x": 2})
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
 
@@ -64,7 +64,7 @@ def events(folder):
 
 
 def test_tensorboard_gets_scalars_and_pictures(tmp_path):
-    with MetricsWriter(tmp_path, step=0) as writer:
+    with MetricsWriter(tmp_path, step=0, tensorboard=True) as writer:
         writer.write(3, {"reward/student": 0.25})
         writer.write_image(3, "samples", np.zeros((4, 6, 3), np.uint8))
     values = {value.tag: (event.step, value) for event in events(tmp_path) for value in event.summary.value}
@@ -133,7 +133,7 @@ def test_a_full_disk_is_seen_by_who_writes(tmp_path, monkeypatch):
     def fail(writer, event):
         raise OSError(28, "No space left on device")
 
-    with MetricsWriter(tmp_path, step=0) as writer:
+    with MetricsWriter(tmp_path, step=0, tensorboard=True) as writer:
         writer.write(1, {"x": 1.0})
         monkeypatch.setattr(EventsWriter, "write_event", fail)
         for write in (
@@ -144,6 +144,6 @@ def test_a_full_disk_is_seen_by_who_writes(tmp_path, monkeypatch):
                 write()
     monkeypatch.undo()
     assert read_metrics(tmp_path) == [{"step": 1, "x": 1.0}]
-    with MetricsWriter(tmp_path, step=1) as writer:
+    with MetricsWriter(tmp_path, step=1, tensorboard=True) as writer:
         writer.write(2, {"x": 2.0})
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]

@@ -35,6 +35,7 @@ def test_fields_that_may_change(config):
     old = to_dict(config)
     config.num_updates += 1
     config.log_every += 1
+    config.loggers = ("trackio",)
     config.checkpoint.every += 1
     config.checkpoint.keep += 1
     config.samples.every += 1
