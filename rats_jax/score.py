@@ -53,7 +53,8 @@ def main(_: list[str]) -> None:
         from rats_jax.rewards import REWARDS
 
         for kind in paths:
-            expect(kind in REWARDS, "reward", kind, f"one of {', '.join(sorted(REWARDS))}")
+            known = sorted(name for name, reward in REWARDS.items() if not reward.of_videos)
+            expect(kind in known, "reward", kind, f"a reward of pictures, one of {', '.join(known)}")
         rewards = {kind: REWARDS[kind].load(path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
         scores = score_pairs(rewards, pairs, batch_size=_BATCH_SIZE.value)
         summary = summarise(pairs, scores, paths)

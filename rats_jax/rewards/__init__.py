@@ -13,6 +13,7 @@ from rats_jax.rewards.detector import DETECTOR
 from rats_jax.rewards.hpsv2 import HPSV2_0, HPSV2_1
 from rats_jax.rewards.imagereward import IMAGEREWARD
 from rats_jax.rewards.pickscore import PICKSCORE
+from rats_jax.rewards.viclip import VICLIP
 
 __all__ = ["REWARDS", "Reward", "make_score_fn", "trainable_kinds"]
 
@@ -26,6 +27,7 @@ REWARDS: Mapping[str, Reward] = {
     "hpsv2.1": HPSV2_1,
     "imagereward": IMAGEREWARD,
     "pickscore": PICKSCORE,
+    "viclip": VICLIP,
 }
 """By the `kind` of a config."""
 
