@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import chex
 import numpy as np
@@ -12,6 +14,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import rats_jax
+from rats_jax.ablation import plan as planning
+from rats_jax.ablation import run as comparing
+from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
 from rats_jax.evaluation.evaluate import REPORT, evaluate
 from rats_jax.pipelines.wan import native_name
@@ -157,6 +162,29 @@ def test_a_report_judges_frames_and_motion_and_plays(run, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert count == 5 and page.count("data:image/webp") == 3
     assert f'alt="Pictures: student" width="{size[0]}" height="{size[1]}"' in page
+
+
+@pytest.mark.slow
+def test_a_comparison_judges_whole_clips(run, program, tmp_path, monkeypatch):
+    config = load_config(Path(__file__).parents[1] / "configs" / "emoji_ablation.py")
+    config.base = program.config
+    config.student_steps, config.seeds, config.variants = (2,), (0,), (("RATS", {}),)
+    config.evaluation.update({"num_prompts": 2, "num_seeds": 2, "batch_size": 4, "num_resamples": 20})
+    config.evaluation.prompts = (("training", ""),)
+    # The run that is at hand stands in for the one that it would train.
+    monkeypatch.setattr(comparing, "_program", lambda config: None)
+    monkeypatch.setattr(comparing, "train", lambda _, __, to: shutil.copytree(run[0], to, dirs_exist_ok=True))
+    jobs, said = planning.plan(config, tmp_path), []
+    comparing.run_all(jobs, config, processes=1, say=said.append)
+    comparing.write(jobs, config, tmp_path, say=said.append)
+    scores = {job.variant: np.load(job.folder / "scores.npz") for job in jobs}
+    for found in scores.values():
+        assert found["training/heldout"].shape == found["training/motion"].shape == (2, 2)
+        assert found["training/diversity"].shape == (2, 1) and np.all(found["training/motion"] > 0)
+    assert np.abs(scores["RATS"]["training/heldout"] - scores["teacher"]["training/heldout"]).max() > 1e-4
+    head, _, *rows = (tmp_path / "ablation.md").read_text().splitlines()[2:7]
+    assert head.endswith("| diversity | motion | beats the teacher |")
+    assert [row.split(" | ")[0] for row in rows] == ["| teacher", "| untrained", "| RATS"]
 
 
 @pytest.mark.slow
