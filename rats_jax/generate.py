@@ -73,13 +73,15 @@ def main(_: list[str]) -> None:
             prompts += find_prompts(_PROMPTS_FILE.value, field="prompts-file")
         scale = _GUIDANCE.value
         expect(scale is None or scale < float("inf"), "guidance-scale", scale, "a finite number >= 1")
+        video_format = str(_VIDEO_FORMAT.value)
+        if video_format == "vbench":
+            prompts = list(dict.fromkeys(prompts))  # its own list has two of them twice
         expect(bool(prompts), "prompt", prompts, "at least one, from --prompt or --prompts-file")
         seed, count, batch_size = _SEED.value or 0, _NUM_IMAGES.value or 1, _BATCH_SIZE.value or 1
         total = len(prompts) * count
         most = f"at most {_MOST_PICTURES} pictures in all, {total} are asked for"
         expect(total <= _MOST_PICTURES, "num-images", count, most)
         expect(seed + count <= 2**32, "seed", seed, f"seeds of {count} pictures below 2**32")
-        video_format = str(_VIDEO_FORMAT.value)
         from rats_jax.report import mp4
 
         mp4.expect_format(video_format, prompts, count)

@@ -86,8 +86,9 @@ def evaluate(
         reserved = SUM, DIVERSITY, DISTANCE, MOTION
         expect(name not in reserved, "reward", name, f"a name other than {', '.join(reserved)}")
     shape = student.pipeline.latent_shape
+    choices = find_prompts(prompts or config.prompts)
     contest = make_contest(
-        find_prompts(prompts or config.prompts),
+        list(dict.fromkeys(choices)) if vbench else choices,
         shape,
         num_prompts=num_prompts,
         num_seeds=num_seeds,
