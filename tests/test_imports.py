@@ -35,7 +35,10 @@ FOLDERS = {
         *{"diffusion", "method", "networks", "weights", "pipelines", "rewards", "parallel", "config", "data"},
         *{"workdir", "report", "evaluation"},
     },
-    "ablation": {"parallel", "config", "data", "workdir", "report", "student", "evaluation", "training"},
+    "ablation": {
+        *("parallel", "config", "data", "workdir", "report", "student", "evaluation", "training"),
+        "pipelines",
+    },
     "aot": {"parallel", "training"},
     "pretraining": {
         *{"diffusion", "networks", "weights", "pipelines", "rewards", "data", "report"},

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
 import chex
 import numpy as np
@@ -12,6 +15,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import rats_jax
+from rats_jax.ablation import plan as planning
+from rats_jax.ablation import run as comparing
+from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
 from rats_jax.evaluation.evaluate import REPORT, evaluate
 from rats_jax.pipelines.wan import native_name
@@ -135,6 +141,37 @@ def test_the_student_draws_files_that_play(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("video_format", ["mp4", "vbench"])
+def test_the_student_draws_mp4_files(run, tmp_path, video_format):
+    av = pytest.importorskip("av")
+    student = rats_jax.load(str(run[0]))
+    options = {"num_steps": None, "guidance_scale": None, "batch_size": 1, "video_format": video_format}
+    draw_folder(student, tmp_path, PROMPTS[:2], seeds=[5, 6], **options)
+    names = [json.loads(line)["file_name"] for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert (
+        names
+        == {
+            "mp4": [f"{i:05d}.mp4" for i in range(4)],
+            "vbench": [f"vbench/{prompt}-{i}.mp4" for prompt in PROMPTS[:2] for i in range(2)],
+        }[video_format]
+    )
+    assert sorted(names) == sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.mp4"))
+    with av.open(str(tmp_path / names[1])) as video:
+        said = json.loads(video.metadata["comment"])
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+    (expected,) = student(PROMPTS[:1], seed=6)
+    assert (said["prompt"], said["seed"]) == (PROMPTS[0], "6") and frames.shape == expected.shape
+    assert np.abs(frames / 255 - expected).mean() < 0.08  # colours have half the size
+
+
+def test_pictures_are_no_mp4(models, tmp_path):
+    options = {"num_steps": 1, "guidance_scale": 1.0, "batch_size": 1, "video_format": "mp4"}
+    with pytest.raises(ConfigError, match="^video-format='mp4': expected 'webp': this model makes pictures$"):
+        draw_folder(rats_jax.load(str(models / "pipeline")), tmp_path, PROMPTS[:1], seeds=[0], **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, program, models, folder, tmp_path):
     train(program, video_config(models, folder, num_updates=1), tmp_path / "run")
     train(program, program.config, tmp_path / "run")
@@ -145,6 +182,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run, program, models, 
 def test_a_report_judges_frames_and_motion_and_plays(run, tmp_path):
     options = {"prompts": "", "others": {}, "seed": 0, "batch_size": 4, "command": "", "dtype": "float32"}
     counts = {"num_steps": [1], "num_prompts": 2, "num_seeds": 2}
+    options["vbench"] = find_spec("av") is not None
     evaluate(str(run[0]), tmp_path, step=None, say=lambda text: None, **counts, **options)
     report = json.loads((tmp_path / REPORT).read_text())
     assert set(report["measures"]) >= {"pickscore_emoji", "heldout", "diversity", "motion"}
@@ -152,11 +190,41 @@ def test_a_report_judges_frames_and_motion_and_plays(run, tmp_path):
     assert all(row["measures"]["motion"]["mean"] > 0 for row in report["rows"])
     assert len({row["measures"]["motion"]["mean"] for row in report["rows"]}) == len(report["rows"])
     assert (teacher["nfe"], {row["nfe"] for row in others}) == (6, {1, 2})
+    folders = ["student_1_steps", "student_2_steps", "teacher_3_steps", "untrained_1_steps"]
+    folders += ["untrained_2_steps", "untrained_guided_1_steps", "untrained_guided_2_steps"]
+    found = sorted(tmp_path.glob("vbench/*")) if options["vbench"] else folders
+    assert [getattr(folder, "name", folder) for folder in found] == folders
+    for folder in found if options["vbench"] else ():
+        files = sorted(file.name for file in folder.iterdir())
+        assert len(files) == 4 and {re.fullmatch(r"(.*)-[01]\.mp4", file)[1] for file in files} < set(PROMPTS)
     with Image.open(tmp_path / "pictures_student.webp") as sheet:
         size, count = sheet.size, sheet.n_frames
     page = (tmp_path / "report.html").read_text()
     assert count == 5 and page.count("data:image/webp") == 3
     assert f'alt="Pictures: student" width="{size[0]}" height="{size[1]}"' in page
+
+
+@pytest.mark.slow
+def test_a_comparison_judges_whole_clips(run, program, tmp_path, monkeypatch):
+    config = load_config(Path(__file__).parents[1] / "configs" / "emoji_ablation.py")
+    config.base = program.config
+    config.student_steps, config.seeds, config.variants = (2,), (0,), (("RATS", {}),)
+    config.evaluation.update({"num_prompts": 2, "num_seeds": 2, "batch_size": 4, "num_resamples": 20})
+    config.evaluation.prompts = (("training", ""),)
+    # The run that is at hand stands in for the one that it would train.
+    monkeypatch.setattr(comparing, "_program", lambda config: None)
+    monkeypatch.setattr(comparing, "train", lambda _, __, to: shutil.copytree(run[0], to, dirs_exist_ok=True))
+    jobs, said = planning.plan(config, tmp_path), []
+    comparing.run_all(jobs, config, processes=1, say=said.append)
+    comparing.write(jobs, config, tmp_path, say=said.append)
+    scores = {job.variant: np.load(job.folder / "scores.npz") for job in jobs}
+    for found in scores.values():
+        assert found["training/heldout"].shape == found["training/motion"].shape == (2, 2)
+        assert found["training/diversity"].shape == (2, 1) and np.all(found["training/motion"] > 0)
+    assert np.abs(scores["RATS"]["training/heldout"] - scores["teacher"]["training/heldout"]).max() > 1e-4
+    head, _, *rows = (tmp_path / "ablation.md").read_text().splitlines()[2:7]
+    assert head.endswith("| diversity | motion | beats the teacher |")
+    assert [row.split(" | ")[0] for row in rows] == ["| teacher", "| untrained", "| RATS"]
 
 
 @pytest.mark.slow

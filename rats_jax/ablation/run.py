@@ -29,6 +29,7 @@ from rats_jax.evaluation.fixed_set import Judges, make_contest, open_judges
 from rats_jax.evaluation.measures import measure, open_alexnet
 from rats_jax.files import whole_file, write_whole
 from rats_jax.parallel.cache import keep_compiled
+from rats_jax.pipelines.open import options_of
 from rats_jax.student.load import load, load_pretrained
 from rats_jax.student.model import TextToImage
 from rats_jax.texts import parse_object, read_text
@@ -158,9 +159,10 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
     else:
         model = load_pretrained(run, role="teacher" if job.variant == TEACHER else "student")
     spacing = model.timestep_spacing
-    drawer = _DRAWERS.setdefault((run.pretrained, model.sampler, spacing), model)
+    drawer = _DRAWERS.setdefault((run.pretrained, options_of(run), model.sampler, spacing), model)
     model = drawer.with_network(model.pipeline.network, guidance_scale=model.guidance_scale)
-    judges, alexnet = _judges(run), _alexnet() if settings["num_seeds"] > 1 else {}
+    judges = _judges(run, videos=model.makes_videos)
+    alexnet = _alexnet() if settings["num_seeds"] > 1 else {}
     options = {"batch_size": settings["batch_size"], "progress": False}
     scores: dict[str, Any] = {}
     for title, file, *other in settings["prompts"]:
@@ -200,14 +202,14 @@ def _program(run: Any) -> Program:
         _PROGRAM.clear()
         jax.clear_caches()
         _PROGRAM[key] = Program(run)
-        _PROGRAM[key].experiment.pipeline.expect_pictures("base.pretrained", run.pretrained)
     return _PROGRAM[key]
 
 
-def _judges(run: Any) -> Judges:
-    key = json.dumps([run.rewards.to_dict(), run.monitor.to_dict(), run.normalise_rewards], sort_keys=True)
+def _judges(run: Any, *, videos: bool) -> Judges:
+    chosen = run.rewards.to_dict(), run.monitor.to_dict(), run.normalise_rewards, run.reward_frames, videos
+    key = json.dumps(chosen, sort_keys=True)
     if key not in _JUDGES:
-        _JUDGES[key] = open_judges(run)
+        _JUDGES[key] = open_judges(run, videos=videos)
     return _JUDGES[key]
 
 

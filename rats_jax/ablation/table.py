@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure  # as in plots.py
 
 from rats_jax.evaluation.fixed_set import SUM
-from rats_jax.evaluation.measures import DIVERSITY
+from rats_jax.evaluation.measures import DIVERSITY, MOTION
 from rats_jax.evaluation.statistics import nested_bootstrap
 from rats_jax.files import whole_file
 
@@ -185,11 +185,11 @@ def draw(outcomes: Mapping[str, Mapping[str, Any]], file: Path) -> None:
 
 
 def shown_measures(config: Any, names: Sequence[str]) -> list[str]:
-    """Choose what the tables show of what was measured: the trained sum, what is monitored, diversity.
+    """Choose what the tables show of what was measured: the trained sum, monitors, diversity, motion.
 
     Args:
         config: of a run.
         names: of all that was measured.
     """
-    order = [SUM, config.heldout_reward, *sorted(config.monitor), DIVERSITY]
+    order = [SUM, config.heldout_reward, *sorted(config.monitor), DIVERSITY, MOTION]
     return [name for name in dict.fromkeys(order) if name in names]

@@ -28,8 +28,8 @@ from rats_jax.evaluation.measures import (
     summarise,
 )
 from rats_jax.files import write_whole
-from rats_jax.report import page, plots, tables
-from rats_jax.report.figures import Sheet, draw_sheet, save_sheet
+from rats_jax.report import mp4, page, plots, tables
+from rats_jax.report.figures import Sheet, draw_sheet, save_result, save_sheet
 from rats_jax.report.tables import TEACHER, count_steps
 from rats_jax.student.load import load
 
@@ -52,6 +52,7 @@ def evaluate(
     dtype: str,
     command: str,
     say: Callable[[str], None],
+    vbench: bool = False,
 ) -> None:
     """Judge all contestants and write the report.
 
@@ -67,11 +68,12 @@ def evaluate(
         batch_size: pictures at once.
         dtype: what the networks of all contestants compute in, 'float32' or 'bfloat16'.
         command: that is being run, for the report.
-        say: gets the overview as Markdown, before anything is written: a full disk takes nothing of it.
+        say: gets the overview as Markdown, before the report is written: a full disk takes nothing of it.
+        vbench: whether the folder gets all videos too, vbench/CONTESTANT_N_steps/PROMPT-INDEX.mp4.
 
     Raises:
-        ConfigError: as `load`, `open_judges`, `open_entries` and `features_of_real`, before anything is
-            drawn; as `measure`.
+        ConfigError: as `load`, `open_judges`, `open_entries` and `features_of_real`, or MP4s of pictures or
+            of prompts that cannot name a file for VBench, before anything is drawn; as `measure`.
     """
     start = time.perf_counter()
     student = load(workdir, step=step, dtype=dtype)
@@ -84,17 +86,29 @@ def evaluate(
         reserved = SUM, DIVERSITY, DISTANCE, MOTION
         expect(name not in reserved, "reward", name, f"a name other than {', '.join(reserved)}")
     shape = student.pipeline.latent_shape
+    choices = find_prompts(prompts or config.prompts)
     contest = make_contest(
-        find_prompts(prompts or config.prompts),
+        list(dict.fromkeys(choices)) if vbench else choices,
         shape,
         num_prompts=num_prompts,
         num_seeds=num_seeds,
         seed=seed,
     )
+    if vbench:
+        expect(student.makes_videos, "vbench", vbench, "False: this model makes pictures")
+        mp4.expect_mp4("vbench", vbench)
+        mp4.expect_vbench_names(contest.prompts, num_seeds)
     reference = None
     if config.reference and len(contest.texts) > 1:  # one picture has no covariance
         reference = features_of_real(config.reference, student, alexnet, batch_size)
-    measured = measure(entries, contest, judges, alexnet, reference, batch_size=batch_size)
+
+    def keep(entry: Entry, videos: np.ndarray) -> None:
+        if vbench:
+            _write_vbench(
+                folder / mp4.VBENCH / _file_name(entry.contestant, entry.num_steps), contest, videos
+            )
+
+    measured = measure(entries, contest, judges, alexnet, reference, batch_size=batch_size, keep=keep)
     report = {
         "workdir": workdir,
         "update": student.origin.step,
@@ -112,6 +126,19 @@ def evaluate(
     }
     say(tables.format_overview(report))
     _write(folder, report, entries, measured, contest)
+
+
+def _file_name(contestant: str, *num_steps: int) -> str:
+    """Name a file or folder after a contestant, and after its steps."""
+    return "_".join([*contestant.replace(",", "").split(), *(f"{count}_steps" for count in num_steps)])
+
+
+def _write_vbench(folder: Path, contest: Contest, videos: np.ndarray) -> None:
+    """Write videos [P, S, T, H, W, 3] as VBench reads them, into a folder that is not there yet."""
+    folder.mkdir(parents=True)
+    for prompt, of_prompt in zip(contest.prompts, videos, strict=True):
+        for index, video in enumerate(of_prompt):
+            save_result(video, folder / mp4.vbench_name(prompt, index), {"prompt": prompt})
 
 
 def _write(
@@ -132,7 +159,7 @@ def _write(
     drawn = plots.draw_frontiers(report, folder)
     grids = []
     for name, sheet in _draw_grids(entries, measured, contest, judge=report["judge"] or SUM).items():
-        file = folder / f"pictures_{'_'.join(name.replace(',', '').split())}"
+        file = folder / f"pictures_{_file_name(name)}"
         grids.append((name, save_sheet(sheet, file)[-1].read_bytes()))
     frontiers = {key: file.read_bytes() for key, file in drawn.items()}
     write_whole(folder / "report.html", page.format_page(report, frontiers, grids))

@@ -15,7 +15,6 @@ from rats_jax.errors import expect
 from rats_jax.method.combine import weighted_sum
 from rats_jax.progress import tracked
 from rats_jax.rewards import make_score_fn
-from rats_jax.rewards.frames import judge_frames
 from rats_jax.rewards.open import expect_known_kinds, open_rewards
 from rats_jax.student.model import TextToImage
 from rats_jax.types import RewardModel
@@ -119,16 +118,17 @@ class Judges:
 
 
 def open_judges(config: Any, *, videos: bool = False) -> Judges:
-    """Load the rewards of a config, in float32; those of videos judge `reward_frames` of each.
+    """Load the rewards of a config, in float32; of videos those of pictures judge `reward_frames` each.
 
     Raises:
         ConfigError: a reward of no known kind, or weights that do not fit.
     """
     expect_known_kinds(config)
-    trained, monitors = (open_rewards(config, s, dtype=jnp.float32) for s in ("rewards", "monitor"))
+    frames = config.reward_frames if videos else None
+    trained, monitors = (
+        open_rewards(config, section, dtype=jnp.float32, frames=frames) for section in ("rewards", "monitor")
+    )
     rewards = trained | monitors
-    if videos:
-        rewards = judge_frames(rewards, config.reward_frames)
     score = jax.jit(make_score_fn({name: reward.reward_fn for name, reward in rewards.items()}))
     params = jax.device_put(read_all({name: reward.params for name, reward in rewards.items()}))
     # In units of running deviations that only the run knows, a sum of several could not be told again.

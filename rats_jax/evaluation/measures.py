@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,7 @@ def measure(
     *,
     batch_size: int,
     progress: bool = True,
+    keep: Callable[[Entry, np.ndarray], None] = lambda entry, images: None,
 ) -> list[Measured]:
     """Draw and judge the pictures of every entry, one entry after another.
 
@@ -71,6 +72,8 @@ def measure(
         reference: [M, 256], of the real pictures, or None.
         batch_size: pictures at once.
         progress: whether each entry shows a bar.
+        keep: gets what each entry has drawn, [P, S, H, W, 3] or [P, S, T, H, W, 3] in [0, 1]; of those that
+            are sampled alike, the first.
 
     Raises:
         ConfigError: scores that are not finite, named by the entry.
@@ -89,6 +92,7 @@ def measure(
             batch_size=batch_size,
             title=f"{entry.contestant}, {entry.num_steps} steps" if progress else "",
         )
+        keep(entry, images)
         scores = judge(judges, contest, images, batch_size=batch_size)
         if images.ndim == 6 and images.shape[2] > 1:
             scores[MOTION] = np.stack([np.asarray(motion(videos)) for videos in images])

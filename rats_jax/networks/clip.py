@@ -123,10 +123,13 @@ class CLIPModel(nn.Module):
 
     def setup(self) -> None:
         self.text_model = CLIPTextTransformer(self.config.text_config, self.dtype, self.kernels)
-        self.vision_model = CLIPVisionTransformer(self.config.vision_config, self.dtype, self.kernels)
+        self.vision_model = self._make_vision_model()
         self.visual_projection = self._project()
         self.text_projection = self._project()
         self.logit_scale = self.param("logit_scale", constant(self.config.logit_scale_init_value), ())
+
+    def _make_vision_model(self) -> Any:
+        return CLIPVisionTransformer(self.config.vision_config, self.dtype, self.kernels)
 
     def _project(self) -> nn.Dense:
         return nn.Dense(

@@ -152,13 +152,15 @@ class _Layers(nn.Module):
     config: TowerConfig
     dtype: Any
     kernels: Kernels
+    remat: bool
 
     @nn.compact
     def __call__(self, hidden: Array, mask: Array | None) -> tuple[Array, Array]:
         entering = hidden
+        kind: Any = nn.remat(CLIPEncoderLayer) if self.remat else CLIPEncoderLayer
         for index in range(self.config.num_hidden_layers):
             entering = hidden
-            layer = CLIPEncoderLayer(self.config, self.dtype, self.kernels, name=str(index))
+            layer = kind(self.config, self.dtype, self.kernels, name=str(index))
             hidden = layer(hidden, mask)
         return hidden, entering
 
@@ -170,11 +172,13 @@ class CLIPEncoder(nn.Module):
         config: sizes.
         dtype: of matrix products and of what they give; norms and softmax are float32 inside.
         kernels: of the device.
+        remat: whether the gradient keeps what enters each layer and computes the rest again.
     """
 
     config: TowerConfig
     dtype: Any = jnp.float32
     kernels: Kernels = PLAIN
+    remat: bool = False
 
     @nn.compact
     def __call__(self, hidden: Array, mask: Array | None = None) -> tuple[Array, Array]:
@@ -188,7 +192,7 @@ class CLIPEncoder(nn.Module):
             What leaves the last layer, and what enters it, [B, L, D] both.
         """
         chex.assert_rank(hidden, 3)
-        return _Layers(self.config, self.dtype, self.kernels, name="layers")(hidden, mask)
+        return _Layers(self.config, self.dtype, self.kernels, self.remat, name="layers")(hidden, mask)
 
 
 def make_norm(config: TowerConfig, dtype: Any, name: str) -> nn.LayerNorm:

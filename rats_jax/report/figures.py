@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from rats_jax.data.frames import choose_frames
 from rats_jax.files import whole_file
+from rats_jax.report.mp4 import to_mp4
 from rats_jax.texts import writable
 
 _TILE = 128
@@ -146,20 +147,23 @@ def save_sheet(sheet: Sheet, file: Path) -> list[Path]:
 
 
 def suffix_of(result: np.ndarray) -> str:
-    """Give the suffix of the file that `save_result` writes: a WebP of several frames, else a PNG."""
+    """Give the suffix of a file for a result: a WebP of several frames, else a PNG."""
     return ".webp" if result.ndim == 4 and len(result) > 1 else ".png"
 
 
 def save_result(result: np.ndarray, file: Path, texts: Mapping[str, str]) -> None:
-    """Write a picture, or a video of one frame, as a PNG, and a longer one as a WebP that plays.
+    """Write a picture as a PNG, and a video as a WebP that plays or as an MP4, by the suffix of the file.
 
     Args:
-        result: [H, W, 3] or [T, H, W, 3] float in [0, 1].
-        file: where to.
+        result: [H, W, 3] or [T, H, W, 3] float in [0, 1]; T is 1 in a PNG.
+        file: where to: *.png, *.webp or *.mp4.
         texts: what its metadata says, by keyword: of a PNG each by itself, of a WebP as one JSON object in
-            its EXIF description.
+            its EXIF description, of an MP4 as one in its comment.
     """
-    if suffix_of(result) == ".webp":
+    if file.suffix == ".mp4":
+        file.write_bytes(to_mp4(_to_bytes(result), texts, rate=_FRAMES_PER_SECOND))
+        return
+    if file.suffix == ".webp":
         exif = Image.Exif()
         exif[_IMAGE_DESCRIPTION] = json.dumps(dict(texts))
         _save_frames([Image.fromarray(_to_bytes(frame)) for frame in result], file, exif=exif)

@@ -34,11 +34,14 @@ class Reward:
             network: leaves of the weights and of what `prepare` gives are jax.ShapeDtypeStruct. None where
             nothing is published.
         differentiable: whether its slope tells how to raise it; what has none is monitored, not trained on.
+        of_videos: whether it judges whole videos [B, T, H, W, 3]; what judges pictures [B, H, W, 3] judges
+            frames of them, see `frames.py`.
     """
 
     load: LoadFn
     describe: DescribeFn | None
     differentiable: bool = True
+    of_videos: bool = False
 
 
 def without_weights(kind: str, reward_fn: RewardFn, prepare: Callable[[list[str]], PromptInputs]) -> Reward:

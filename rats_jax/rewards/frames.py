@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import chex
 import jax
 import jax.numpy as jnp
 
 from rats_jax.data.frames import choose_frames
-from rats_jax.types import Array, Params, PromptInputs, RewardFn, RewardModel
+from rats_jax.types import Array, Params, PromptInputs, RewardFn
 
 
 def on_frames(reward_fn: RewardFn, count: int) -> RewardFn:
@@ -32,11 +30,3 @@ def on_frames(reward_fn: RewardFn, count: int) -> RewardFn:
         return jnp.mean(reward_fn(params, frames, prompts).reshape(-1, len(chosen)), axis=1)
 
     return video_reward_fn
-
-
-def judge_frames(rewards: Mapping[str, RewardModel], count: int) -> dict[str, RewardModel]:
-    """Let rewards of pictures judge videos, see `on_frames`."""
-    return {
-        name: reward._replace(reward_fn=on_frames(reward.reward_fn, count))
-        for name, reward in rewards.items()
-    }

@@ -6,6 +6,7 @@ from typing import Any
 
 from rats_jax.errors import WeightsError, expect
 from rats_jax.rewards import find_reward
+from rats_jax.rewards.frames import on_frames
 from rats_jax.types import RewardModel
 
 
@@ -23,28 +24,52 @@ def expect_known_kinds(config: Any) -> None:
             expect(trainable or section == "monitor", field, reward["kind"], expected)
 
 
-def open_rewards(config: Any, section: str, *, dtype: Any) -> dict[str, RewardModel]:
-    """Open all rewards of the config's `rewards` or `monitor`, all of known kinds, by name.
+def open_rewards(config: Any, section: str, *, dtype: Any, frames: int | None) -> dict[str, RewardModel]:
+    """Open all rewards of a section of the config.
+
+    Args:
+        config: whose rewards are all of known kinds.
+        section: `rewards` or `monitor`.
+        dtype: compute dtype of the towers.
+        frames: None, of a model of pictures; of videos, how many frames of each those rewards judge that are
+            of pictures, 0 for all.
+
+    Returns:
+        By name.
 
     Raises:
+        ConfigError: a reward of videos for a model of pictures.
         WeightsError: weights that do not fit.
     """
     return {
-        name: _open_reward(f"{section}.{name}", reward, dtype=dtype)
+        name: _judging(f"{section}.{name}", reward, _open_reward, dtype=dtype, frames=frames)
         for name, reward in sorted(config[section].items())
     }
 
 
-def describe_rewards(config: Any, *, dtype: Any) -> dict[str, RewardModel]:
+def describe_rewards(config: Any, *, dtype: Any, frames: int | None) -> dict[str, RewardModel]:
     """Learn the shapes of all rewards of the config's `rewards`; those that have a path are opened.
 
     Raises:
-        WeightsError: as `open_rewards`.
+        ConfigError: as `open_rewards`.
     """
     return {
-        name: _describe_reward(f"rewards.{name}", reward, dtype=dtype)
+        name: _judging(f"rewards.{name}", reward, _describe_reward, dtype=dtype, frames=frames)
         for name, reward in sorted(config.rewards.items())
     }
+
+
+def _judging(field: str, reward: Any, find: Any, *, dtype: Any, frames: int | None) -> RewardModel:
+    """Find a reward that judges what the model makes."""
+    of_videos = find_reward(reward.kind, f"{field}.kind").of_videos
+    fits = frames is not None or not of_videos
+    expect(
+        fits, f"{field}.kind", reward.kind, "a reward of pictures: this one is of videos, the model is not"
+    )
+    found: RewardModel = find(field, reward, dtype=dtype)
+    if frames is None or of_videos:
+        return found
+    return found._replace(reward_fn=on_frames(found.reward_fn, frames))
 
 
 def _describe_reward(field: str, reward: Any, *, dtype: Any) -> RewardModel:

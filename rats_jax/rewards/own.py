@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def load_own(kind: str, field: str = "kind") -> Reward:
         expect(callable(found) and not isinstance(found, type), field, kind, expected)
         found = Reward(found, describe=None)  # pyright: ignore[reportArgumentType]
     load = _checked(found.load, file.resolve(), kind, field)
-    return Reward(load, describe=None, differentiable=found.differentiable)
+    return replace(found, load=load, describe=None)
 
 
 @functools.cache

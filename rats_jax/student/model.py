@@ -29,7 +29,7 @@ from rats_jax.parallel import placement
 from rats_jax.parallel.mesh import DATA_PARALLEL, make_mesh
 from rats_jax.pipelines.base import Pipeline, makes_videos
 from rats_jax.progress import tracked
-from rats_jax.report import figures
+from rats_jax.report import figures, mp4
 from rats_jax.student import arguments
 from rats_jax.types import Array, Grid, Params, PromptInputs
 
@@ -277,22 +277,34 @@ def draw_folder(
     num_steps: int | None,
     guidance_scale: float | None,
     batch_size: int,
+    video_format: str = "webp",
 ) -> float:
     """Draw every prompt from every seed into a folder.
 
     Args:
         model: from `rats_jax.load`.
-        folder: gets 00000.png and so on, of videos 00000.webp, with what they were made of in their metadata,
-            prompts.jsonl, as `python -m rats_jax.score` reads it, and contact_sheet.png of the first. Where
-            that ends with an error, prompts.jsonl lists the files that are there.
+        folder: gets 00000.png and so on, of videos 00000.webp or .mp4, with what they were made of in their
+            metadata, prompts.jsonl, as `python -m rats_jax.score` reads it, and contact_sheet.png of the
+            first. Where that ends with an error, prompts.jsonl lists the files that are there.
         prompts: texts.
         seeds: of the pictures of each prompt.
         num_steps, guidance_scale: as for the model.
         batch_size: pictures at once.
+        video_format: of videos: 'webp', 'mp4', or 'vbench' for vbench/PROMPT-INDEX.mp4 in the folder.
 
     Returns:
         The seconds that drawing took, compilation not among them.
+
+    Raises:
+        ConfigError: an MP4 of pictures, or of prompts that cannot name a file for VBench.
     """
+    if video_format != "webp":
+        expected = "'webp': this model makes pictures"
+        plays = model.makes_videos and model.pipeline.latent_shape[0] > 1
+        expect(plays, "video-format", video_format, expected)
+        mp4.expect_format(video_format, prompts, len(seeds))
+    if video_format == mp4.VBENCH:
+        (folder / mp4.VBENCH).mkdir()
     jobs = [(prompt, seed) for prompt in prompts for seed in seeds]
     size = min(batch_size, len(jobs))
     steps = model.num_steps if num_steps is None else num_steps
@@ -308,9 +320,12 @@ def draw_folder(
             images = model(texts, num_steps=steps, latents=noise, guidance_scale=scale)
             seconds += time.perf_counter() - start
             for row, image in zip(rows[kept], images[kept], strict=True):
-                (prompt, seed), file = jobs[row], folder / f"{row:05d}{figures.suffix_of(image)}"
-                with _listed(lines, {"file_name": file.name, "prompt": prompt, "seed": seed}):
-                    figures.save_result(image, file, {"prompt": prompt, "seed": str(seed)} | made)
+                prompt, seed = jobs[row]
+                name = f"{row:05d}{'.mp4' if video_format == 'mp4' else figures.suffix_of(image)}"
+                if video_format == mp4.VBENCH:
+                    name = f"{mp4.VBENCH}/{mp4.vbench_name(prompt, row % len(seeds))}"
+                with _listed(lines, {"file_name": name, "prompt": prompt, "seed": seed}):
+                    figures.save_result(image, folder / name, {"prompt": prompt, "seed": str(seed)} | made)
                 shown += [image] if len(shown) < _SHEET else []
     titles = [prompt for prompt, _ in jobs[: len(shown)]]
     columns = min(len(seeds) if len(seeds) > 1 else 8, 12)

@@ -13,7 +13,6 @@ from rats_jax.paths import resolve_path
 from rats_jax.pipelines.base import Pipeline, makes_videos
 from rats_jax.pipelines.open import describe_pipeline, open_pipeline, options_of
 from rats_jax.pipelines.stored_embeds import with_abstract_embeds, with_stored_embeds
-from rats_jax.rewards.frames import judge_frames
 from rats_jax.rewards.open import describe_rewards, expect_known_kinds, open_rewards
 from rats_jax.types import RewardModel
 
@@ -42,10 +41,12 @@ def open_models(config: Any, device: Any = None) -> Models:
     """
     expect_known_kinds(config)
     dtype = jnp.dtype(config.compute_dtype)
-    rewards, monitors = (open_rewards(config, name, dtype=dtype) for name in ("rewards", "monitor"))
     pipeline = open_pipeline(config.pretrained, dtype=dtype, device=device, options=options_of(config))
     _expect_no_pictures(pipeline, config)
-    rewards, monitors = (judging(pipeline, models, config.reward_frames) for models in (rewards, monitors))
+    frames = judged_frames(pipeline, config.reward_frames)
+    rewards, monitors = (
+        open_rewards(config, name, dtype=dtype, frames=frames) for name in ("rewards", "monitor")
+    )
     if config.prompt_embeds:
         folder = resolve_path(config.prompt_embeds)
         pipeline = with_stored_embeds(pipeline, folder, source=config.pretrained)
@@ -68,28 +69,28 @@ def describe_models(config: Any, device: Any = None) -> Models:
     """
     expect_known_kinds(config)
     dtype = jnp.dtype(config.compute_dtype)
-    rewards = describe_rewards(config, dtype=dtype)
     options = options_of(config)
     pipeline = describe_pipeline(config.pretrained, dtype=dtype, device=device, options=options)
     _expect_no_pictures(pipeline, config)
-    rewards = judging(pipeline, rewards, config.reward_frames)
+    frames = judged_frames(pipeline, config.reward_frames)
+    rewards = describe_rewards(config, dtype=dtype, frames=frames)
     return Models(with_abstract_embeds(pipeline) if config.prompt_embeds else pipeline, rewards, {})
 
 
-def judging(pipeline: Pipeline, rewards: Mapping[str, RewardModel], count: int) -> Mapping[str, RewardModel]:
-    """Give rewards that judge what a pipeline makes: pictures, or `count` frames of videos, 0 for all.
+def judged_frames(pipeline: Pipeline, count: int) -> int | None:
+    """Say how many frames of what a pipeline makes its rewards judge, 0 for all; None where it is pictures.
 
     Raises:
         ConfigError: frames of pictures, or more than are decoded.
     """
     if not makes_videos(pipeline):
         expect(count == 0, "reward_frames", count, "0: this model makes pictures")
-        return rewards
+        return None
     most = pipeline.image_shape()[0]
     expect(
         count <= most, "reward_frames", count, f"at most {most}, the frames that are decoded, or 0 for all"
     )
-    return judge_frames(rewards, count)
+    return count
 
 
 def _expect_no_pictures(pipeline: Pipeline, config: Any) -> None:

@@ -88,12 +88,24 @@ def make_embed_prompts(path: str, clip: Clip) -> Callable[[list[str]], np.ndarra
     Raises:
         WeightsError: the tokenizer is damaged, or does not fit the text tower.
     """
-    tokenizer = load_tokenizer(_tokenizer_folder(path), clip.module.config.text_config)
+    return embed_once(load_tokenizer(_tokenizer_folder(path), clip.module.config.text_config), clip)
+
+
+def embed_once(
+    tokenizer: Any, clip: Clip, *, max_length: int | None = None
+) -> Callable[[list[str]], np.ndarray]:
+    """Compose a tokenizer and the text tower, see `make_embed_prompts`.
+
+    Args:
+        tokenizer: of CLIP.
+        clip: with both towers.
+        max_length: tokens of a prompt; None is the tokenizer's own.
+    """
     text_tower = read_all({name: clip.params[name] for name in TEXT_TOWER})
     embed = jax.jit(functools.partial(embed_text, clip.module))
 
     def embed_prompts(prompts: list[str]) -> np.ndarray:
-        ids = tokenize(tokenizer, prompts)
+        ids = tokenize(tokenizer, prompts, max_length=max_length)
         params = jax.device_put(text_tower)
         embeds = []
         for rows, kept in filled_batches(len(ids), _TEXT_BATCH):

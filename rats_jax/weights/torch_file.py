@@ -244,7 +244,8 @@ def state_dict_of(content: Any, *, source: str) -> dict[str, np.ndarray]:
     """Take the state dict out of the content of a checkpoint.
 
     Args:
-        content: from `read_torch_file`: tensors by name, or a mapping with those under "state_dict".
+        content: from `read_torch_file`: tensors by name, or a mapping with those under "state_dict" or
+            "model".
         source: of the content, for the message.
 
     Returns:
@@ -253,8 +254,9 @@ def state_dict_of(content: Any, *, source: str) -> dict[str, np.ndarray]:
     Raises:
         WeightsError: anything else than named tensors; says what there is.
     """
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    if isinstance(content, Mapping):
+        parts = (content.get(part) for part in ("state_dict", "model"))
+        content = next((part for part in parts if isinstance(part, Mapping)), content)
     if problem := _problem_of(content):
         raise WeightsError(f"weights file {source!r} holds {problem}; expected tensors by name")
     prefix = "module." if all(name.startswith("module.") for name in content) else ""

@@ -1,8 +1,8 @@
 """Every reward, with weights from the file of its original in PyTorch where it has weights.
 
 The test file of a reward with weights names its originals in ORIGINALS: by name, the kind of the reward and a
-function that writes the original's weights into a folder and gives images [B, 3, H, W] -> scores [B] of
-tests.originals.PROMPTS. Nothing else needs to know of them.
+function that writes the original's weights into a folder and gives images [B, 3, H, W], or videos
+[B, T, 3, H, W], -> scores [B] of tests.originals.PROMPTS. Nothing else needs to know of them.
 """
 
 import functools
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +30,12 @@ class Case(NamedTuple):
     reward: RewardModel
     score: Any
     original: Any = None
+    of_videos: bool = False
+
+    def draw(self, *shape):
+        """Draw pictures [*shape, 3], or for a reward of videos such with 6 frames, all of them different."""
+        shape = (shape[0], 6, *shape[1:]) if self.of_videos else shape
+        return np.random.default_rng(0).uniform(size=(*shape, 3)).astype(np.float32)
 
 
 @functools.cache
@@ -84,8 +91,9 @@ def load_case(written):
             reward = REWARDS[name].load("")
             return Case(reward, compile_score(reward.reward_fn))
         folder, original = written(name)
-        reward = read_reward(REWARDS[find_originals()[name][0]].load(str(folder)))
-        return Case(reward, compile_score(reward.reward_fn), original)
+        kind = REWARDS[find_originals()[name][0]]
+        reward = read_reward(kind.load(str(folder)))
+        return Case(reward, compile_score(reward.reward_fn), original, kind.of_videos)
 
     return load
 

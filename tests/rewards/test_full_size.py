@@ -23,7 +23,8 @@ def test_scores_and_slopes_have_their_shapes(kind):
     describe = REWARDS[kind].describe
     reward = REWARDS[kind].load("") if describe is None else describe(dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(reward.params)} <= {jnp.dtype(jnp.float32)}
-    images, prompt = jax.ShapeDtypeStruct((2, 768, 512, 3), jnp.float32), reward.prepare(["one", "two"])
+    shape = (2, 9, 768, 512, 3) if REWARDS[kind].of_videos else (2, 768, 512, 3)
+    images, prompt = jax.ShapeDtypeStruct(shape, jnp.float32), reward.prepare(["one", "two"])
 
     def total(images, params, prompt):
         score = reward.reward_fn(params, images, prompt)

@@ -12,19 +12,15 @@ from tests.rewards.conftest import find_originals
 SIZES = {"tower": (32, 32), "wide": (40, 67), "tall": (71, 45), "small": (20, 24), "narrow": (90, 31)}
 
 
-def pictures(height, width, seed=0):
-    return np.random.default_rng(seed).uniform(size=(len(PROMPTS), height, width, 3)).astype(np.float32)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_scores_and_gradients_are_those_of_the_original(original, load_case, size):
     case = load_case(original)
-    images = pictures(*SIZES[size])
-    leaf = torch.tensor(images).permute(0, 3, 1, 2).requires_grad_()
+    images = case.draw(len(PROMPTS), *SIZES[size])
+    leaf = torch.tensor(images).movedim(-1, -3).requires_grad_()
     expected = case.original(leaf)
     expected.sum().backward()
-    expected_slope = leaf.grad.permute(0, 2, 3, 1).numpy()
+    expected_slope = leaf.grad.movedim(-3, -1).numpy()
 
     score, slope = case.score(case.reward.params, images, case.reward.prepare(PROMPTS))
     assert score.dtype == jnp.float32 and score.shape == (len(PROMPTS),)

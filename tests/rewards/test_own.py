@@ -89,7 +89,7 @@ def test_a_config_names_it_from_the_working_directory_and_the_home(file, monkeyp
     monkeypatch.setenv("HOME", str(file.parent))
     for kind in ("mine.py:load_red", "./mine.py:load_red", "~/mine.py:load_red"):
         expect_known_kinds(config(rewards=kind, monitor="mine.py:judge"))
-        opened = open_rewards(config(rewards=kind), "rewards", dtype=jnp.float32)
+        opened = open_rewards(config(rewards=kind), "rewards", dtype=jnp.float32, frames=None)
         assert opened["mine"].prepare(["four"]).tolist() == [4]
 
 

@@ -267,7 +267,7 @@ def arrivals_in_models(config, monkeypatch):
     seen = Recorder(monkeypatch)
     seen.put(models, "open_pipeline", "the opened pipeline")
     monkeypatch.setattr(models, "makes_videos", lambda pipeline: False)
-    seen.put(models, "judging", lambda pipeline, rewards, count: rewards)
+    seen.put(models, "judged_frames", lambda pipeline, count: count)
     seen.put(models, "with_stored_embeds", "the pipeline with embeddings")
     seen.put(models, "open_rewards", {})
     monkeypatch.setattr(models, "resolve_path", lambda path: path)
@@ -277,7 +277,7 @@ def arrivals_in_models(config, monkeypatch):
     return {
         "pretrained": (seen.open_pipeline.args[0], seen.with_stored_embeds.source),
         **vars(seen.open_pipeline.options),
-        "reward_frames": seen.calls["judging"][0].args[2],
+        "reward_frames": (seen.judged_frames.args[1], seen.calls["open_rewards"][0].frames),
         "prompt_embeds": seen.with_stored_embeds.args[1],
         "compute_dtype": (seen.open_pipeline.dtype.name, seen.calls["open_rewards"][0].dtype.name),
         "rewards.first.kind": sections[0].first.kind,
