@@ -203,7 +203,9 @@ def test_a_comparison_goes_on_where_it_stopped(models, tmp_path):
 
     shown = compare_all()
     table = (workdir / "ablation.md").read_text()
-    assert table.strip() in shown and re.fullmatch(r"RATS, 2 steps, seeds 0, 1: \d+ s", said[2])
+    assert table.strip() in shown and re.fullmatch(
+        r"RATS, 2 steps, seeds 0, 1: \d+ s; \d of \d, 0\.\d\d hours left", said[2]
+    )
     parts = re.split(r"^(\w+)(?: prompts)?:$", table, flags=re.MULTILINE)[1:]
     assert parts[::2] == ["training", "other", "Training"]
     names = [line.split("|")[1].strip() for line in parts[3].split("\n\n")[1].splitlines()[2:]]
