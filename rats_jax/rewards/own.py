@@ -70,9 +70,9 @@ def _scores_alone(reward_fn: RewardFn, named: str) -> RewardFn:
 
     def checked_fn(params: Params, images: Array, prompt: PromptInputs) -> Array:
         scores: Any = reward_fn(params, images, prompt)
-        shape, dtype = getattr(scores, "shape", None), getattr(scores, "dtype", None)
+        shape, dtype = getattr(scores, "shape", None), getattr(scores, "dtype", jnp.int32)
         if shape != images.shape[:1] or not jnp.issubdtype(dtype, jnp.floating):
-            found = f"{dtype} {list(shape)}" if shape is not None else type(scores).__name__
+            found = type(scores).__name__ if shape is None else f"{dtype} {list(shape)}"
             raise ConfigError(
                 f"{named}: expected floating-point scores [{images.shape[0]}] of images "
                 f"{list(images.shape)}, found {found}"
