@@ -11,6 +11,8 @@ from typing import Protocol, TextIO, TypeVar
 
 from tqdm import tqdm
 
+from rats_jax.errors import ConfigError
+
 T = TypeVar("T")
 
 _SECONDS = 15.0
@@ -45,7 +47,8 @@ class Lines:
         done: steps that were done before.
         stream: where to.
         clock: gives the time in seconds.
-        seconds: between two lines; the last one comes when it is closed.
+        seconds: between two lines.
+        leave: whether closing writes the last count where no line came before.
     """
 
     def __init__(
@@ -58,11 +61,12 @@ class Lines:
         stream: TextIO,
         clock: Callable[[], float],
         seconds: float,
+        leave: bool,
     ):
         self.n: int | float = done
         self._total, self._title, self._unit, self._done = total, title, unit, done
         self._stream, self._clock, self._seconds = stream, clock, seconds
-        self._text, self._shown = "", done
+        self._text, self._shown, self._closes = "", done, leave
         self._began = self._last = clock()
 
     def update(self, n: int) -> None:
@@ -77,12 +81,12 @@ class Lines:
         self._text = s
 
     def close(self) -> None:
-        """Write the last count, if it has no line yet."""
-        if self.n != self._shown:
+        """Write the last count, if it has no line yet; what was quick needs none unless it is to stay."""
+        if self._closes and self.n != self._shown:
             self._write(self._clock())
 
     def _write(self, now: float) -> None:
-        self._last, self._shown = now, self.n
+        self._last, self._shown, self._closes = now, self.n, True
         line = tqdm.format_meter(
             self.n,
             self._total,
@@ -107,7 +111,8 @@ def progress(
         title: what it is.
         unit: what a step is called.
         done: steps that were done before.
-        leave: whether a bar stays when it is closed; lines do.
+        leave: whether a bar stays when it is closed; lines stay, but what is over before the first of them
+            has none then.
         shown: False shows nothing.
 
     Returns:
@@ -116,10 +121,18 @@ def progress(
     stream = sys.stderr
     if not shown or stream.isatty():
         return tqdm(total=total, initial=done, desc=title, unit=unit, leave=leave, disable=not shown)
-    seconds = float(os.environ.get("TQDM_MININTERVAL", _SECONDS))
+    clock, seconds = time.monotonic, _seconds_between_lines()
     return Lines(
-        total, title=title, unit=unit, done=done, stream=stream, clock=time.monotonic, seconds=seconds
+        total, title=title, unit=unit, done=done, stream=stream, clock=clock, seconds=seconds, leave=leave
     )
+
+
+def _seconds_between_lines() -> float:
+    given = os.environ.get("TQDM_MININTERVAL", str(_SECONDS))
+    try:
+        return float(given)
+    except ValueError:
+        raise ConfigError(f"TQDM_MININTERVAL={given!r}: expected a number of seconds") from None
 
 
 def tracked(

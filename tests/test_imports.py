@@ -52,7 +52,7 @@ FOUNDATIONS_OF = {
     "paths": {"errors"},
     "texts": {"errors"},
     "files": {"errors", "texts"},
-    "progress": set(),
+    "progress": {"errors"},
     "python_files": {"errors"},
     "diffusion": {"types", "fields"},
     "method": {"types"},

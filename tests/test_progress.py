@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from rats_jax.errors import ConfigError
 from rats_jax.progress import Lines, progress, tracked
 
 
@@ -21,7 +22,7 @@ def lines_of(stream):
 
 
 def make(stream, clock, **more):
-    settings = {"title": "RATS", "unit": "update", "done": 0, "seconds": 15.0} | more
+    settings = {"title": "RATS", "unit": "update", "done": 0, "seconds": 15.0, "leave": True} | more
     return Lines(400, stream=stream, clock=clock, **settings)
 
 
@@ -52,6 +53,23 @@ def test_the_last_count_is_told_and_a_resumed_run_counts_its_own_pace():
     assert lines_of(stream) == []
     bar.close()
     assert lines_of(stream) == ["RATS: 100% 400/400 [00:10<00:00,  1.00update/s]"]
+
+
+def test_what_need_not_stay_is_told_only_where_it_takes_long():
+    for pace, told in ((1.0, []), (20.0, ["RATS: 0% 1/400 [00:20<2:13:00, 20.00s/update]"])):
+        stream, clock = io.StringIO(), Clock()
+        bar = make(stream, clock, leave=False)
+        clock.now += pace
+        bar.update(1)
+        bar.close()
+        assert lines_of(stream) == told
+
+
+def test_seconds_that_are_no_number_are_one_line(monkeypatch):
+    monkeypatch.setenv("TQDM_MININTERVAL", "often")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with pytest.raises(ConfigError, match="^TQDM_MININTERVAL='often': expected a number of seconds$"):
+        progress(3, title="RATS", unit="update")
 
 
 def test_slow_steps_have_a_line_each():

@@ -145,7 +145,10 @@ def test_the_command_writes_a_table_and_json(folder):
 
 BAD = {
     "unknown reward": (["--reward=beauty"], "reward='beauty': expected one of aesthetic, clipscore,"),
-    "a reward of videos": (["--reward=viclip"], "reward='viclip': expected a reward of pictures, this one is"),
+    "a reward of videos": (
+        ["--reward=viclip"],
+        "reward='viclip': expected a reward of pictures, this one",
+    ),
     "no weights there": (["--reward=pickscore=nowhere"], "reward=pickscore='nowhere': expected an existing"),
     "no path where one was begun": (["--reward=pickscore="], "reward=pickscore='': expected a path"),
     "a kind twice": (["--reward=clipscore"] * 2, "reward='clipscore': expected each kind once"),

@@ -46,7 +46,7 @@ def score_pairs(
     inputs = {name: reward.prepare(prompts) for name, reward in rewards.items()}
     scores = {name: np.zeros(len(pairs), np.float32) for name in rewards}
     batches = list(_batches_of_a_size(pairs, batch_size))
-    for size, filled, kept in tracked(batches, title="scoring", unit="batch", shown=len(batches) > 1):
+    for size, filled, kept in tracked(batches, title="scoring", unit="batch", leave=False):
         read = [read_picture(pairs[i].file) for i in filled[kept]]
         images = np.resize(read, (len(filled), *size, 3))  # what fills up is not read again
         prompt = jax.tree.map(lambda x, filled=filled: x[filled], inputs)

@@ -52,7 +52,7 @@ def write_prompt_embeds(
     with contextlib.ExitStack() as opened:
         files: list[BinaryIO] = []
         batches = list(filled_batches(len(texts), _BATCH))
-        for rows, kept in tracked(batches, title="embedding", unit="batch", shown=len(batches) > 1):
+        for rows, kept in tracked(batches, title="embedding", unit="batch", leave=False):
             embeds: PromptEmbeds = encode(params, pipeline.tokenize([texts[i] for i in rows]))
             _check_finite(_leaves(embeds.cond), [texts[i] for i in rows], "prompts")
             _check_finite([x[:1] for x in _leaves(embeds.uncond)], [""], "prompts")

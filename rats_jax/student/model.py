@@ -314,7 +314,7 @@ def draw_folder(
     seconds, shown = 0.0, []
     with (folder / _LIST).open("wb", buffering=0) as lines:
         batches = list(filled_batches(len(jobs), size))
-        for rows, kept in tracked(batches, title="drawing", unit="batch", shown=len(batches) > 1):
+        for rows, kept in tracked(batches, title="drawing", unit="batch", leave=False):
             texts, noise = [jobs[i][0] for i in rows], model.make_noise([jobs[i][1] for i in rows])
             start = time.perf_counter()
             images = model(texts, num_steps=steps, latents=noise, guidance_scale=scale)
