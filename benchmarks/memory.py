@@ -1,12 +1,13 @@
 """Memory of an update against steps and batch, on this machine or for absent TPUs; prints one JSON line.
 
     python benchmarks/memory.py [--topology=v5e:2x2] [--config=configs/emoji_cpu.py] [--config.FIELD=VALUE]
+        [--vary=FIELD=VALUE,VALUE]
 
-Each program is made in a process of its own: teacher steps, student steps and batch are varied one by one,
-the others as in the config, with `student.remat=step` unless --noremat. `temporary_bytes` is what XLA lays
-out for a device besides arguments and results; `resident_bytes`, without --topology, how much the process
-holds at most during an update, the median of three, in a second process, which does not compile.
-`largest_over_smallest` is 1 where memory is flat.
+Each program is made in a process of its own: teacher steps, student steps and batch, or the fields of --vary,
+are varied one by one, the others as in the config, with `student.remat=step` unless --noremat.
+`temporary_bytes` is what XLA lays out for a device besides arguments and results; `resident_bytes`, without
+--topology, how much the process holds at most during an update, the median of three, in a second process,
+which does not compile. `largest_over_smallest` is 1 where memory is flat.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rats_jax.aot.chips import CHIPS, describe_machine
+from rats_jax.config.fields import flatten
 from rats_jax.config.flags import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "TPU generation and chips, e.g. v5e:2x2; '' is this machine.")
 _REMAT = flags.DEFINE_bool("remat", True, "Set student.remat=step.")
-_VARIED = {
-    "teacher.num_steps": (10, 50, 200),
-    "student.num_steps": (1, 4, 8),
-    "batch_size": (8, 16, 32),
-}
+_VARY = flags.DEFINE_multi_string(
+    "vary",
+    ["teacher.num_steps=10,50,200", "student.num_steps=1,4,8", "batch_size=8,16,32"],
+    "What is varied.",
+)
 
 
 def measure_here(config: Any) -> dict[str, int]:
@@ -91,16 +93,19 @@ def measure(topology: str, config: Any) -> dict[str, int]:
 
 def main(_: list[str]) -> None:
     """Measure every case, one after another."""
-    cases: dict[str, dict[int, dict[str, int]]] = {field: {} for field in _VARIED}
+    varied = {line.partition("=")[0]: line.partition("=")[2] for line in _VARY.value or []}
+    cases: dict[str, dict[int, dict[str, int]]] = {field: {} for field in varied}
     known: dict[tuple[int, ...], dict[str, int]] = {}
-    for field, values in _VARIED.items():
-        for value in values:
+    for field, values in varied.items():
+        for value in map(int, values.split(",")):
             config = _CONFIG.value.copy_and_resolve_references()
             if _REMAT.value:
                 config.student.remat = "step"
             config.update_from_flattened_dict({field: value})
-            config.student.reward_gradient_steps = config.student.num_steps
-            case = config.teacher.num_steps, config.student.num_steps, config.batch_size
+            if "student.num_steps" in varied:
+                config.student.reward_gradient_steps = config.student.num_steps
+            flat = flatten(config)
+            case = tuple(flat[name] for name in varied)
             for _turn in range(0 if case in known else 1 if _TOPOLOGY.value else 2):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
                     known[case] = alone.submit(measure, str(_TOPOLOGY.value), config).result()
