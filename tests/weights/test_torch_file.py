@@ -106,6 +106,7 @@ def test_a_training_checkpoint_gives_its_containers_and_its_state_dict(tmp_path)
     assert isinstance(read["bare"], OrderedDict) and not vars(read["bare"])
     state = state_dict_of(read, source="w.pth")
     assert list(state_dict_of({"module.a": ONE, "b": ONE}, source="w.pt")) == ["module.a", "b"]
+    assert list(state_dict_of({"model": {"a": ONE}, "epoch": 3}, source="w.pt")) == ["a"]
     assert list(state) == list(module.state_dict())
     assert all(np.array_equal(state[name], value) for name, value in module.state_dict().items())
 
@@ -114,7 +115,7 @@ NO_STATE_DICT = {
     "one list": [ONE],
     "one NoneType": None,
     "no tensors": {},
-    "'model' of type dict, which is no tensor": {"model": {"a": ONE}},
+    "'net' of type dict, which is no tensor": {"net": {"a": ONE}},
     "'version' of type int, which is no tensor": {"a": ONE, "version": 2},
     "'b' of type str, which is no tensor": {"state_dict": {"a": ONE, "b": "x"}},
     "a name of type int": {3: ONE},
