@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import re
 import statistics
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from ml_collections import config_flags
 
 from rats_jax.aot.chips import CHIPS, describe_machine
 from rats_jax.config.fields import flatten
-from rats_jax.config.flags import parse_flags
+from rats_jax.config.flags import errors_in_a_line, parse_flags
+from rats_jax.errors import expect
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "TPU generation and chips, e.g. v5e:2x2; '' is this machine.")
@@ -91,13 +93,29 @@ def measure(topology: str, config: Any) -> dict[str, int]:
     return measure_for(topology, config) if topology else measure_here(config)
 
 
+def read_varied(lines: Sequence[str], fields: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Read the values of --vary by field.
+
+    Raises:
+        ConfigError: no such field, or one that is no integer, or values that are none.
+    """
+    varied = {}
+    for line in lines:
+        field, _, values = line.partition("=")
+        known = type(fields.get(field)) is int and re.fullmatch(r"[0-9]+(,[0-9]+)*", values)
+        expect(bool(known), "vary", line, "FIELD=NUMBER,NUMBER of a field whose value is an integer")
+        varied[field] = [int(value) for value in values.split(",")]
+    return varied
+
+
 def main(_: list[str]) -> None:
     """Measure every case, one after another."""
-    varied = {line.partition("=")[0]: line.partition("=")[2] for line in _VARY.value or []}
+    with errors_in_a_line():
+        varied = read_varied(_VARY.value or [], flatten(_CONFIG.value))
     cases: dict[str, dict[int, dict[str, int]]] = {field: {} for field in varied}
     known: dict[tuple[int, ...], dict[str, int]] = {}
     for field, values in varied.items():
-        for value in map(int, values.split(",")):
+        for value in values:
             config = _CONFIG.value.copy_and_resolve_references()
             if _REMAT.value:
                 config.student.remat = "step"

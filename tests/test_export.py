@@ -60,6 +60,19 @@ def difference(one, two):
     return 255 * np.abs(np.asarray(one) - np.asarray(two)).mean()
 
 
+def run(command, *arguments, env):
+    """A command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", f"rats_jax.{command}", *arguments],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def emoji(tmp_path_factory):
     """The embedded default's run, with a student that is not the pretrained network."""
@@ -79,14 +92,12 @@ def exported(emoji, hub, tmp_path_factory):
     """The run's student in a folder, and as me/student on the hub."""
     folder = tmp_path_factory.mktemp("exported")
     out = folder / "student"
-    result = subprocess.run(
-        [sys.executable, "-m", "rats_jax.export", f"--workdir={emoji}", f"--out={out}", "--push=me/student"],
-        cwd=ROOT,
+    result = run(
+        "export",
+        f"--workdir={emoji}",
+        f"--out={out}",
+        "--push=me/student",
         env=os.environ | hub.environment(folder / "home"),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "read back, it draws the student's picture to 0.000/255" in result.stdout
@@ -101,15 +112,7 @@ def test_the_hub_gives_the_student_back_by_its_id(exported, hub, tmp_path):
     assert pushed["private"] is True and set(pushed["files"]) == files
     assert b'DiffusionPipeline.from_pretrained("me/student")' in pushed["files"]["README.md"]
     arguments = ["--model=me/student", "--prompt=black cat", f"--out={tmp_path / 'cats'}"]
-    result = subprocess.run(
-        [sys.executable, "-m", "rats_jax.generate", *arguments],
-        cwd=ROOT,
-        env=os.environ | hub.environment(tmp_path / "home"),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    result = run("generate", *arguments, env=os.environ | hub.environment(tmp_path / "home"))
     assert result.returncode == 0, result.stderr[-3000:]
     with Image.open(tmp_path / "cats" / "00000.png") as picture:
         drawn = np.asarray(picture)
@@ -130,14 +133,8 @@ def test_a_push_that_cannot_be_is_refused_before_the_work(tmp_path, arguments, m
     (tmp_path / "run").mkdir()
     given = [f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    result = subprocess.run(
-        [sys.executable, "-m", "rats_jax.export", *flags_with(given, arguments)],
-        cwd=ROOT,
-        env=environment | {"HF_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    result = run(
+        "export", *flags_with(given, arguments), env=environment | {"HF_HOME": str(tmp_path / "home")}
     )
     assert result.returncode == 1 and result.stderr.startswith(f"error: {message}"), result.stderr[-2000:]
     assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.clip import IMAGE_TOWER, embed_images, init_clip, make_clip
 from rats_jax.networks.preprocess import PreprocessFn
-from rats_jax.types import Array, Params, RewardFn, RewardModel
+from rats_jax.types import Array, Key, Params, RewardFn, RewardModel
 from rats_jax.weights.clip_folder import load_clip, make_embed_prompts
 from rats_jax.weights.open_clip import to_transformers_config
 
@@ -73,10 +73,23 @@ def describe_dual_encoder(
         The reward with jax.ShapeDtypeStruct for the weights of the image tower and for prompt inputs.
     """
     module = make_clip(to_transformers_config(config, source="published"), dtype=dtype)
-    params = abstract_params(init_clip, module)
-    width = module.config.projection_dim
+    return describe_towers(module, init_clip, make_reward_fn(module))
+
+
+def describe_towers(module: Any, init: Callable[[Any, Key], Params], reward_fn: RewardFn) -> RewardModel:
+    """Describe a reward that compares text embeddings with what the image tower of a CLIP sees.
+
+    Args:
+        module: a CLIP, of pictures or of videos.
+        init: (module, key) -> its weights.
+        reward_fn: of that module.
+
+    Returns:
+        The reward, as `describe_dual_encoder` gives it.
+    """
+    params, width = abstract_params(init, module), module.config.projection_dim
     return RewardModel(
-        make_reward_fn(module),
+        reward_fn,
         {name: params[name] for name in IMAGE_TOWER},
         lambda prompts: jax.ShapeDtypeStruct((len(prompts), width), jnp.float32),
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rats_jax.errors import WeightsError, expect
-from rats_jax.rewards import find_reward
+from rats_jax.rewards import Reward, find_reward
 from rats_jax.rewards.frames import on_frames
 from rats_jax.types import RewardModel
 
@@ -42,7 +43,7 @@ def open_rewards(config: Any, section: str, *, dtype: Any, frames: int | None) -
         WeightsError: weights that do not fit.
     """
     return {
-        name: _judging(f"{section}.{name}", reward, _open_reward, dtype=dtype, frames=frames)
+        name: _judging(f"{section}.{name}", reward, _load, dtype=dtype, frames=frames)
         for name, reward in sorted(config[section].items())
     }
 
@@ -54,33 +55,33 @@ def describe_rewards(config: Any, *, dtype: Any, frames: int | None) -> dict[str
         ConfigError: as `open_rewards`.
     """
     return {
-        name: _judging(f"rewards.{name}", reward, _describe_reward, dtype=dtype, frames=frames)
+        name: _judging(f"rewards.{name}", reward, _describe, dtype=dtype, frames=frames)
         for name, reward in sorted(config.rewards.items())
     }
 
 
-def _judging(field: str, reward: Any, find: Any, *, dtype: Any, frames: int | None) -> RewardModel:
-    """Find a reward that judges what the model makes."""
-    of_videos = find_reward(reward.kind, f"{field}.kind").of_videos
-    fits = frames is not None or not of_videos
-    expect(
-        fits, f"{field}.kind", reward.kind, "a reward of pictures: this one is of videos, the model is not"
-    )
-    found: RewardModel = find(field, reward, dtype=dtype)
-    if frames is None or of_videos:
-        return found
-    return found._replace(reward_fn=on_frames(found.reward_fn, frames))
-
-
-def _describe_reward(field: str, reward: Any, *, dtype: Any) -> RewardModel:
-    describe = find_reward(reward.kind, f"{field}.kind").describe
-    if reward.path or describe is None:
-        return _open_reward(field, reward, dtype=dtype)
-    return describe(dtype=dtype)
-
-
-def _open_reward(field: str, reward: Any, *, dtype: Any) -> RewardModel:
+def _judging(
+    field: str, chosen: Any, make: Callable[..., RewardModel], *, dtype: Any, frames: int | None
+) -> RewardModel:
+    """Make the reward that a config chooses, such that it judges what the model makes."""
+    reward = find_reward(chosen.kind, f"{field}.kind")
+    fits = frames is not None or not reward.of_videos
+    expected = "a reward of pictures: this one is of videos, the model is not"
+    expect(fits, f"{field}.kind", chosen.kind, expected)
     try:
-        return find_reward(reward.kind, f"{field}.kind").load(reward.path, dtype=dtype)
+        model = make(reward, chosen.path, dtype=dtype)
     except WeightsError as error:
         raise WeightsError(f"{field}: {error}") from None
+    if frames is None or reward.of_videos:
+        return model
+    return model._replace(reward_fn=on_frames(model.reward_fn, frames))
+
+
+def _load(reward: Reward, path: str, *, dtype: Any) -> RewardModel:
+    return reward.load(path, dtype=dtype)
+
+
+def _describe(reward: Reward, path: str, *, dtype: Any) -> RewardModel:
+    if path or reward.describe is None:
+        return reward.load(path, dtype=dtype)
+    return reward.describe(dtype=dtype)

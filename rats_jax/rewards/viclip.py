@@ -6,17 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.data.frames import middle_frames
 from rats_jax.errors import WeightsError
-from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.clip import IMAGE_TOWER, CLIPConfig, to_unit_length
 from rats_jax.networks.preprocess import crop_to_square_half_even, normalise
 from rats_jax.networks.viclip import ViCLIPModel, init_viclip
 from rats_jax.rewards.base import Reward
+from rats_jax.rewards.dual_encoder import describe_towers
 from rats_jax.types import Array, Params, RewardFn, RewardModel
 from rats_jax.weights.clip_folder import Clip, embed_once
 from rats_jax.weights.folder import describe
@@ -144,13 +143,7 @@ def _to_clip_names(state: StateDict) -> dict[str, np.ndarray]:
 def describe_viclip(*, dtype: Any) -> RewardModel:
     """Describe ViCLIP-L/14 as published by shapes alone, see `Reward.describe`."""
     module = make_viclip(_PUBLISHED_CONFIG, _FRAMES, dtype=dtype)
-    params = abstract_params(init_viclip, module)
-    width = module.config.projection_dim
-    return RewardModel(
-        make_viclip_fn(module),
-        {name: params[name] for name in IMAGE_TOWER},
-        lambda prompts: jax.ShapeDtypeStruct((len(prompts), width), jnp.float32),
-    )
+    return describe_towers(module, init_viclip, make_viclip_fn(module))
 
 
 VICLIP = Reward(load_viclip, describe_viclip, of_videos=True)
