@@ -10,7 +10,9 @@ FILES = {
     ".".join(("rats_jax", *path.relative_to(PACKAGE).with_suffix("").parts)): path
     for path in PACKAGE.rglob("*.py")
 }
-COMMANDS = {"main", "evaluate", "generate", "export", "compile", "embed", "score", "ablate", "pretrain"}
+COMMANDS = {
+    *("main", "evaluate", "generate", "demo", "export", "compile", "embed", "score", "ablate", "pretrain"),
+}
 FOUNDATIONS = {"types", "errors", "fields", "paths", "texts", "files", "progress", "python_files"}
 # From the bottom up: a folder imports what its row names, of the folders, and foundations.
 FOLDERS = {
@@ -31,6 +33,7 @@ FOLDERS = {
     "evaluation": {
         *{"diffusion", "method", "networks", "weights", "rewards", "config", "data", "report", "student"},
     },
+    "demonstration": {"data", "report", "student", "evaluation"},
     "training": {
         *{"diffusion", "method", "networks", "weights", "pipelines", "rewards", "parallel", "config", "data"},
         *{"workdir", "report", "evaluation"},
