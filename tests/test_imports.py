@@ -33,7 +33,7 @@ FOLDERS = {
     "evaluation": {
         *{"diffusion", "method", "networks", "weights", "rewards", "config", "data", "report", "student"},
     },
-    "demonstration": {"data", "report", "student", "evaluation"},
+    "demonstration": {"data", "rewards", "report", "student", "evaluation"},
     "training": {
         *{"diffusion", "method", "networks", "weights", "pipelines", "rewards", "parallel", "config", "data"},
         *{"workdir", "report", "evaluation"},

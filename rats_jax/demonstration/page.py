@@ -19,6 +19,7 @@ from rats_jax.report.tables import TEACHER
 _MOST_STEPS, _MOST_GUIDANCE = 50, 15.0  # of the sliders, where the run itself has no more
 _EXAMPLES = 8
 _KEPT = 60  # files of results: those of the last draws, which a browser may still be fetching
+_CACHE = 600, 3600  # seconds between two looks for copies that nobody needs, and after which none is needed
 _SHARP = 256  # pictures of fewer pixels are enlarged with their pixels to be seen
 _STYLE = """
 .drawn img { width: 100% !important; height: auto !important; }
@@ -63,13 +64,14 @@ def make_page(stage: Stage, *, path: str, folder: Path) -> Any:
         ConfigError: as `open_gradio`.
     """
     gr = open_gradio()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # of its copies, which go with the folder
     best, title = stage.proposed, stage.proposed.model.title
-    with gr.Blocks(title=f"rats_jax: {title}", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"rats_jax: {title}", analytics_enabled=False, delete_cache=_CACHE) as page:
         gr.Markdown(f"## {title}\n{_introduction(stage)}")
         with gr.Row():
             first = stage.prompts[0] if stage.prompts else ""
             prompt = gr.Textbox(first, label="prompt", scale=4, min_width=200)
-            seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=90)
+            seed = gr.Number(0, label="seed", precision=0, min_width=90)
         with gr.Row():
             most = max(_MOST_STEPS, *(entry.num_steps for entry in stage.entries))
             steps = gr.Slider(1, most, best.num_steps, step=1, label="steps", min_width=140)
@@ -85,18 +87,19 @@ def make_page(stage: Stage, *, path: str, folder: Path) -> Any:
         button = gr.Button("Draw", variant="primary")
         with gr.Row():
             shown = [part for entry in stage.entries for part in _place(gr, entry.contestant, stage)]
+        notes = gr.Markdown(elem_classes="said")
         gr.on(
             [button.click, prompt.submit, seed.change, steps.release, scale.release],
             _make_draw(gr, stage, folder),
             inputs,
-            shown,
+            [*shown, notes],
             api_name="draw",
             trigger_mode="always_last",
         )
         if best.model.origin is not None:
             curves = gr.Image(label="curves of the run", interactive=False, type="filepath")
             sheets = gr.Gallery(label="sheets of the run", columns=2, object_fit="contain", interactive=False)
-            page.load(_make_history(gr, path, folder), None, [sheets, curves], api_name="history")
+            page.load(_make_history(path, folder), None, [sheets, curves], api_name="history")
     return page
 
 
@@ -126,7 +129,7 @@ def _place(gr: Any, name: str, stage: Stage) -> tuple[Any, Any]:
 
 
 def _make_draw(gr: Any, stage: Stage, folder: Path) -> Callable[..., list[str]]:
-    """Make what the controls call: for each model the file of its picture and what is said of it."""
+    """Make what the controls call: for each model its file and what is said of it; then notes."""
     numbers = itertools.count()
 
     def draw(prompt: str, seed: int, num_steps: int, guidance_scale: float) -> list[str]:
@@ -144,20 +147,21 @@ def _make_draw(gr: Any, stage: Stage, folder: Path) -> Callable[..., list[str]]:
             for old in folder.glob(f"{number - _KEPT:06d}.*"):
                 old.unlink(missing_ok=True)
             shown += [str(file), describe(one, device=stage.device)]
-        return shown
+        notes = dict.fromkeys(note for one in drawn for note in one.notes)
+        return [*shown, "\n".join(f"- {note}" for note in notes)]
 
     return draw
 
 
-def _make_history(gr: Any, path: str, folder: Path) -> Callable[[], tuple[Any, Any]]:
+def _make_history(path: str, folder: Path) -> Callable[[], tuple[list[tuple[str, str]], str | None]]:
     """Make what a page calls when it opens: sheets and curves as they are now."""
 
-    def history() -> tuple[Any, Any]:
+    def history() -> tuple[list[tuple[str, str]], str | None]:
         """Give the sheets and the curves of the run."""
         found = find_history(path, folder)
         sheets = [(str(file), caption) for file, caption in found.sheets]
         curves = None if found.curves is None else str(found.curves)
-        return gr.Gallery(sheets, visible=bool(sheets)), gr.Image(curves, visible=curves is not None)
+        return sheets, curves
 
     return history
 

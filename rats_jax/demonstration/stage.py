@@ -1,22 +1,26 @@
-"""Stage of a demonstration: teacher, untrained model and student draw one prompt from one noise, and are timed."""
+"""Stage of a demonstration: the models of a run draw one prompt from one noise, and are timed."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
+from absl import logging as absl_logging
 
 from rats_jax.data.prompts import find_prompts
+from rats_jax.demonstration.scores import Scorer
 from rats_jax.errors import ConfigError, expect
 from rats_jax.evaluation.contestants import Entry, open_entries
-from rats_jax.evaluation.fixed_set import Contest, Judges, draw, judge, open_judges
+from rats_jax.evaluation.fixed_set import Contest, draw, open_judges
 from rats_jax.report.tables import TEACHER
 from rats_jax.student import arguments
 from rats_jax.student.load import load
@@ -33,6 +37,7 @@ class Drawn:
         name: of the model.
         result: [H, W, 3] or [T, H, W, 3] float32 in [0, 1].
         scores: by reward, the trained sum first; empty where no rewards are known. They may be nan.
+        notes: lines about this prompt: that its end was cut, or a reward that cannot judge it.
         num_steps, guidance_scale: of its sampler.
         nfe: network evaluations.
         milliseconds: from the prompt to the finished picture on the host, compilation not among them.
@@ -42,6 +47,7 @@ class Drawn:
     name: str
     result: np.ndarray
     scores: dict[str, float]
+    notes: tuple[str, ...]
     num_steps: int
     guidance_scale: float
     nfe: int
@@ -56,12 +62,12 @@ class Stage:
     Attributes:
         entries: teacher, untrained model and student of a run, or one model; the last of them is the one
             whose steps and guidance are proposed.
-        judges: the run's rewards, or None.
+        scorer: the run's rewards, or None.
         prompts: of the run, to choose from.
     """
 
     entries: tuple[Entry, ...]
-    judges: Judges | None
+    scorer: Scorer | None
     prompts: list[str]
     _lock: Any = field(default_factory=threading.Lock)
     _warm: set[tuple[str, int]] = field(default_factory=set)
@@ -110,15 +116,17 @@ class Stage:
         known, drawn = self._last.get(entry.contestant, (None, None))
         if drawn is not None and known == key:
             return dataclasses.replace(drawn, compile_seconds=0.0)
-        seconds = self._warm_up(entry, contest)
-        start = time.perf_counter()
-        images = _draw_one(entry, contest)
-        milliseconds = 1e3 * (time.perf_counter() - start)
-        scores = {} if self.judges is None else judge(self.judges, contest, images, batch_size=1)
+        with _warnings() as notes:
+            seconds = self._warm_up(entry, contest)
+            start = time.perf_counter()
+            images = _draw_one(entry, contest)
+            milliseconds = 1e3 * (time.perf_counter() - start)
+            scores, refused = ({}, []) if self.scorer is None else self.scorer.score(contest, images)
         drawn = Drawn(
             entry.contestant,
             images[0, 0],
-            {name: float(values[0, 0]) for name, values in scores.items()},
+            scores,
+            tuple(dict.fromkeys([*notes, *refused])),
             entry.num_steps,
             entry.guidance_scale,
             entry.nfe,
@@ -138,6 +146,32 @@ class Stage:
         _draw_one(entry, contest)
         self._warm.add((entry.contestant, entry.num_steps))
         return seconds
+
+
+class _Listener(logging.Handler):
+    """A list of the warnings of one thread."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning."""
+        if record.thread == self._thread:
+            self.said.append(record.getMessage())
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """List what the package warns of meanwhile, in this thread."""
+    listener = _Listener()
+    logger = absl_logging.get_absl_logger()
+    logger.addHandler(listener)
+    try:
+        yield listener.said
+    finally:
+        logger.removeHandler(listener)
 
 
 def _draw_one(entry: Entry, contest: Contest) -> np.ndarray:
@@ -168,8 +202,8 @@ def open_stage(path: str, *, step: int | None, dtype: str) -> Stage:
         return Stage((alone,), None, [])
     entries = open_entries(model, model.origin, num_steps=[model.num_steps], others={}, dtype=dtype)
     by_name = {entry.contestant: entry for entry in entries}
-    judges = open_judges(model.origin.config, videos=model.makes_videos)
-    return Stage(tuple(by_name[name] for name in _SHOWN), judges, _prompts(model.origin.config))
+    scorer = Scorer(open_judges(model.origin.config, videos=model.makes_videos))
+    return Stage(tuple(by_name[name] for name in _SHOWN), scorer, _prompts(model.origin.config))
 
 
 def _prompts(config: Any) -> list[str]:
@@ -177,7 +211,7 @@ def _prompts(config: Any) -> list[str]:
     try:
         return list(dict.fromkeys(find_prompts(config.prompts)))
     except ConfigError as error:
-        logging.warning("no prompts to choose from: %s", error)
+        absl_logging.warning("no prompts to choose from: %s", error)
         return []
 
 
