@@ -20,11 +20,18 @@ _MOST_STEPS, _MOST_GUIDANCE = 50, 15.0  # of the sliders, where the run itself h
 _EXAMPLES = 8
 _KEPT = 60  # files of results: those of the last draws, which a browser may still be fetching
 _CACHE = 600, 3600  # seconds between two looks for copies that nobody needs, and after which none is needed
+_HIGH, _ONE = 480, ["fullscreen"]  # of what the run has drawn: pixels, and the only button
 _SHARP = 256  # pictures of fewer pixels are enlarged with their pixels to be seen
+# Side by side on a phone too, where Gradio would put the last one below the others.
 _STYLE = """
+.models { display: grid !important; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); }
+.models > .column { min-width: 0 !important; gap: 8px; }
+.drawn { min-width: 0 !important; min-height: 6em; max-width: 512px; }
+.drawn button, .drawn .image-frame { width: 100% !important; height: auto !important; }
 .drawn img { width: 100% !important; height: auto !important; }
 .sharp img { image-rendering: pixelated; }
 .said { overflow-wrap: anywhere; }
+@media (max-width: 600px) { .said, .said p { font-size: 13px !important; line-height: 1.4 !important; } }
 """
 
 
@@ -76,16 +83,14 @@ def make_page(stage: Stage, *, path: str, folder: Path) -> Any:
             most = max(_MOST_STEPS, *(entry.num_steps for entry in stage.entries))
             steps = gr.Slider(1, most, best.num_steps, step=1, label="steps", min_width=140)
             top = max(_MOST_GUIDANCE, *(entry.guidance_scale for entry in stage.entries))
-            scale = gr.Slider(
-                1, top, best.guidance_scale, step=0.1, label="guidance (1 is none)", min_width=140
-            )
+            scale = gr.Slider(1, top, best.guidance_scale, step=0.1, label="guidance", min_width=140)
         inputs = [prompt, seed, steps, scale]
         if stage.prompts:
             gr.Examples(
                 stage.prompts[:_EXAMPLES], prompt, label="prompts of the run", api_visibility="private"
             )
         button = gr.Button("Draw", variant="primary")
-        with gr.Row():
+        with gr.Row(elem_classes="models"):
             shown = [part for entry in stage.entries for part in _place(gr, entry.contestant, stage)]
         notes = gr.Markdown(elem_classes="said")
         gr.on(
@@ -97,9 +102,24 @@ def make_page(stage: Stage, *, path: str, folder: Path) -> Any:
             trigger_mode="always_last",
         )
         if best.model.origin is not None:
-            curves = gr.Image(label="curves of the run", interactive=False, type="filepath")
-            sheets = gr.Gallery(label="sheets of the run", columns=2, object_fit="contain", interactive=False)
-            page.load(_make_history(path, folder), None, [sheets, curves], api_name="history")
+            with gr.Row():
+                sheets = gr.Gallery(
+                    label="sheets of the run",
+                    preview=True,
+                    height=_HIGH,
+                    buttons=_ONE,
+                    interactive=False,
+                    scale=3,
+                )
+                curves = gr.Image(
+                    label="its curves",
+                    interactive=False,
+                    type="filepath",
+                    height=_HIGH,
+                    scale=2,
+                    buttons=_ONE,
+                )
+            page.load(_make_history(gr, path, folder), None, [sheets, curves], api_name="history")
     return page
 
 
@@ -117,12 +137,14 @@ def _introduction(stage: Stage) -> str:
 def _place(gr: Any, name: str, stage: Stage) -> tuple[Any, Any]:
     """Lay out the picture of one model, and below it what is said of it."""
     sharp = stage.proposed.model.pipeline.image_shape()[-3] < _SHARP
-    with gr.Column(min_width=100):
+    with gr.Column(min_width=0):
+        gr.Markdown(f"### {name}")
         picture = gr.Image(
             label=name,
+            show_label=False,
             interactive=False,
             type="filepath",
-            buttons=["download", "fullscreen"],
+            buttons=[],
             elem_classes=["drawn", *["sharp"] * sharp],
         )
         return picture, gr.Markdown(elem_classes="said")
@@ -153,15 +175,15 @@ def _make_draw(gr: Any, stage: Stage, folder: Path) -> Callable[..., list[str]]:
     return draw
 
 
-def _make_history(path: str, folder: Path) -> Callable[[], tuple[list[tuple[str, str]], str | None]]:
+def _make_history(gr: Any, path: str, folder: Path) -> Callable[[], tuple[Any, str | None]]:
     """Make what a page calls when it opens: sheets and curves as they are now."""
 
-    def history() -> tuple[list[tuple[str, str]], str | None]:
+    def history() -> tuple[Any, str | None]:
         """Give the sheets and the curves of the run."""
         found = find_history(path, folder)
         sheets = [(str(file), caption) for file, caption in found.sheets]
         curves = None if found.curves is None else str(found.curves)
-        return sheets, curves
+        return gr.Gallery(sheets, selected_index=len(sheets) - 1 if sheets else None), curves
 
     return history
 

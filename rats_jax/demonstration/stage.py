@@ -229,4 +229,4 @@ def describe(drawn: Drawn, *, device: str) -> str:
     ]
     cost = f"{drawn.nfe} evaluation{'s' * (drawn.nfe > 1)}, **{drawn.milliseconds:.0f} ms** on {device}"
     compiled = [f"compiled before, {drawn.compile_seconds:.1f} s"] * (drawn.compile_seconds >= 0.05)
-    return "  \n".join([f"**{drawn.name}**, {steps}", *scores, cost, *compiled])
+    return "  \n".join([steps, *scores, cost, *compiled])
