@@ -109,8 +109,12 @@ setup(
             "av>=14",
             "datasets>=3",
             "hypothesis>=6.100",
+            # The kernel and the client that run docs/quickstart.ipynb.
+            "ipykernel>=6.29",
             # The models of the JobSet API, which launch/gke_jobset.yaml is read with.
             "kubeflow-trainer-api>=2.1",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             # PyTorch diffusers reads adapters with it.
             "peft>=0.15",
             "pyright[nodejs]>=1.1.400",
