@@ -58,7 +58,7 @@ def compare_outputs(part: str, ours: np.ndarray, theirs: np.ndarray, tolerance: 
 
 
 def compare_scores(part: str, ours: np.ndarray, theirs: np.ndarray, tolerance: Tolerance) -> Check:
-    """Compare scores [B] in the root mean square of PyTorch's: of two pictures they may be nearly one number."""
+    """Compare scores [B] in the root mean square of PyTorch's, for those of two pictures may be nearly one."""
     unit = float(np.sqrt(np.mean(np.square(theirs, dtype=np.float64)))) or 1.0
     return _compare(part, ours, theirs, unit, f"rms {unit:.3g}", tolerance)
 

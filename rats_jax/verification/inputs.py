@@ -92,12 +92,23 @@ def draw_inputs(pipeline: Pipeline, *, num_timesteps: int, prompt_length: int, d
         latents=noise,
         decoded=noise[:, :_DECODED_FRAMES] if frames else noise,
         timesteps=tuple(timesteps if flow else [min(int(t), num_timesteps - 1) for t in timesteps]),
-        timestep_spacing="" if pipeline.exports_own_spacing else "trailing",
+        timestep_spacing="" if flow or _lands_as_ddim(pipeline, num_timesteps) else "trailing",
         guidance_scale=pipeline.guidance_scale,
         size=(height, width),
         num_frames=frames[0] if frames else 1,
         prompt_length=prompt_length,
         flow=flow,
+    )
+
+
+def _lands_as_ddim(pipeline: Pipeline, num_timesteps: int) -> bool:
+    """Tell whether PyTorch's DDIM has the pipeline's own timesteps, and lands on the next one of them.
+
+    It lands on t - T // S, which is between two timesteps of 'linspace'.
+    """
+    own = pipeline.exports_own_spacing
+    return own and bool(
+        np.all(np.diff(pipeline.grid_fn(NUM_STEPS, "").timesteps) == -(num_timesteps // NUM_STEPS))
     )
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's pipelines: how each family's original encodes prompts, evaluates its network, decodes and samples.
+"""PyTorch's pipelines: how each family's original encodes, evaluates its network, decodes and samples.
 
 A pipeline here is diffusers' own object, with the parts that are not needed left out, and its tensors are
 [B, C, h, w], of videos [B, C, t, h, w]. torch is imported by no line of this file: what is given has its
@@ -119,8 +119,6 @@ def _evaluate_xl(pipeline: Any, latents: Any, timestep: Any, cond: Any, scale: f
     return pipeline.unet(latents, timestep, cond.tokens, added_cond_kwargs=added).sample
 
 
-
-
 def _arguments_pooled(pipeline: Any, latents: Any, embeds: PromptEmbeds, inputs: Inputs) -> dict[str, Any]:
     given = {
         "prompt_embeds": embeds.cond.tokens,
@@ -209,9 +207,7 @@ def _arguments_flux(pipeline: Any, latents: Any, embeds: PromptEmbeds, inputs: I
 
 def _encode_wan(pipeline: Any, prompts: list[str], inputs: Inputs) -> PromptEmbeds:
     length = inputs.prompt_length
-    return PromptEmbeds(
-        *pipeline.encode_prompt(prompts, device=pipeline.device, max_sequence_length=length)
-    )
+    return PromptEmbeds(*pipeline.encode_prompt(prompts, device=pipeline.device, max_sequence_length=length))
 
 
 def _evaluate_wan(pipeline: Any, latents: Any, timestep: Any, cond: Any, scale: float) -> Any:

@@ -31,7 +31,9 @@ def run_pipeline(
     Raises:
         WeightsError: a weight that is not finite.
     """
-    kinds = {name: jax.tree.map(lambda _: dtype, getattr(pipeline, name)) for name in ("text_encoder", "decoder")}
+    kinds = {
+        name: jax.tree.map(lambda _: dtype, getattr(pipeline, name)) for name in ("text_encoder", "decoder")
+    }
     # On GPUs and TPUs products of float32 are rounded otherwise.
     with jax.default_matmul_precision("highest" if np.dtype(dtype) == np.float32 else "default"):
         notify("text encoders of rats_jax")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -19,13 +20,13 @@ from rats_jax.verification.comparison import (
     compare_outputs,
     compare_pictures,
 )
-from rats_jax.verification.inputs import PROMPTS, Inputs, Outputs, draw_inputs
+from rats_jax.verification.inputs import PROMPTS, Inputs, NotifyFn, Outputs, draw_inputs
 from rats_jax.verification.originals import ORIGINALS, Section
 from rats_jax.weights.folder import read_json
 from rats_jax.weights.hub import get_file
 
 _PARTS = 5
-"""What `notify` is told."""
+"""Those that `notify` is told."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,26 @@ def verify_pipeline(path: str, *, original: str, options: Options, dtype: str, d
     source = pytorch.open_source(original, dtype=dtype, device=device)
     kind = source.index["_class_name"]
     inputs = _draw(pipeline, path, kind, dtype)
-    bar = progress(_PARTS, title="verifying", unit="part", leave=False)
-
-    def notify(part: str) -> None:
-        bar.set_postfix_str(f", {part}")
-        bar.update(1)
-
-    with contextlib.closing(bar):
+    with _told_parts() as notify:
         theirs, sections = pytorch.run_pipeline(source, inputs, notify=notify)
         own = ours.run_pipeline(pipeline, inputs, theirs.embeds, dtype=jnp.dtype(dtype), notify=notify)
     size = "x".join(map(str, pipeline.image_shape()[:-1]))
     return Verified(kind, size, _compare(pipeline, kind, inputs, own, theirs, sections, dtype))
+
+
+@contextlib.contextmanager
+def _told_parts() -> Iterator[NotifyFn]:
+    """Show progress while a block runs: gives what is to be called with the name of each part."""
+    with contextlib.closing(progress(_PARTS, title="verifying", unit="part", leave=False)) as bar:
+        begun = []
+
+        def notify(part: str) -> None:
+            bar.set_postfix_str(part)
+            bar.update(len(begun[:1]))  # the part before is done
+            begun.append(part)
+
+        yield notify
+        bar.update(1)
 
 
 def _draw(pipeline: Pipeline, path: str, kind: str, dtype: str) -> Inputs:

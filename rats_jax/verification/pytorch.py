@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -115,6 +116,9 @@ def run_pipeline(source: Source, inputs: Inputs, *, notify: NotifyFn) -> tuple[O
 
 def _encode(source: Source, inputs: Inputs) -> tuple[PromptEmbeds, list[Section]]:
     original, pipeline = ORIGINALS[source.index["_class_name"]], _assemble(source, _ENCODERS)
+    if "transformer" in source.index:  # without T5, SD3's pipeline asks it how wide zeros are
+        config = read_json(get_file(source.path, "transformer/config.json"))
+        pipeline.transformer = SimpleNamespace(config=SimpleNamespace(**config))
     embeds = original.encode(pipeline, list(PROMPTS), inputs)
     sections = original.sections(pipeline)
     return embeds, sections
@@ -162,7 +166,7 @@ def _make_scheduler(own: Any, inputs: Inputs) -> Any:
 
 
 def _choose_levels(pipeline: Any) -> dict[str, Any]:
-    """Let the steps of a flow begin at 1, ..., 1 / S before its shift: the argument of the call, if it has one."""
+    """Let the steps of a flow begin at 1, ..., 1 / S before its shift; gives the argument of its call."""
     sigmas = np.linspace(1.0, 1.0 / NUM_STEPS, NUM_STEPS)
     if "sigmas" in inspect.signature(pipeline.__call__).parameters:
         return {"sigmas": sigmas}

@@ -68,7 +68,9 @@ def open_clip_model(path: str, weights: tuple[str, ...], default: Mapping[str, A
     state = read_state_dict(file, lambda shard: get_file(path, shard))
     if not is_open_clip(state) and default is None:
         place, revision = place_of(path)
-        return transformers.CLIPModel.from_pretrained(place, **revision, **variant_of(file.name)).float().eval()
+        return (
+            transformers.CLIPModel.from_pretrained(place, **revision, **variant_of(file.name)).float().eval()
+        )
     config, _ = read_clip_config(path, default)
     model = transformers.CLIPModel(transformers.CLIPConfig(**config))
     model.load_state_dict(to_tensors(to_transformers_names(state) if is_open_clip(state) else state))
@@ -138,9 +140,7 @@ def load_aesthetic(path: str) -> ScoreFn:
     """Load the aesthetic predictor: a CLIP, and its linear layers one after the other."""
     import torch
 
-    model = open_clip_model(
-        path or aesthetic.PUBLISHED, TRANSFORMERS_WEIGHTS + OPEN_CLIP_WEIGHTS, None
-    )
+    model = open_clip_model(path or aesthetic.PUBLISHED, TRANSFORMERS_WEIGHTS + OPEN_CLIP_WEIGHTS, None)
     head = get_file(path or aesthetic.PUBLISHED_HEAD, *aesthetic.HEAD_FILES)
     state = torch.load(head, map_location="cpu", weights_only=True)
     names = sorted({name.rpartition(".")[0] for name in state}, key=lambda name: int(name.split(".")[-1]))

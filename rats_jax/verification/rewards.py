@@ -60,9 +60,7 @@ def draw_pictures() -> np.ndarray:
     return np.float32(0.8 * large + 0.2 * rng.uniform(size=large.shape))
 
 
-def _run_original(
-    kind: str, path: str, images: np.ndarray, device: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _run_original(kind: str, path: str, images: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray]:
     """Give PyTorch's scores [2] and gradient like the pictures."""
     import torch
 
