@@ -53,12 +53,13 @@ GRADIENTS = Tolerance(5e-2, 1e-3)
 
 def compare_outputs(part: str, ours: np.ndarray, theirs: np.ndarray, tolerance: Tolerance) -> Check:
     """Compare in standard deviations of PyTorch's output; where all of it is one number, as it is."""
-    unit = float(np.std(theirs, dtype=np.float64)) or 1.0
+    with np.errstate(invalid="ignore"):  # what is not finite fails below
+        unit = float(np.std(theirs, dtype=np.float64)) or 1.0
     return _compare(part, ours, theirs, unit, f"std {unit:.3g}", tolerance)
 
 
 def compare_scores(part: str, ours: np.ndarray, theirs: np.ndarray, tolerance: Tolerance) -> Check:
-    """Compare scores [B] in the root mean square of PyTorch's, for those of two pictures may be nearly one."""
+    """Compare scores [B] in the root mean square of PyTorch's, for two scores may be nearly the same."""
     unit = float(np.sqrt(np.mean(np.square(theirs, dtype=np.float64)))) or 1.0
     return _compare(part, ours, theirs, unit, f"rms {unit:.3g}", tolerance)
 

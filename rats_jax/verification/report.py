@@ -61,7 +61,8 @@ def verify(
     here = {"rats_jax": rats_jax.__version__, "jax": jax.__version__, **versions}
     facts.append(", ".join(f"{name} {version}" for name, version in here.items()))
     place = jax.devices()[0]
-    facts.append(f"jax on {place.platform} ({place.device_kind}), PyTorch on {device}; {platform.platform()}")
+    named = "" if place.device_kind == place.platform else f" ({place.device_kind})"
+    facts.append(f"jax on {place.platform}{named}, PyTorch on {device}, {platform.system()}")
     lines = [f"- {fact}" for fact in (*facts, _GUIDE)]
     return "\n".join([*lines, "", format_checks(checks)]), checks
 
