@@ -124,7 +124,7 @@ setup(
             "open-clip-torch>=3.3",
             "torch>=2.13",
         ],
-        # The originals that `python -m rats_jax.verify` runs beside our networks; accelerate lets them be read
+        # The originals that `python -m rats_jax.verify` runs; with accelerate they are read
         # without a second copy.
         "verify": ["accelerate>=1.15", "diffusers>=0.39", "torch>=2.13", "transformers>=4.57"],
         # gcsfs: work directories in buckets.

@@ -4,8 +4,8 @@
     python -m rats_jax.verify --reward=pickscore --reward=hpsv2.1=PATH
 
 PyTorch's networks and ours run on the same inputs: text encoders, the network at three levels of noise, the
-decoder, a sample of 4 steps; of a reward its scores and their gradient. It prints a table to post, and exits with
-1 if a difference is beyond its tolerance. PyTorch's packages: pip install 'rats_jax[verify]'.
+decoder, a sample of 4 steps; of a reward its scores and their gradient. It prints a table to post, and exits
+with 1 if a difference is beyond its tolerance. PyTorch's packages: pip install 'rats_jax[verify]'.
 """
 
 from __future__ import annotations

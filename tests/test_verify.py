@@ -16,6 +16,7 @@ from rats_jax.verification.report import expect_all, verify
 from rats_jax.verification.reward_originals import REWARD_ORIGINALS
 from tests.rewards.test_aesthetic import make_aesthetic
 from tests.rewards.test_hpsv2 import make_hpsv2
+from tests.rewards.test_imagereward import make_imagereward
 from tests.rewards.test_pickscore import make_pickscore
 from tests.tiny import write_tiny_pipeline
 from tests.torch_flows import make_flow
@@ -85,7 +86,12 @@ def test_the_command_prints_a_table_to_post_and_fails_by_name(folder, tmp_path):
     assert sum("FAIL: beyond its tolerance" in line for line in done.stdout.splitlines()) == 2
 
 
-MAKERS = {"aesthetic": make_aesthetic, "hpsv2.1": make_hpsv2("v2.1", 4), "pickscore": make_pickscore}
+MAKERS = {
+    "aesthetic": make_aesthetic,
+    "hpsv2.1": make_hpsv2("v2.1", 4),
+    "imagereward": make_imagereward,
+    "pickscore": make_pickscore,
+}
 
 
 @pytest.mark.slow
@@ -103,7 +109,7 @@ def test_rewards_are_those_of_pytorch_and_a_changed_weight_is_seen(tmp_path):
 
 
 def test_what_cannot_be_compared_is_one_line(folder, tmp_path):
-    known = "aesthetic, clipscore, hpsv2.0, hpsv2.1, pickscore"
+    known = "aesthetic, clipscore, hpsv2.0, hpsv2.1, imagereward, pickscore"
     for flags, message in (
         ([], "model=None: expected a pipeline to verify, or a --reward"),
         (
@@ -133,5 +139,7 @@ def test_without_pytorch_it_is_one_line(folder, tmp_path):
 def test_a_folder_that_pytorch_does_not_open_is_one_line(folder, tmp_path):
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     (damaged / "text_encoder" / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ConfigError, match="^model='.*damaged': expected a pipeline that PyTorch opens, its 'tex"):
+    with pytest.raises(
+        ConfigError, match="^model='.*damaged': expected a pipeline that PyTorch opens, its 'tex"
+    ):
         verify(str(folder), {}, **PLAIN | {"original": str(damaged)})

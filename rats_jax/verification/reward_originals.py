@@ -11,6 +11,7 @@ from typing import Any
 
 from rats_jax.networks.preprocess import MEAN, STD
 from rats_jax.rewards import aesthetic, clipscore, hpsv2, pickscore
+from rats_jax.verification import imagereward_original
 from rats_jax.verification.pretrained import place_of, to_tensors, variant_of
 from rats_jax.weights.clip_folder import OPEN_CLIP_WEIGHTS, find_tokenizer, read_clip_config
 from rats_jax.weights.find import TRANSFORMERS_WEIGHTS
@@ -156,12 +157,22 @@ def load_aesthetic(path: str) -> ScoreFn:
     return _on(model, score_fn)
 
 
+def load_imagereward(path: str) -> ScoreFn:
+    """Load ImageReward, whose pictures are cut as torchvision does."""
+    return _on(
+        *imagereward_original.load_imagereward(
+            path, lambda images, side: _normalise(crop_half_even(images, side))
+        )
+    )
+
+
 REWARD_ORIGINALS: Mapping[str, Callable[[str], ScoreFn]] = {
     "aesthetic": load_aesthetic,
     "clipscore": load_clipscore,
     "hpsv2.0": lambda path: _load_hpsv2(path, hpsv2.FILE_2_0),
     "hpsv2.1": lambda path: _load_hpsv2(path, hpsv2.FILE_2_1),
+    "imagereward": load_imagereward,
     "pickscore": load_pickscore,
 }
-"""By kind: path of the weights, '' for the published ones -> the original. ImageReward and ViCLIP have no
-class in transformers; the other kinds have no weights, or are of a file of one's own."""
+"""By kind: path of the weights, '' for the published ones -> the original. ViCLIP has no class in
+transformers; the other kinds have no weights, or are of a file of one's own."""
