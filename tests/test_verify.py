@@ -5,15 +5,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from rats_jax.errors import ConfigError
 from rats_jax.pipelines import PIPELINES
 from rats_jax.pipelines.base import Options
 from rats_jax.rewards import REWARDS
+from rats_jax.verification import pytorch
 from rats_jax.verification.originals import ORIGINALS
 from rats_jax.verification.report import expect_all, verify
 from rats_jax.verification.reward_originals import REWARD_ORIGINALS
+from rats_jax.verification.rewards import expect_original
 from tests.rewards.test_aesthetic import make_aesthetic
 from tests.rewards.test_hpsv2 import make_hpsv2
 from tests.rewards.test_imagereward import make_imagereward
@@ -39,11 +42,9 @@ def folder(tmp_path_factory):
     return write_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
 
 
-def run(*arguments, cwd, code=""):
-    line = ["-c", code] if code else ["-m", "rats_jax.verify"]
-    return subprocess.run(
-        [sys.executable, *line, *arguments], cwd=cwd, capture_output=True, text=True, check=False
-    )
+def run(*arguments, cwd):
+    command = [sys.executable, "-m", "rats_jax.verify", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_every_family_has_an_original():
@@ -68,12 +69,7 @@ def test_a_pipeline_is_that_of_pytorch(family, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_prints_a_table_to_post_and_fails_by_name(folder, tmp_path):
-    """A folder as it is, and beside a copy whose decoder has another weight."""
-    done = run(f"--model={folder}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"- model: {folder} (StableDiffusionPipeline), 32x32, float32" in done.stdout
-    assert "torch 2" in done.stdout and "diffusers 0" in done.stdout and "FAIL" not in done.stdout
-    assert len([line for line in done.stdout.splitlines() if line.endswith(" ok |")]) == 7
+    """Beside a copy whose decoder has another weight: all else is as it was."""
     broken = shutil.copytree(folder, tmp_path / "broken")
     file = broken / "vae" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
@@ -81,9 +77,13 @@ def test_the_command_prints_a_table_to_post_and_fails_by_name(folder, tmp_path):
     save_file(weights, file, metadata={"format": "pt"})
     done = run(f"--model={folder}", f"--original={broken}", cwd=tmp_path)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    line = done.stderr.splitlines()[-1]
     assert line == "error: 2 of 7 comparisons are beyond their tolerance: decoder; sample of 4 steps"
-    assert sum("FAIL: beyond its tolerance" in line for line in done.stdout.splitlines()) == 2
+    head, rows = done.stdout.split("\n\n")
+    assert f"- model: {folder}, beside {broken} (StableDiffusionPipeline), 32x32, float32" in head
+    assert "torch 2" in head and "diffusers 0" in head and "jax on cpu, PyTorch on cpu" in head
+    results = [row.split("|")[-2].strip() for row in rows.splitlines()[2:]]
+    assert results == ["ok"] * 5 + ["FAIL: beyond its tolerance"] * 2
 
 
 MAKERS = {
@@ -95,7 +95,7 @@ MAKERS = {
 
 
 @pytest.mark.slow
-def test_rewards_are_those_of_pytorch_and_a_changed_weight_is_seen(tmp_path):
+def test_rewards_are_those_of_pytorch(tmp_path):
     paths = {kind: tmp_path / kind for kind in MAKERS}
     for kind, make in MAKERS.items():
         paths[kind].mkdir()
@@ -108,32 +108,29 @@ def test_rewards_are_those_of_pytorch_and_a_changed_weight_is_seen(tmp_path):
     assert f"reward: pickscore, {paths['pickscore']}, float32" in report
 
 
-def test_what_cannot_be_compared_is_one_line(folder, tmp_path):
-    known = "aesthetic, clipscore, hpsv2.0, hpsv2.1, imagereward, pickscore"
-    for flags, message in (
-        ([], "model=None: expected a pipeline to verify, or a --reward"),
-        (
-            ["--reward=viclip"],
-            f"reward='viclip': expected a kind whose original transformers computes: {known}",
-        ),
-        (["--reward=pickscore", f"--original={folder}"], "original='"),
-    ):
-        done = run(*flags, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (1, "")
-        (line,) = done.stderr.splitlines()
-        assert line.startswith(f"error: {message}")
-
-
-def test_without_pytorch_it_is_one_line(folder, tmp_path):
-    code = (
-        "import sys, runpy; sys.modules['torch'] = None; "
-        "runpy.run_module('rats_jax.verify', run_name='__main__', alter_sys=True)"
-    )
-    done = run(f"--model={folder}", cwd=tmp_path, code=code)
+def test_what_cannot_be_compared_is_one_line(tmp_path):
+    done = run("--original=owner/name", "--reward=pickscore", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: the package 'torch' cannot be imported (")
-    assert line.endswith("torch, diffusers, transformers; pip install 'rats_jax[verify]'")
+    assert done.stderr == "error: original='owner/name': expected none without --model\n"
+    known = "aesthetic, clipscore, hpsv2.0, hpsv2.1, imagereward, pickscore$"
+    with pytest.raises(ConfigError, match=f"^reward='viclip': expected a kind whose original .*: {known}"):
+        expect_original("viclip")
+
+
+@pytest.mark.parametrize("name", pytorch.PACKAGES)
+def test_without_pytorch_it_is_one_line(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError) as error:
+        pytorch.import_packages("cpu")
+    text = str(error.value)
+    assert text.startswith(f"the package {name!r} cannot be imported (") and "\n" not in text
+    assert text.endswith("torch, diffusers, transformers; pip install 'rats_jax[verify]'")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_one_line():
+    with pytest.raises(ConfigError, match="^device='cuda': expected 'cpu': PyTorch sees no GPU$"):
+        pytorch.import_packages("cuda")
 
 
 def test_a_folder_that_pytorch_does_not_open_is_one_line(folder, tmp_path):
