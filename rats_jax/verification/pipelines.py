@@ -110,8 +110,9 @@ def _compare(
         compare_outputs(section.part, section.take(own.embeds), section.take(theirs.embeds), allowed)
         for section in sections
     ]
-    for timestep, *pair in zip(inputs.timesteps, own.levels, theirs.levels, strict=True):
-        checks.append(compare_outputs(f"{pipeline.network_name}, timestep {timestep:g}", *pair, allowed))
+    for timestep, ours_there, theirs_there in zip(inputs.timesteps, own.levels, theirs.levels, strict=True):
+        part = f"{pipeline.network_name}, timestep {timestep:g}"
+        checks.append(compare_outputs(part, ours_there, theirs_there, allowed))
     clip = (lambda x: np.clip(x, 0.0, 1.0)) if ORIGINALS[kind].clips else (lambda x: x)
     checks.append(compare_outputs("decoder", clip(own.decoded), theirs.decoded, allowed))
     checks.append(compare_pictures("sample of 4 steps", own.images, theirs.images, PICTURES[dtype]))

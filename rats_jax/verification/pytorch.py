@@ -156,13 +156,15 @@ def _make_scheduler(own: Any, inputs: Inputs) -> Any:
     """Make the scheduler of a deterministic sample of first order, which a solver may stand in place of."""
     import diffusers
 
+    classes: Any = diffusers  # which it finds when they are asked for
     if not inputs.flow:
-        changes = {"timestep_spacing": inputs.timestep_spacing} if inputs.timestep_spacing else {}
-        return diffusers.DDIMScheduler.from_config(own.config, clip_sample=False, **changes)
-    if isinstance(own, diffusers.FlowMatchEulerDiscreteScheduler):
+        changes: dict[str, Any] = {"clip_sample": False}
+        changes |= {"timestep_spacing": inputs.timestep_spacing} if inputs.timestep_spacing else {}
+        return classes.DDIMScheduler.from_config(own.config, **changes)
+    if isinstance(own, classes.FlowMatchEulerDiscreteScheduler):
         return own
     config = own.config
-    return diffusers.FlowMatchEulerDiscreteScheduler(config.num_train_timesteps, shift=config.flow_shift)
+    return classes.FlowMatchEulerDiscreteScheduler(config.num_train_timesteps, shift=config.flow_shift)
 
 
 def _choose_levels(pipeline: Any) -> dict[str, Any]:

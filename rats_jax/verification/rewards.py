@@ -57,7 +57,7 @@ def draw_pictures() -> np.ndarray:
     rng = np.random.default_rng(0)
     blocks = rng.uniform(size=(2, _HEIGHT // _BLOCK, _WIDTH // _BLOCK, 3))
     large = blocks.repeat(_BLOCK, axis=1).repeat(_BLOCK, axis=2)
-    return np.float32(0.8 * large + 0.2 * rng.uniform(size=large.shape))
+    return (0.8 * large + 0.2 * rng.uniform(size=large.shape)).astype(np.float32)
 
 
 def _run_original(kind: str, path: str, images: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray]:
