@@ -128,6 +128,9 @@ setup(
             "open-clip-torch>=3.3",
             "torch>=2.13",
         ],
+        # The originals that `python -m rats_jax.verify` runs; with accelerate they are read
+        # without a second copy.
+        "verify": ["accelerate>=1.15", "diffusers>=0.39", "torch>=2.13", "transformers>=4.57"],
         # gcsfs: work directories in buckets.
         "tpu": [f"jax[tpu]{JAX}", "gcsfs>=2024.6"],
         "cuda": [f"jax[cuda12]{JAX}"],

@@ -17,7 +17,10 @@ from rats_jax.errors import suggestion
 from rats_jax.texts import show
 
 # In the order of the work; each is a module of its name.
-COMMANDS = ("main", "evaluate", "generate", "export", "score", "embed", "compile", "ablate", "pretrain")
+COMMANDS = (
+    *("main", "evaluate", "generate", "export", "score", "verify"),
+    *("embed", "compile", "ablate", "pretrain"),
+)
 
 _WRONG_USE = 2  # the status with which programs refuse their command line
 
