@@ -109,8 +109,12 @@ setup(
             "av>=14",
             "datasets>=3",
             "hypothesis>=6.100",
+            # The kernel and the client that run docs/quickstart.ipynb.
+            "ipykernel>=6.29",
             # The models of the JobSet API, which launch/gke_jobset.yaml is read with.
             "kubeflow-trainer-api>=2.1",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             # PyTorch diffusers reads adapters with it.
             "peft>=0.15",
             "pyright[nodejs]>=1.1.400",
@@ -124,6 +128,9 @@ setup(
             "open-clip-torch>=3.3",
             "torch>=2.13",
         ],
+        # The originals that `python -m rats_jax.verify` runs; with accelerate they are read
+        # without a second copy.
+        "verify": ["accelerate>=1.15", "diffusers>=0.39", "torch>=2.13", "transformers>=4.57"],
         # gcsfs: work directories in buckets.
         "tpu": [f"jax[tpu]{JAX}", "gcsfs>=2024.6"],
         "cuda": [f"jax[cuda12]{JAX}"],

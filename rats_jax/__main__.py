@@ -18,16 +18,8 @@ from rats_jax.texts import show
 
 # In the order of the work; each is a module of its name.
 COMMANDS = (
-    "main",
-    "evaluate",
-    "generate",
-    "demo",
-    "export",
-    "score",
-    "embed",
-    "compile",
-    "ablate",
-    "pretrain",
+    *("main", "evaluate", "generate", "demo", "export", "score", "verify"),
+    *("embed", "compile", "ablate", "pretrain"),
 )
 
 _WRONG_USE = 2  # the status with which programs refuse their command line

@@ -119,7 +119,9 @@ def progress(
         tqdm's bar on a terminal, else `Lines`, 15 seconds apart, or as many as TQDM_MININTERVAL says.
     """
     stream = sys.stderr
-    if not shown or stream.isatty():
+    # A notebook gives its commands a terminal of which it keeps every state that a bar had.
+    is_terminal = stream.isatty() and "JPY_PARENT_PID" not in os.environ
+    if not shown or is_terminal:
         return tqdm(total=total, initial=done, desc=title, unit=unit, leave=leave, disable=not shown)
     clock, seconds = time.monotonic, _seconds_between_lines()
     return Lines(

@@ -10,14 +10,13 @@ The rewards are the functions that training uses. Several at once, with weights 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from rats_jax.config.flags import errors_in_a_line, fail, parse_flags
+from rats_jax.config.flags import errors_in_a_line, fail, parse_flags, parse_rewards
 from rats_jax.errors import ConfigError, expect
 from rats_jax.files import naming_disk, write_whole
-from rats_jax.paths import expect_model, output_file, resolve_path
+from rats_jax.paths import output_file, resolve_path
 from rats_jax.texts import show
 
 _REWARDS = flags.DEFINE_multi_string(
@@ -70,28 +69,6 @@ def main(_: list[str]) -> None:
         bad = [f"{kind} of {file!r}" for kind, files in summary["not_finite"].items() for file in files]
         if bad:
             fail(ConfigError(f"{len(bad)} scores are not finite: {', '.join(bad[:4])}; null in {out}"))
-
-
-def parse_rewards(texts: Sequence[str]) -> dict[str, str]:
-    """Read KIND or KIND=PATH.
-
-    Args:
-        texts: of the flags.
-
-    Returns:
-        The path of each kind, '' for the published weights.
-
-    Raises:
-        ConfigError: a kind twice, or a path that is no folder, file or hub id.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        kind, given, path = text.partition("=")
-        expect(kind not in found, "reward", text, "each kind once")
-        if given:
-            expect_model(path, f"reward={kind}")
-        found[kind] = path
-    return found
 
 
 if __name__ == "__main__":

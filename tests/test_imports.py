@@ -11,7 +11,8 @@ FILES = {
     for path in PACKAGE.rglob("*.py")
 }
 COMMANDS = {
-    *("main", "evaluate", "generate", "demo", "export", "compile", "embed", "score", "ablate", "pretrain"),
+    *{"main", "evaluate", "generate", "demo", "export", "compile", "embed", "score", "ablate"},
+    *{"pretrain", "verify"},
 }
 FOUNDATIONS = {"types", "errors", "fields", "paths", "texts", "files", "progress", "python_files"}
 # From the bottom up: a folder imports what its row names, of the folders, and foundations.
@@ -29,6 +30,9 @@ FOLDERS = {
     "report": {"data"},
     "student": {
         *{"diffusion", "networks", "data", "weights", "pipelines", "parallel", "workdir", "report"},
+    },
+    "verification": {
+        *{"diffusion", "networks", "weights", "pipelines", "rewards", "report"},
     },
     "evaluation": {
         *{"diffusion", "method", "networks", "weights", "rewards", "config", "data", "report", "student"},
@@ -132,6 +136,8 @@ def test_a_command_is_thin(command):
 def test_external_packages_stay_in_their_place(module):
     outside = {name for name in IMPORTS[module] if not name.startswith("rats_jax")}
     packages = {name.split(".")[0] for name in outside}
+    if part_of(module) == "verification":  # whose other side is PyTorch's
+        packages -= {"torch", "diffusers", "transformers"}
     assert not packages & {"torch", "tensorflow", "diffusers"}
     if part_of(module) != "weights":
         assert "transformers" not in packages
@@ -139,6 +145,17 @@ def test_external_packages_stay_in_their_place(module):
         assert not packages & {"jax", "flax", "optax", "orbax"}
     if part_of(module) in MATHEMATICS:
         assert packages - STANDARD <= MATHEMATICS[part_of(module)]
+
+
+def test_pytorch_is_imported_where_it_is_used_and_nowhere_else():
+    found = set()
+    for module, path in FILES.items():
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import) and {name.name for name in node.names} & {"torch", "diffusers"}:
+                assert node not in tree.body, module
+                found.add(module)
+    assert found and all(part_of(module) == "verification" for module in found)
 
 
 def test_interceptors_are_for_lora_alone():

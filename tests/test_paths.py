@@ -174,6 +174,7 @@ LINES = {
     "compile": [f"--config={EMOJI}", "--topology=v5e:2x2", "--hlo=w"],
     "embed": [f"--config={EMOJI}", "--out=w"],
     "score": ["--reward=colour_target", "--images=folder", "--prompts=file", "--out=w"],
+    "verify": ["--dtype=float32", "--model=folder"],
     "ablate": [f"--config={EMOJI}", "--workdir=w"],
     "pretrain": [f"--config={EMOJI}", "--workdir=w"],
 }
@@ -190,7 +191,7 @@ LINES = {
     ],
 )
 def test_every_command_checks_its_paths_first_and_takes_a_flag_once(here, command, change, message):
-    """Its last flag, which is what it writes; `evaluate` writes into what it reads."""
+    """Its last flag, which is what it writes, or else reads: `evaluate`, `verify`."""
     *first, last = LINES[command]
     name = last.split("=")[0]
     given = [last, last] if change is None else [f"{name}={change}"]

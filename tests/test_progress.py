@@ -83,10 +83,14 @@ def test_slow_steps_have_a_line_each():
     ]
 
 
-@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("terminal", [True, False, "of a notebook"])
 def test_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, terminal):
     stream = io.StringIO()
-    stream.isatty = lambda: terminal
+    stream.isatty = lambda found=bool(terminal): found
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    if terminal == "of a notebook":
+        monkeypatch.setenv("JPY_PARENT_PID", "1")
+        terminal = False
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
     assert list(tracked([1, 2, 3], title="drawing", unit="batch")) == [1, 2, 3]

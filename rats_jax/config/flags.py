@@ -26,6 +26,7 @@ from rats_jax.errors import (
     reason_of,
     suggestion,
 )
+from rats_jax.paths import expect_model
 from rats_jax.python_files import import_file, run_code
 from rats_jax.texts import close_output
 
@@ -131,6 +132,28 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         fail(error)
     except BrokenPipeError:
         _end_with_reader()
+
+
+def parse_rewards(texts: Sequence[str]) -> dict[str, str]:
+    """Read the flags --reward, each KIND or KIND=PATH.
+
+    Args:
+        texts: of the flags.
+
+    Returns:
+        The path of each kind, '' for the published weights.
+
+    Raises:
+        ConfigError: a kind twice, or a path that is no folder, file or hub id.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        kind, given, path = text.partition("=")
+        expect(kind not in found, "reward", text, "each kind once")
+        if given:
+            expect_model(path, f"reward={kind}")
+        found[kind] = path
+    return found
 
 
 def validate_once(values: flags.FlagValues) -> None:

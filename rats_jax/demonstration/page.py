@@ -20,7 +20,7 @@ _MOST_STEPS, _MOST_GUIDANCE = 50, 15.0  # of the sliders, where the run itself h
 _EXAMPLES = 8
 _KEPT = 60  # files of results: those of the last draws, which a browser may still be fetching
 _CACHE = 600, 3600  # seconds between two looks for copies that nobody needs, and after which none is needed
-_HIGH, _ONE = 480, ["fullscreen"]  # of what the run has drawn: pixels, and the only button
+_HIGH = 480  # pixels of what the run has drawn
 _SHARP = 256  # pictures of fewer pixels are enlarged with their pixels to be seen
 # Side by side on a phone too, where Gradio would put the last one below the others.
 _STYLE = """
@@ -28,7 +28,7 @@ _STYLE = """
 .models > .column { min-width: 0 !important; gap: 8px; }
 .drawn { min-width: 0 !important; min-height: 6em; max-width: 512px; }
 .drawn button, .drawn .image-frame { width: 100% !important; height: auto !important; }
-.drawn img { width: 100% !important; height: auto !important; }
+.drawn img { width: 100% !important; height: auto !important; object-fit: contain !important; }
 .sharp img { image-rendering: pixelated; }
 .said { overflow-wrap: anywhere; }
 @media (max-width: 600px) { .said, .said p { font-size: 13px !important; line-height: 1.4 !important; } }
@@ -85,40 +85,29 @@ def make_page(stage: Stage, *, path: str, folder: Path) -> Any:
             top = max(_MOST_GUIDANCE, *(entry.guidance_scale for entry in stage.entries))
             scale = gr.Slider(1, top, best.guidance_scale, step=0.1, label="guidance", min_width=140)
         inputs = [prompt, seed, steps, scale]
+        offered = None
         if stage.prompts:
-            gr.Examples(
+            offered = gr.Examples(
                 stage.prompts[:_EXAMPLES], prompt, label="prompts of the run", api_visibility="private"
             )
         button = gr.Button("Draw", variant="primary")
         with gr.Row(elem_classes="models"):
             shown = [part for entry in stage.entries for part in _place(gr, entry.contestant, stage)]
         notes = gr.Markdown(elem_classes="said")
-        gr.on(
-            [button.click, prompt.submit, seed.change, steps.release, scale.release],
-            _make_draw(gr, stage, folder),
-            inputs,
-            [*shown, notes],
-            api_name="draw",
-            trigger_mode="always_last",
-        )
+        draw, outputs = _make_draw(gr, stage, folder), [*shown, notes]
+        changes = [button.click, prompt.submit, seed.change, steps.release, scale.release]
+        gr.on(changes, draw, inputs, outputs, api_name="draw", trigger_mode="always_last")
+        if offered is not None:
+            offered.load_input_event.then(draw, inputs, outputs, api_visibility="private")
         if best.model.origin is not None:
+            look = {"height": _HIGH, "buttons": ["fullscreen"], "interactive": False, "show_label": False}
             with gr.Row():
-                sheets = gr.Gallery(
-                    label="sheets of the run",
-                    preview=True,
-                    height=_HIGH,
-                    buttons=_ONE,
-                    interactive=False,
-                    scale=3,
-                )
-                curves = gr.Image(
-                    label="its curves",
-                    interactive=False,
-                    type="filepath",
-                    height=_HIGH,
-                    scale=2,
-                    buttons=_ONE,
-                )
+                with gr.Column(scale=3):
+                    gr.Markdown("### sheets of the run")
+                    sheets = gr.Gallery(label="sheets", preview=True, object_fit="contain", **look)
+                with gr.Column(scale=2):
+                    gr.Markdown("### its curves")
+                    curves = gr.Image(label="curves", type="filepath", **look)
             page.load(_make_history(gr, path, folder), None, [sheets, curves], api_name="history")
     return page
 

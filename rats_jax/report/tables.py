@@ -68,7 +68,7 @@ def format_markdown(report: Mapping[str, Any]) -> str:
     ]
     for key, measure in report["measures"].items():
         about = ". ".join(filter(None, (role(measure), measure["about"])))
-        table = _markdown(measure_table(report, key))
+        table = markdown(measure_table(report, key))
         sections.append(f"### {_escape(measure['title'])}\n\n{_escape(about)}\n\n{table}\n")
     sections.append(
         "## How to read it\n\n" + "\n".join(f"- {_escape(text)}" for text in guide(report)) + "\n"
@@ -79,7 +79,7 @@ def format_markdown(report: Mapping[str, Any]) -> str:
 
 def format_overview(report: Mapping[str, Any]) -> str:
     """Write the overview alone: one Markdown table, its columns aligned, without a newline at its end."""
-    return _markdown(overview_table(report))
+    return markdown(overview_table(report))
 
 
 def title(report: Mapping[str, Any]) -> str:
@@ -269,8 +269,8 @@ def _format(interval: Mapping[str, Any] | None, decimals: int, *, with_ends: boo
     return f"{number(mean)} ± {number(max(high - mean, mean - low), '')}"
 
 
-def _markdown(table: Table) -> str:
-    """Lay a table out, the first column to the left and the others to the right."""
+def markdown(table: Table) -> str:
+    """Lay a table out as Markdown, the first column to the left and the others to the right."""
     lines = [[_escape(_with_sign(cell)) for cell in cells] for cells in (table.head, *table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

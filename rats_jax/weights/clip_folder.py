@@ -61,7 +61,7 @@ def load_clip(
     Raises:
         WeightsError: files are missing, or weights are missing, extra or mis-shaped.
     """
-    config, source = _read_config(path, default_config)
+    config, source = read_clip_config(path, default_config)
     # Plain kernels on every device: cuDNN's attention takes neither the 257 tokens of a ViT/14 nor the 77 of
     # a prompt, and the one convolution of a tower has no loop around it.
     module, abstract = describe(source, lambda: make_clip(config, dtype=dtype), init_clip)
@@ -88,7 +88,7 @@ def make_embed_prompts(path: str, clip: Clip) -> Callable[[list[str]], np.ndarra
     Raises:
         WeightsError: the tokenizer is damaged, or does not fit the text tower.
     """
-    return embed_once(load_tokenizer(_tokenizer_folder(path), clip.module.config.text_config), clip)
+    return embed_once(load_tokenizer(find_tokenizer(path), clip.module.config.text_config), clip)
 
 
 def embed_once(
@@ -115,7 +115,7 @@ def embed_once(
     return once_per_prompt(embed_prompts)
 
 
-def _read_config(path: str, default: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
+def read_clip_config(path: str, default: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
     """Give the transformers config of a model, and where it comes from."""
     names = ("config.json", "open_clip_config.json") if default is None else ("open_clip_config.json",)
     file = find_file(path, *names)
@@ -129,7 +129,7 @@ def _read_config(path: str, default: Mapping[str, Any] | None) -> tuple[dict[str
     return to_transformers_config(config.get("model_cfg", {}), source=str(file)), str(file)
 
 
-def _tokenizer_folder(path: str) -> Path:
+def find_tokenizer(path: str) -> Path:
     """Find the tokenizer beside the weights, or else take OpenAI's; from the hub all its files are needed."""
     files = {name: find_file(path, name) for name in TOKENIZER_FILES}
     found = files["vocab.json"] or files[WHOLE_TOKENIZER]
