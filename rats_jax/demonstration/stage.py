@@ -72,6 +72,7 @@ class Stage:
     _lock: Any = field(default_factory=threading.Lock)
     _warm: set[tuple[str, int]] = field(default_factory=set)
     _last: dict[str, tuple[Any, Drawn]] = field(default_factory=dict)
+    _said: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def device(self) -> str:
@@ -122,11 +123,13 @@ class Stage:
             images = _draw_one(entry, contest)
             milliseconds = 1e3 * (time.perf_counter() - start)
             scores, refused = ({}, []) if self.scorer is None else self.scorer.score(contest, images)
+        said = self._said.setdefault(key[0], [])  # what reads prompts keeps them, and warns once of each
+        said += notes
         drawn = Drawn(
             entry.contestant,
             images[0, 0],
             scores,
-            tuple(dict.fromkeys([*notes, *refused])),
+            tuple(dict.fromkeys([*said, *refused])),
             entry.num_steps,
             entry.guidance_scale,
             entry.nfe,
@@ -228,5 +231,5 @@ def describe(drawn: Drawn, *, device: str) -> str:
         for name, value in drawn.scores.items()
     ]
     cost = f"{drawn.nfe} evaluation{'s' * (drawn.nfe > 1)}, **{drawn.milliseconds:.0f} ms** on {device}"
-    compiled = [f"compiled before, {drawn.compile_seconds:.1f} s"] * (drawn.compile_seconds >= 0.05)
+    compiled = [f"compiled first, in {drawn.compile_seconds:.1f} s"] * (drawn.compile_seconds >= 0.05)
     return "  \n".join([steps, *scores, cost, *compiled])
