@@ -42,7 +42,7 @@ def test_it_serves_a_run_until_it_is_interrupted(models, tmp_path):
     from gradio_client import Client
 
     student = random_params(load_pipeline(models / "pipeline").network, seed=9)
-    run = write_run(tmp_path / "run", tiny_config(models), student)
+    run = write_run(tmp_path / "run", tiny_config(models, teacher__num_steps=2), student)
     (run / "samples").mkdir()
     for name in ("samples/step_000004.png", "curves.png"):
         Image.new("RGB", (8, 8), "red").save(run / name)

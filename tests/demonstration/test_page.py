@@ -1,4 +1,4 @@
-"""The page, asked through its API; gradio is there in `make test-newest`, and not with the pinned packages."""
+"""The page, asked through its API: in `make test-newest`, whose packages gradio agrees with."""
 
 import socket
 import sys

@@ -50,7 +50,7 @@ def test_all_draw_what_the_models_draw_from_the_same_noise(stage, run, config, m
         reward = read_reward(find_reward("pickscore").load(str(models / "heldout")))
         score = reward.reward_fn(reward.params, picture[None], reward.prepare(["cat"]))
         assert drawn[name].scores["heldout"] == pytest.approx(float(score[0]), abs=1e-3)
-        assert list(drawn[name].scores) == ["reward", "pickscore_emoji", "heldout"]
+        assert list(drawn[name].scores) == ["reward", *config.rewards, *config.monitor]
         assert drawn[name].milliseconds > 0 and drawn[name].notes == ()
 
 
