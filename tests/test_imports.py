@@ -161,3 +161,9 @@ def test_pytorch_is_imported_where_it_is_used_and_nowhere_else():
 def test_interceptors_are_for_lora_alone():
     found = {module for module, path in FILES.items() if "intercept_methods" in path.read_text()}
     assert found == {"rats_jax.networks.lora"}
+
+
+def test_gradio_is_imported_by_its_page_alone():
+    found = {module for module, path in FILES.items() if 'import_module("gradio")' in path.read_text()}
+    found |= {module for module, names in IMPORTS.items() if any(n.startswith("gradio") for n in names)}
+    assert found == {"rats_jax.demonstration.page"}
