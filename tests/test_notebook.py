@@ -34,7 +34,7 @@ def test_it_trains_shows_compares_and_exports(tmp_path):
     assert (folder / "student" / "model_index.json").is_file()
     outputs = [output for cell in run.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.get("text", "") for output in outputs)
-    assert "\r" not in printed and "student, 4 evaluations" in printed
+    assert "\r" not in printed.replace("\r\n", "\n") and "student, 4 evaluations" in printed
     assert "it draws the student's picture to 0.0" in printed
     shown = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(shown) == 4  # two sheets, the curves, the comparison
