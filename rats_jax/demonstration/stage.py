@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,11 +64,13 @@ class Stage:
             whose steps and guidance are proposed.
         scorer: the run's rewards, or None.
         prompts: of the run, to choose from.
+        clock: gives the time in seconds.
     """
 
     entries: tuple[Entry, ...]
     scorer: Scorer | None
     prompts: list[str]
+    clock: Callable[[], float] = time.perf_counter
     _lock: Any = field(default_factory=threading.Lock)
     _warm: set[tuple[str, int]] = field(default_factory=set)
     _last: dict[str, tuple[Any, Drawn]] = field(default_factory=dict)
@@ -119,9 +121,9 @@ class Stage:
             return dataclasses.replace(drawn, compile_seconds=0.0)
         with _warnings() as notes:
             seconds = self._warm_up(entry, contest)
-            start = time.perf_counter()
+            start = self.clock()
             images = _draw_one(entry, contest)
-            milliseconds = 1e3 * (time.perf_counter() - start)
+            milliseconds = 1e3 * (self.clock() - start)
             scores, refused = ({}, []) if self.scorer is None else self.scorer.score(contest, images)
         said = self._said.setdefault(key[0], [])  # what reads prompts keeps them, and warns once of each
         said += notes
@@ -143,9 +145,9 @@ class Stage:
         """Compile and run once what is timed next; the seconds of the compilation, 0 where that was done."""
         if (entry.contestant, entry.num_steps) in self._warm:
             return 0.0
-        start = time.perf_counter()
+        start = self.clock()
         entry.model.compile(num_steps=entry.num_steps)
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         _draw_one(entry, contest)
         self._warm.add((entry.contestant, entry.num_steps))
         return seconds

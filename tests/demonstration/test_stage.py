@@ -97,7 +97,7 @@ def test_milliseconds_hold_neither_the_compilation_nor_the_first_run():
     stage = fake_stage()
     teacher, student = stage.draw(" cat ", seed=1, num_steps=4, guidance_scale=2.0)
     for one, steps, scale in ((teacher, 9, 3.0), (student, 4, 2.0)):
-        assert one.milliseconds < 200 and one.compile_seconds >= 0.3
+        assert (one.milliseconds, one.compile_seconds) == (500.0, 30.0)
         model = stage.entries[one is student].model
         assert model.calls == [("compile", steps), ("cat", steps, scale), ("cat", steps, scale)]
         assert (one.num_steps, one.guidance_scale, one.nfe) == (steps, scale, 2 * steps)
