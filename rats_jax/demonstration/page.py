@@ -26,7 +26,7 @@ _SHARP = 256  # pictures of fewer pixels are enlarged with their pixels to be se
 _STYLE = """
 .models { display: grid !important; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); }
 .models > .column { min-width: 0 !important; gap: 8px; }
-.drawn { min-width: 0 !important; min-height: 6em; max-width: 512px; }
+.drawn { min-width: 0 !important; min-height: 6em; max-width: 512px; margin: 0 !important; }
 .drawn button, .drawn .image-frame { width: 100% !important; height: auto !important; }
 .drawn img { width: 100% !important; height: auto !important; object-fit: contain !important; }
 .sharp img { image-rendering: pixelated; }
