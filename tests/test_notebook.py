@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOTEBOOK = DOCS / "quickstart.ipynb"
-FLAGS = "--config.num_updates=100"
+FLAGS = "--config.seed=0"
 FEW = (
     "--config.num_updates=2 --config.batch_size=8 --config.teacher.num_steps=8 "
     "--config.evaluation.num_prompts=8 --config.evaluation.batch_size=8"
