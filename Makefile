@@ -9,12 +9,14 @@ LIBTPU := 0.0.42.1
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
 
-# What depends on the versions of other packages: their networks, schedules, tokenizers and files, one run, and the page.
+# What depends on the versions of other packages: their networks, schedules, tokenizers and files, one run, the
+# page, and the command that runs PyTorch beside ours.
 NEWEST_TESTS := tests/test_newest.py tests/pipelines/test_pytorch.py tests/diffusion/test_diffusers_parity.py \
 	tests/networks/test_unet_2d.py tests/networks/test_autoencoder_kl.py tests/networks/test_flux.py \
 	tests/networks/test_sd3.py tests/networks/test_t5.py tests/networks/test_clip.py \
 	tests/networks/test_clip_text.py tests/weights/test_hub.py tests/weights/test_tokenizers.py \
-	tests/pipelines/test_flows.py::test_pictures_are_those_of_pytorch tests/demonstration tests/test_demo.py
+	tests/pipelines/test_flows.py::test_pictures_are_those_of_pytorch tests/demonstration tests/test_demo.py \
+	tests/verification tests/test_verify.py
 
 .PHONY: venv test-venv newest-venv run test test-newest stress lint types docs clean
 

@@ -137,6 +137,6 @@ def test_a_folder_that_pytorch_does_not_open_is_one_line(folder, tmp_path):
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     (damaged / "text_encoder" / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(
-        ConfigError, match="^model='.*damaged': expected a pipeline that PyTorch opens, its 'tex"
+        ConfigError, match="^model='.*damaged': expected a pipeline that PyTorch opens and runs, its 'tex"
     ):
         verify(str(folder), {}, **PLAIN | {"original": str(damaged)})

@@ -100,16 +100,17 @@ def run_pipeline(source: Source, inputs: Inputs, *, notify: NotifyFn) -> tuple[O
         The outputs, and which parts of the embeddings belong to which text encoder.
 
     Raises:
-        ConfigError: PyTorch does not open the pipeline.
+        ConfigError: PyTorch does not open the pipeline, or does not run it.
     """
     import torch
 
     with torch.inference_mode():
         notify("text encoders of PyTorch")
-        embeds, sections = _encode(source, inputs)
+        embeds, sections = _run(source, "text encoders", lambda: _encode(source, inputs))
         _free(source)
         notify("network and decoder of PyTorch")
-        levels, decoded, images = _denoise(source, inputs, embeds)
+        denoised = _run(source, "network and decoder", lambda: _denoise(source, inputs, embeds))
+        levels, decoded, images = denoised
         _free(source)
     return Outputs(_to_numpy(embeds), levels, decoded, images), sections
 
@@ -194,7 +195,7 @@ def _assemble(source: Source, parts: str) -> Any:
             components |= {name: value} if name in known and name not in fixed else {}
         elif any(value) and (name == "scheduler" or re.fullmatch(parts, name)):
             components[name] = _open_component(source, name, *value)
-    pipeline = _opened(source, "model_index.json", lambda: kind(**components))
+    pipeline = _run(source, "model_index.json", lambda: kind(**components))
     # The pipelines of Stable Diffusion 1.x change what its file says.
     pipeline.scheduler = _open_component(source, "scheduler", *index["scheduler"])
     pipeline.set_progress_bar_config(disable=True)
@@ -212,15 +213,18 @@ def _open_component(source: Source, name: str, library: str, class_name: str) ->
         expect(not file.endswith(".msgpack"), "model", source.path, f"PyTorch's weights; {name!r} has Flax's")
         options |= {"torch_dtype": getattr(torch, source.dtype), **variant_of(file)}
     kind = getattr(importlib.import_module(library), class_name.removeprefix("Flax"))
-    return _opened(source, name, lambda: kind.from_pretrained(place, **options))
+    return _run(source, name, lambda: kind.from_pretrained(place, **options))
 
 
-def _opened(source: Source, part: str, make: Callable[[], Any]) -> Any:
+def _run(source: Source, part: str, work: Callable[[], Any]) -> Any:
+    """Let PyTorch's packages work; what they raise is one line."""
     try:
-        return make()
+        return work()
+    except ConfigError:
+        raise
     except Exception as error:  # whatever another package raises
         raise ConfigError(
-            f"model={source.path!r}: expected a pipeline that PyTorch opens, its {part!r} fails "
+            f"model={source.path!r}: expected a pipeline that PyTorch opens and runs, its {part!r} fails "
             f"({type(error).__name__}: {reason_of(error)})"
         ) from None
 

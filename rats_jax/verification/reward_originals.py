@@ -96,11 +96,16 @@ def _load_cosine(
     def score_fn(images: Any, prompts: list[str]) -> Any:
         options = {"padding": "max_length", "truncation": True, "max_length": length}
         ids = tokenizer(prompts, return_tensors="pt", **options).input_ids
-        text = model.get_text_features(ids.to(images.device))
-        image = model.get_image_features(_normalise(cut(images, model.config.vision_config.image_size)))
+        text = model.text_projection(model.text_model(ids.to(images.device)).pooler_output)
+        image = _embed(model, _normalise(cut(images, model.config.vision_config.image_size)))
         return score(torch.cosine_similarity(text, image), model.logit_scale)
 
     return _on(model, score_fn)
+
+
+def _embed(model: Any, pixels: Any) -> Any:
+    """Embed pictures; what `get_image_features` gives is another thing since transformers 5."""
+    return model.visual_projection(model.vision_model(pixels).pooler_output)
 
 
 def _normalise(images: Any) -> Any:
@@ -149,7 +154,7 @@ def load_aesthetic(path: str) -> ScoreFn:
 
     def score_fn(images: Any, prompts: list[str]) -> Any:
         pixels = _normalise(crop_half_even(images, model.config.vision_config.image_size))
-        hidden = torch.nn.functional.normalize(model.get_image_features(pixels), dim=-1)
+        hidden = torch.nn.functional.normalize(_embed(model, pixels), dim=-1)
         for weight, bias in layers:
             hidden = torch.nn.functional.linear(hidden, weight.to(hidden.device), bias.to(hidden.device))
         return hidden[:, 0]

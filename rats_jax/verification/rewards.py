@@ -64,18 +64,18 @@ def _run_original(kind: str, path: str, images: np.ndarray, device: str) -> tupl
     """Give PyTorch's scores [2] and gradient like the pictures."""
     import torch
 
+    leaf = torch.from_numpy(np.moveaxis(images, -1, 1).copy()).to(device).requires_grad_()
     try:
         score_fn = REWARD_ORIGINALS[kind](path)
+        scores = score_fn(leaf, _PROMPTS)
+        scores.sum().backward()
     except ConfigError:
         raise
     except Exception as error:  # whatever another package raises
         raise ConfigError(
-            f"reward={kind}={path}: expected weights that PyTorch opens "
+            f"reward={kind}={path}: expected weights that PyTorch opens and runs "
             f"({type(error).__name__}: {reason_of(error)})"
         ) from None
-    leaf = torch.from_numpy(np.moveaxis(images, -1, 1).copy()).to(device).requires_grad_()
-    scores = score_fn(leaf, _PROMPTS)
-    scores.sum().backward()
     assert leaf.grad is not None
     found = scores.detach().cpu().numpy(), np.moveaxis(leaf.grad.cpu().numpy(), 1, -1)
     del score_fn, scores, leaf

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPTokenizer, FlaxCLIPModel
+from transformers import CLIPConfig, CLIPTokenizer
 
 from rats_jax.errors import WeightsError
 from rats_jax.networks.preprocess import MEAN, STD
@@ -55,6 +55,8 @@ def random_images(batch, size=32, seed=0):
 
 def test_it_is_the_score_of_transformers(folder, reward):
     config = CLIPConfig(**json.loads((folder / "config.json").read_text()))
+    from transformers import FlaxCLIPModel  # the pinned version's: others import this file, too
+
     model = FlaxCLIPModel.from_pretrained(folder, config=config, from_pt=True)
     images, ids = random_images(len(PROMPTS)), tokenize(CLIPTokenizer.from_pretrained(str(folder)), PROMPTS)
     pixels = (images - np.array(MEAN)) / np.array(STD)  # the towers' size already: nothing to resize
