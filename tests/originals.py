@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPTokenizer
 
+from rats_jax.verification import reward_originals
 from rats_jax.weights.tokenizers import CLIP_VOCABULARY
 
 PROMPTS = ["a photo of a cat", "", "two red apples & a pear", "a very long prompt " * 30]
@@ -56,29 +57,19 @@ def randomise(module, *, seed, scale=0.3):
     return module.eval()
 
 
-def crop(images, offset=lambda margin: margin // 2):
+def crop(images):
     """CLIPProcessor: the shorter edge to 32 pixels, the middle of the longer one."""
-    _, _, height, width = images.shape
-    short = min(height, width)
-    size = int(SIDE * height / short), int(SIDE * width / short)
-    images = torch.nn.functional.interpolate(images, size, mode="bicubic", antialias=True)
-    top, left = offset(size[0] - SIDE), offset(size[1] - SIDE)
-    return images[:, :, top : top + SIDE, left : left + SIDE]
+    return reward_originals.crop(images, SIDE)
 
 
 def crop_torchvision(images):
     """Resize and CenterCrop of torchvision, which rounds half a pixel to even."""
-    return crop(images, lambda margin: int(round(margin / 2.0)))
+    return reward_originals.crop_half_even(images, SIDE)
 
 
 def pad(images):
     """HPSv2's ResizeMaxSize: the longer edge to 32 pixels, black around."""
-    _, _, height, width = images.shape
-    size = [round(edge * SIDE / max(height, width)) for edge in (height, width)]
-    images = torch.nn.functional.interpolate(images, size, mode="bicubic", antialias=True)
-    rows, columns = SIDE - size[0], SIDE - size[1]
-    margins = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    return torch.nn.functional.pad(images, margins)
+    return reward_originals.pad(images, SIDE)
 
 
 def normalise(images):

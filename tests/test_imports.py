@@ -37,7 +37,7 @@ FOLDERS = {
     "evaluation": {
         *{"diffusion", "method", "networks", "weights", "rewards", "config", "data", "report", "student"},
     },
-    "demonstration": {"data", "rewards", "report", "student", "evaluation"},
+    "demonstration": {"data", "workdir", "report", "student", "evaluation"},
     "training": {
         *{"diffusion", "method", "networks", "weights", "pipelines", "rewards", "parallel", "config", "data"},
         *{"workdir", "report", "evaluation"},

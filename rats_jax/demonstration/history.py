@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rats_jax.paths import any_path, is_hub_id, is_remote, kind_of
-
-_SHEET = re.compile(r"step_(\d+)\.(png|webp)")
+from rats_jax.workdir.sheets import find_sheets
 
 
 class History(NamedTuple):
@@ -33,11 +31,6 @@ def find_history(path: str, copies: Path) -> History:
     if is_hub_id(path):
         return History([], None)
     folder = any_path(path, "model")
-    found: dict[int, Any] = {}
-    samples = folder / "samples"
-    for file in sorted(samples.iterdir() if kind_of(samples) == "folder" else []):
-        if named := _SHEET.fullmatch(file.name):
-            found[int(named[1])] = file  # .webp comes after .png
     curves = folder / "curves.png"
 
     def here(file: Any, *, changes: bool) -> Path:
@@ -48,5 +41,5 @@ def find_history(path: str, copies: Path) -> History:
             copy.write_bytes(file.read_bytes())
         return copy
 
-    sheets = [(here(file, changes=False), f"update {update}") for update, file in sorted(found.items())]
+    sheets = [(here(file, changes=False), f"update {update}") for update, file in find_sheets(folder).items()]
     return History(sheets, here(curves, changes=True) if kind_of(curves) == "file" else None)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import jax
 import numpy as np
 
 from rats_jax.errors import ConfigError
 from rats_jax.evaluation.fixed_set import Contest, Judges, judge
-from rats_jax.rewards import make_score_fn
 
 
 class Scorer:
@@ -49,13 +45,5 @@ class Scorer:
     def _choose(self, names: tuple[str, ...]) -> Judges:
         """Give the rewards of these names; their program is compiled once."""
         if names not in self._some:
-            rewards = {name: self._all.rewards[name] for name in names}
-            whole = set(self._all.weights) <= set(names)
-            self._some[names] = dataclasses.replace(
-                self._all,
-                rewards=rewards,
-                weights=self._all.weights if whole else {},
-                score=jax.jit(make_score_fn({name: reward.reward_fn for name, reward in rewards.items()})),
-                params={name: self._all.params[name] for name in names},
-            )
+            self._some[names] = self._all.only(names)
         return self._some[names]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +116,16 @@ class Judges:
     score: Any
     params: Any
 
+    def only(self, names: Collection[str]) -> Judges:
+        """Take the rewards of some names; without the sum if one that it is of is left out."""
+        rewards = {name: reward for name, reward in self.rewards.items() if name in names}
+        weights = self.weights if set(self.weights) <= set(names) else {}
+        return Judges(rewards, weights, _jit_scores(rewards), {name: self.params[name] for name in rewards})
+
+
+def _jit_scores(rewards: Mapping[str, RewardModel]) -> Any:
+    return jax.jit(make_score_fn({name: reward.reward_fn for name, reward in rewards.items()}))
+
 
 def open_judges(config: Any, *, videos: bool = False) -> Judges:
     """Load the rewards of a config, in float32; of videos those of pictures judge `reward_frames` each.
@@ -129,11 +139,10 @@ def open_judges(config: Any, *, videos: bool = False) -> Judges:
         open_rewards(config, section, dtype=jnp.float32, frames=frames) for section in ("rewards", "monitor")
     )
     rewards = trained | monitors
-    score = jax.jit(make_score_fn({name: reward.reward_fn for name, reward in rewards.items()}))
     params = jax.device_put(read_all({name: reward.params for name, reward in rewards.items()}))
     # In units of running deviations that only the run knows, a sum of several could not be told again.
     weights = {} if config.normalise_rewards else {name: config.rewards[name].weight for name in trained}
-    return Judges(rewards, weights, score, params)
+    return Judges(rewards, weights, _jit_scores(rewards), params)
 
 
 def judge(judges: Judges, contest: Contest, images: np.ndarray, *, batch_size: int) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ from rats_jax.weights.tokenizers import load_bert_tokenizer, once_per_prompt, to
 
 PUBLISHED = "THUDM/ImageReward"
 PUBLISHED_VOCABULARY = "google-bert/bert-base-uncased"
+FILES = ("ImageReward.pt", "ImageReward.safetensors", "model.safetensors")
+CONFIG_FILE = "med_config.json"
 MAX_LENGTH = 35
 # Source: THUDM/ImageReward, ImageReward/ImageReward.py: moments of the scores of its training set.
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
@@ -66,8 +69,8 @@ def load_imagereward(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
         Xu et al., ImageReward, arXiv 2304.05977, section 3; THUDM/ImageReward.
     """
     path = path or PUBLISHED
-    config_file = get_file(path, "med_config.json")
-    file = get_file(path, "ImageReward.pt", "ImageReward.safetensors", "model.safetensors")
+    config_file = get_file(path, CONFIG_FILE)
+    file = get_file(path, *FILES)
     state, source = read_state_dict(file), str(file)
     image_tower = _make_image_tower(state, source=source, dtype=dtype)
     side = _image_side(state, image_tower.patch_size)
@@ -166,8 +169,13 @@ def _image_side(state: StateDict, patch_size: int) -> int:
     return patch_size * max(math.isqrt(positions), 1)
 
 
+def find_vocabulary(path: str) -> Path:
+    """Find BERT's vocab.txt beside the weights, or else take the published one."""
+    return find_file(path, "vocab.txt") or get_file(PUBLISHED_VOCABULARY, "vocab.txt")
+
+
 def _load_tokenizer(path: str, vocab_size: int) -> Any:
-    file = find_file(path, "vocab.txt") or get_file(PUBLISHED_VOCABULARY, "vocab.txt")
+    file = find_vocabulary(path)
     tokenizer = load_bert_tokenizer(file, marks=("[DEC]", "[ENC]"))
     if len(tokenizer) != vocab_size:
         raise WeightsError(

@@ -21,6 +21,7 @@ from rats_jax.training import hacking
 from rats_jax.training.due import is_logged
 from rats_jax.workdir.loggers import Loggers
 from rats_jax.workdir.metrics import SAMPLES_FILE, MetricsWriter, read_metrics
+from rats_jax.workdir.sheets import sheet_stem
 
 
 class Logbook:
@@ -105,7 +106,7 @@ class Logbook:
         Raises:
             DivergedError: a number is not finite.
         """
-        files = figures.save_sheet(sheet, self.folder / "samples" / f"step_{step:06d}")
+        files = figures.save_sheet(sheet, sheet_stem(self.folder, step))
         self._writer.write_image(step, "samples", np.asarray(sheet.picture))
         self._check_finite(step, record)
         self._writer.write_samples(step, record)

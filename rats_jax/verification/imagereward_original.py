@@ -13,7 +13,7 @@ from typing import Any
 from rats_jax.rewards import imagereward
 from rats_jax.verification.pretrained import to_tensors
 from rats_jax.weights.folder import read_json
-from rats_jax.weights.hub import find_file, get_file
+from rats_jax.weights.hub import get_file
 from rats_jax.weights.state_dict import read_state_dict
 
 _IMAGE, _TEXT, _HEAD = "blip.visual_encoder.", "blip.text_encoder.", "mlp.layers."
@@ -49,13 +49,12 @@ def load_imagereward(path: str, preprocess: Callable[[Any, int], Any]) -> tuple[
     import transformers
 
     path = path or imagereward.PUBLISHED
-    state = to_tensors(read_state_dict(get_file(path, "ImageReward.pt", "ImageReward.safetensors")))
+    state = to_tensors(read_state_dict(get_file(path, *imagereward.FILES)))
     vision = _make_image_tower(_part(state, _IMAGE))
-    text = _make_text_tower(_part(state, _TEXT), read_json(get_file(path, "med_config.json")), vision)
+    text = _make_text_tower(_part(state, _TEXT), read_json(get_file(path, imagereward.CONFIG_FILE)), vision)
     head = _part(state, _HEAD)
     layers = sorted({int(name.split(".")[0]) for name in head})
-    vocabulary = find_file(path, "vocab.txt") or get_file(imagereward.PUBLISHED_VOCABULARY, "vocab.txt")
-    tokenizer = transformers.BertTokenizer(str(vocabulary))
+    tokenizer = transformers.BertTokenizer(str(imagereward.find_vocabulary(path)))
     options = {"padding": "max_length", "truncation": True, "max_length": imagereward.MAX_LENGTH}
 
     def score_fn(images: Any, prompts: list[str]) -> Any:

@@ -74,12 +74,13 @@ def verify_pipeline(path: str, *, original: str, options: Options, dtype: str, d
 def _told_parts() -> Iterator[NotifyFn]:
     """Show progress while a block runs: gives what is to be called with the name of each part."""
     with contextlib.closing(progress(_PARTS, title="verifying", unit="part", leave=False)) as bar:
-        begun = []
+        has_begun = False
 
         def notify(part: str) -> None:
+            nonlocal has_begun
             bar.set_postfix_str(part)
-            bar.update(len(begun[:1]))  # the part before is done
-            begun.append(part)
+            bar.update(int(has_begun))  # the part before is done
+            has_begun = True
 
         yield notify
         bar.update(1)

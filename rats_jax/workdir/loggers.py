@@ -21,6 +21,7 @@ from rats_jax.texts import parse_object, read_text
 from rats_jax.workdir import saved_config
 from rats_jax.workdir.metrics import SAMPLES_FILE, read_metrics
 from rats_jax.workdir.services import OPENERS, PROJECT, Row, Service, Start, Table, open_service
+from rats_jax.workdir.sheets import find_sheets
 
 _FILE, _SHEET = "loggers.json", "samples/sheet"
 _TITLE = 40  # letters of the title that an id begins with
@@ -132,15 +133,14 @@ def _of_samples(record: Mapping[str, float]) -> dict[str, float]:
 def _read_rows(folder: Path) -> dict[int, dict[str, Any]]:
     """Read what the files of a run have, by update."""
     rows: dict[int, dict[str, Any]] = {}
+    sheets = find_sheets(folder)
     for name in (None, SAMPLES_FILE):
         for record in read_metrics(folder / name if name else folder):
             step = record.pop("step")
             numbers = {key: value for key, value in record.items() if value is not None}
             rows.setdefault(step, {}).update(_of_samples(numbers) if name else numbers)
-            stem = folder / "samples" / f"step_{step:06d}"
-            sheets = [file for suffix in (".webp", ".png") if (file := stem.with_suffix(suffix)).exists()]
-            if name and sheets:
-                rows[step][_SHEET] = sheets[0]
+            if name and step in sheets:
+                rows[step][_SHEET] = sheets[step]
     return rows
 
 
