@@ -6,6 +6,7 @@ The frozen weights are not in them, and no key either: keys are folded from the 
 from __future__ import annotations
 
 import errno
+import contextlib
 import functools
 import logging as standard_logging
 import math
@@ -69,18 +70,23 @@ def open_manager(
         preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
         save_decision_policy=managers.FixedIntervalPolicy(every),
         cleanup_tmp_directories=True,
-        async_options=ocp.AsyncOptions(post_finalization_callback=functools.partial(_seal, folder)),
+        async_options=ocp.AsyncOptions(
+            # Of folders that cannot be made Orbax tells nobody who waits for them: ten minutes, then a traceback.
+            create_directories_asynchronously=False,
+            post_finalization_callback=functools.partial(_seal, folder),
+        ),
     )
     handlers = {"state": _state_handler(), "prompts": ocp.JsonCheckpointHandler()}
     try:
         with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
             yield manager
     finally:
-        # Where one part of a checkpoint fails Orbax leaves those that write the others, which end with a
-        # traceback if the process does first.
+        # Where one part of a checkpoint fails, which the manager raises, Orbax leaves those that write the
+        # others: they end with a traceback if the process does first, and some raise when they are waited for.
         for thread in threading.enumerate():
             if type(thread).__module__.startswith("orbax.") and not thread.daemon:
-                thread.join()
+                with contextlib.suppress(Exception):
+                    thread.join()
 
 
 def _state_handler() -> ocp.PyTreeCheckpointHandler:

@@ -194,7 +194,7 @@ from rats_jax.workdir.checkpoint import open_manager, save_now
 
 
 def fail(event, arguments):
-    if event == "open" and str(arguments[0]).endswith("metrics/metrics"):
+    if event == sys.argv[2] and str(arguments[0]).endswith(sys.argv[3]):
         raise OSError(28, os.strerror(28))
     if event == "open" and str(arguments[0]).endswith("_METADATA"):
         time.sleep(1)  # what else is written of the checkpoint takes longer
@@ -207,8 +207,11 @@ with open_manager(sys.argv[1], keep=3, every=1) as manager:
 
 
 @pytest.mark.slow
-def test_a_save_that_fails_leaves_nothing_that_ends_after_the_process(tmp_path):
-    failed = subprocess.run([sys.executable, "-c", FAILS, str(tmp_path)], capture_output=True, text=True)
+@pytest.mark.parametrize("what", [("open", "metrics/metrics"), ("os.mkdir", "1.orbax-checkpoint-tmp")])
+def test_a_save_that_fails_leaves_nothing_that_ends_after_the_process(tmp_path, what):
+    command = [sys.executable, "-c", FAILS, str(tmp_path), *what]
+    # Who waits for a folder that is never made waits for ten minutes.
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert failed.returncode == 1 and failed.stderr.count("Traceback") == 1
     assert "No space left" in failed.stderr and "shutdown" not in failed.stderr
 
