@@ -2,7 +2,7 @@
 
     python -m rats_jax.pretrain --config=configs/emoji_pretrain.py --workdir=runs/emoji_pretrain
 
-configs/scenes_pretrain.py builds the other one.
+configs/scenes_pretrain.py and configs/clips_pretrain.py build the others.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def main(_: list[str]) -> None:
         from rats_jax.parallel.environment import open_environment
 
         open_environment()
-        from rats_jax.pretraining import emoji_stages, scenes_stages
+        from rats_jax.pretraining import clips_stages, emoji_stages, scenes_stages
         from rats_jax.workdir.lock import locked
 
         logging.set_verbosity(logging.INFO)
-        worlds = {"emoji": emoji_stages.STAGES, "scenes": scenes_stages.STAGES}
+        worlds = {"emoji": emoji_stages.STAGES, "scenes": scenes_stages.STAGES, "clips": clips_stages.STAGES}
         world = _CONFIG.value.get("world")
         expect(world in worlds, "world", world, f"one of {', '.join(worlds)}")
         stages = worlds[world]

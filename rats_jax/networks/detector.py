@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -68,18 +68,31 @@ class Detector(Network):
     @nn.compact
     def __call__(self, images: Array) -> Detection:
         """Look at images [B, H, W, 3] in [0, 1]."""
-        features = Conv(self.channels[0], name="conv_in")(2.0 * images - 1.0)
-        for i, width in enumerate(self.channels):
-            if i:
-                features = nn.avg_pool(features, (2, 2), (2, 2))
-            hidden = jax.nn.silu(GroupNorm(8, 1e-5, name=f"blocks_{i}_norm1")(features))
-            hidden = Conv(width, name=f"blocks_{i}_conv1")(hidden)
-            hidden = jax.nn.silu(GroupNorm(8, 1e-5, name=f"blocks_{i}_norm2")(hidden))
-            hidden = Conv(width, name=f"blocks_{i}_conv2")(hidden)
-            features = nn.Dense(width, name=f"blocks_{i}_skip")(features) + hidden
-        features = jax.nn.silu(GroupNorm(8, 1e-5, name="norm_out")(features))
+        features = residual_features(2.0 * images - 1.0, self.channels)
         pooled = jnp.concatenate([features.mean((1, 2)), features.max((1, 2))], axis=-1)
         hidden = jax.nn.silu(nn.Dense(256, name="hidden")(pooled))
         counts = nn.Dense(self.num_classes * (self.max_count + 1), name="counts")(hidden)
         ground = nn.Dense(self.num_grounds, name="ground")(pooled)
         return Detection(counts.reshape(-1, self.num_classes, self.max_count + 1), ground)
+
+
+def residual_features(inputs: Array, channels: Sequence[int]) -> Array:
+    """Look at inputs [B, H, W, C] through residual blocks, each at half the resolution of the one before.
+
+    Args:
+        inputs: pictures in [-1, 1].
+        channels: of the blocks, K of them.
+
+    Returns:
+        [B, H / 2^(K - 1), W / 2^(K - 1), channels[-1]]; the layers are those of the module that calls it.
+    """
+    features = Conv(channels[0], name="conv_in")(inputs)
+    for i, width in enumerate(channels):
+        if i:
+            features = nn.avg_pool(features, (2, 2), (2, 2))
+        hidden = jax.nn.silu(GroupNorm(8, 1e-5, name=f"blocks_{i}_norm1")(features))
+        hidden = Conv(width, name=f"blocks_{i}_conv1")(hidden)
+        hidden = jax.nn.silu(GroupNorm(8, 1e-5, name=f"blocks_{i}_norm2")(hidden))
+        hidden = Conv(width, name=f"blocks_{i}_conv2")(hidden)
+        features = nn.Dense(width, name=f"blocks_{i}_skip")(features) + hidden
+    return jax.nn.silu(GroupNorm(8, 1e-5, name="norm_out")(features))

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from rats_jax.networks.autoencoder_kl import AutoencoderKL
-from rats_jax.pretraining.vae import decode, encode
+from rats_jax.pretraining.vae import Autoencoder, decode, encode
 from rats_jax.types import Array, Key, Params
 
 Corruption = Callable[[Key, Array, Array], Array]
@@ -125,7 +124,7 @@ def cut_out(key: Key, images: Array, severity: Array) -> Array:
     return jnp.where(inside[..., None], jax.random.uniform(key_colour, (batch, 1, 1, 3)), images)
 
 
-def autoencode(vae: AutoencoderKL, params: Params) -> Corruption:
+def autoencode(vae: Autoencoder, params: Params) -> Corruption:
     """Make the damage that every picture of the model has, whatever the severity: the autoencoder's."""
 
     def corrupt(key: Key, images: Array, severity: Array) -> Array:
@@ -135,12 +134,13 @@ def autoencode(vae: AutoencoderKL, params: Params) -> Corruption:
     return corrupt
 
 
-def latent_noise(vae: AutoencoderKL, params: Params) -> Corruption:
+def latent_noise(vae: Autoencoder, params: Params) -> Corruption:
     """Make the corruption that shakes a picture's latents: what a sampler of too few steps leaves behind."""
 
     def corrupt(key: Key, images: Array, severity: Array) -> Array:
         mean, _ = encode(vae, params, images)
-        shaken = mean + severity[:, None, None, None] * jnp.std(mean) * jax.random.normal(key, mean.shape)
+        amount = severity.reshape(-1, *(1,) * (mean.ndim - 1)) * jnp.std(mean)
+        shaken = mean + amount * jax.random.normal(key, mean.shape)
         return _unit(decode(vae, params, shaken))
 
     return corrupt

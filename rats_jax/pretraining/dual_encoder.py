@@ -1,4 +1,4 @@
-"""Train a reward in PickScore's form on synthetic preferences: the less spoilt picture is preferred."""
+"""Train a dual encoder as a reward on synthetic preferences: what is spoilt less is preferred."""
 
 from __future__ import annotations
 
@@ -11,19 +11,34 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rats_jax.networks import clip
+from rats_jax.networks.clip import CLIPModel, embed_text
 from rats_jax.pretraining.corrupt import Corruption, spoil
 from rats_jax.pretraining.fit import fit_as
 from rats_jax.types import Array, Key, Params
+
+
+class DualEncoder(NamedTuple):
+    """What is trained.
+
+    Attributes:
+        module: a CLIP, of pictures or of videos.
+        init: (module, key) -> weights.
+        embed: (module, weights, pictures [B, H, W, 3] or videos [B, T, H, W, 3] in [0, 1]) -> [B, D] of
+            length 1.
+    """
+
+    module: CLIPModel
+    init: Callable[[Any, Key], Params]
+    embed: Callable[[Any, Params, Array], Array]
 
 
 class Drawn(NamedTuple):
     """A batch that a reward learns from.
 
     Attributes:
-        images: [B, H, W, 3] in [0, 1], as they should be.
+        images: pictures [B, H, W, 3], or videos [B, T, H, W, 3], in [0, 1], as they should be.
         input_ids: [B, L] int32, of their prompts.
-        wrong: [B, H, W, 3], as good, but not what the prompt asks for; None has none.
+        wrong: the same shape, as good, but not what the prompt asks for; None has none.
         fits: [B, B] bool, whether prompt i asks for no more than image j shows; None is the diagonal.
     """
 
@@ -36,7 +51,7 @@ class Drawn(NamedTuple):
 def train_dual_encoder(
     data: Any,
     draw_fn: Callable[[Any, Key, int], Drawn],
-    config: dict[str, Any],
+    encoder: DualEncoder,
     corruptions: Mapping[str, Corruption],
     training: Any,
     *,
@@ -56,7 +71,7 @@ def train_dual_encoder(
     Args:
         data: what `draw_fn` draws from, kept on the device.
         draw_fn: (data, keys [2], B) -> a batch.
-        config: a transformers CLIPConfig.
+        encoder: what is trained.
         corruptions: by name; the batch is divided evenly among them.
         training: num_updates, images_per_corruption, learning_rate, ema_decay, attack_step, max_logit_scale;
             attack_wrong, where batches have wrong pictures.
@@ -71,8 +86,8 @@ def train_dual_encoder(
         Kirstain et al., Pick-a-Pic, arXiv 2305.01569, section 4 (the preference loss);
         Goodfellow et al., arXiv 1412.6572 (the sign-gradient step).
     """
-    module = clip.make_clip(config)
-    params = start or jax.jit(lambda k: clip.init_clip(module, k))(jax.random.key(seed))
+    module = encoder.module
+    params = start or jax.jit(lambda k: encoder.init(module, k))(jax.random.key(seed))
     per_kind = training.images_per_corruption
     batch_size = per_kind * len(corruptions)
     max_log_scale = math.log(training.max_logit_scale)
@@ -89,15 +104,16 @@ def train_dual_encoder(
         mild = jax.random.uniform(key_mild, (batch_size,), minval=0.05, maxval=0.5)
         more = mild + jax.random.uniform(key_more, (batch_size,), minval=0.15, maxval=0.5)
         spoilt, worse = (spoil(key_spoil, corruptions, clean, severity) for severity in (mild, more))
-        text = clip.embed_text(module, params, drawn.input_ids)
+        text = embed_text(module, params, drawn.input_ids)
 
-        worse = lift(module, params, text, worse, training.attack_step)
+        worse = lift(encoder, params, text, worse, training.attack_step)
         if wrong and training.attack_wrong:
             # Half of them not at all: else the step, which is easy to see, tells them from the right ones.
-            share = jax.random.uniform(jax.random.fold_in(key, 5), (batch_size, 1, 1, 1), minval=-1.0)
+            each = (batch_size, *(1,) * (clean.ndim - 1))
+            share = jax.random.uniform(jax.random.fold_in(key, 5), each, minval=-1.0)
             steps = training.attack_step * jnp.maximum(share, 0.0)
-            wrong = [lift(module, params, text, images, steps) for images in wrong]
-        embeds = clip.embed_images(module, params, jnp.concatenate([clean, spoilt, worse, *wrong]))
+            wrong = [lift(encoder, params, text, images, steps) for images in wrong]
+        embeds = encoder.embed(module, params, jnp.concatenate([clean, spoilt, worse, *wrong]))
         e_clean, e_spoilt, e_worse, *e_wrong = jnp.split(embeds, 3 + len(wrong))
         labels = jnp.arange(batch_size)
         # What a prompt fits although it was not drawn for it is neither right nor wrong.
@@ -124,18 +140,18 @@ def train_dual_encoder(
     return params | {"logit_scale": jnp.minimum(params["logit_scale"], max_log_scale)}
 
 
-def lift(module: clip.CLIPModel, params: Params, text: Array, images: Array, step: Array | float) -> Array:
-    """Move pictures one sign-gradient step towards a higher score.
+def lift(encoder: DualEncoder, params: Params, text: Array, images: Array, step: Array | float) -> Array:
+    """Move pictures or videos one sign-gradient step towards a higher score.
 
     Args:
-        module: of the reward.
+        encoder: of the reward.
         params: its weights.
         text: [B, D], embeddings of their prompts.
-        images: [B, H, W, 3] in [0, 1].
-        step: how far, in units of the pictures; one number, or [B, 1, 1, 1].
+        images: in [0, 1].
+        step: how far, in units of the pictures; one number, or one for each of them.
 
     Returns:
-        [B, H, W, 3] in [0, 1]; no gradient flows through it.
+        As `images`, in [0, 1]; no gradient flows through it.
     """
-    gradient = jax.grad(lambda x: jnp.sum(text * clip.embed_images(module, params, x)))(images)
+    gradient = jax.grad(lambda x: jnp.sum(text * encoder.embed(encoder.module, params, x)))(images)
     return jax.lax.stop_gradient(jnp.clip(images + step * jnp.sign(gradient), 0.0, 1.0))

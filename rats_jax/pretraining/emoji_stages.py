@@ -19,7 +19,14 @@ from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
 from rats_jax.pretraining.dual_encoder import Drawn
 from rats_jax.pretraining.emoji import Emoji, load_emoji
 from rats_jax.pretraining.sheet import draw_samples
-from rats_jax.pretraining.stage import is_done, load_vae, train_reward, training_state, with_tokenizer
+from rats_jax.pretraining.stage import (
+    find_corruptions,
+    is_done,
+    load_vae,
+    train_reward,
+    training_state,
+    with_tokenizer,
+)
 from rats_jax.pretraining.text_to_image import shifted_latents, train_text_to_image
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.pretraining.vae import scaling_factor, train_vae
@@ -43,17 +50,15 @@ def vae_stage(config: Any, workdir: Path) -> None:
     if is_done(folder / "config.json"):
         return
     model = config.vae_model.to_dict()
-    images = load_emoji(config.data_dir).images
+    vae, images = AutoencoderKL.from_config(model), load_emoji(config.data_dir).images
 
     def draw(images: Array, keys: Key, batch_size: int) -> Array:
         pick = jax.random.choice(keys[0], images.shape[0], (batch_size,), replace=False)
         return flip_and_shift(keys[1], images[pick] / 255.0)
 
     with training_state(folder) as file:
-        params = train_vae(jnp.asarray(images), draw, model, config.vae, seed=config.seed, state_file=file)
-        scale = scaling_factor(
-            AutoencoderKL.from_config(model), params, jnp.asarray(images[:512] / 255.0, jnp.float32)
-        )
+        params = train_vae(jnp.asarray(images), draw, vae, config.vae, seed=config.seed, state_file=file)
+        scale = scaling_factor(vae, params, jnp.asarray(images[:512] / 255.0, jnp.float32))
         model |= {"_class_name": "AutoencoderKL", "scaling_factor": scale}
         write_model(folder, model, params, VAE_WEIGHTS)
 
@@ -157,7 +162,10 @@ def _train_reward(config: Any, workdir: Path, name: str, *, seed: int) -> None:
         images = flip_and_shift(keys[1], data["images"][pick] / 255.0, max_shift=max_shift)
         return Drawn(images, data["input_ids"][pick])
 
-    train_reward(config, config[name], workdir / name, concepts.captions, gather, draw, seed=seed)
+    corruptions = find_corruptions(config[name], workdir / "pipeline" / "vae")
+    train_reward(
+        config, config[name], workdir / name, concepts.captions, gather, draw, corruptions, seed=seed
+    )
 
 
 def _concepts(config: Any) -> Emoji:

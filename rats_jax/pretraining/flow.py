@@ -1,8 +1,8 @@
-"""Train FLUX in miniature: a flow from noise to pictures, then guidance distilled into the number it is told.
+"""Train a flow from noise to pictures or videos, and distil guidance into the number it is told.
 
-The flow is trained with prompts dropped at random; the second training starts from it and fits, for a
-guidance scale drawn anew for every picture, what two evaluations of the first give together, so that one
-evaluation does, as in FLUX.1 [dev].
+The flow is trained with prompts dropped at random. The second training, of models like FLUX.1 [dev], starts
+from it and fits, for a guidance scale drawn anew for every picture, what two evaluations of the first give
+together, so that one evaluation does.
 
 Source: Lipman et al., Flow Matching, arXiv 2210.02747; Esser et al., arXiv 2403.03206 (noise levels);
 Ho and Salimans, arXiv 2207.12598 (guidance); Meng et al., arXiv 2210.03142 (its distillation).
@@ -10,9 +10,9 @@ Ho and Salimans, arXiv 2207.12598 (guidance); Meng et al., arXiv 2210.03142 (its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,61 +20,33 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.diffusion.grid import shifted
-from rats_jax.networks.clip_text import CLIPTextModel
-from rats_jax.networks.flux import FluxTransformer2DModel
-from rats_jax.networks.t5 import T5EncoderModel
-from rats_jax.pipelines.flux import image_positions, pack
 from rats_jax.pretraining.fit import fit_as
 from rats_jax.types import Array, Key, Params
 
 DrawFn = Callable[[Any, Key, int], tuple[Array, Mapping[str, Array]]]
-"""(data, key, batch size B) -> latents [B, h, w, C] and token ids [B, L] of their prompts by text encoder."""
-
-PARTS = ("transformer", "text_encoder", "text_encoder_2")
+"""(data, key, batch size B) -> latents [B, ...] and token ids [B, L] of their prompts by text encoder."""
 
 
-def make_networks(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Build transformer, CLIP and T5 from their configs, by folder."""
-    return {
-        "transformer": FluxTransformer2DModel.from_config(configs["transformer"]),
-        "text_encoder": CLIPTextModel.from_config(configs["text_encoder"]),
-        "text_encoder_2": T5EncoderModel.from_config(configs["text_encoder_2"]),
-    }
+class Flow(NamedTuple):
+    """What is trained.
 
+    Attributes:
+        init: key -> weights by folder, those of the transformer under "transformer".
+        velocity_fn: (weights, latents [B, ...], token ids by text encoder, sigma [B], guidance scale [B]) ->
+            velocity [B, ...]; models that are told no guidance do not read it.
+    """
 
-def make_velocity_fn(networks: Mapping[str, Any], latent_shape: tuple[int, ...]) -> Callable[..., Array]:
-    """Make (params by folder, tokens [B, L, D], ids, sigma [B], guidance [B]) -> velocity [B, L, D]."""
-    image_ids = image_positions(latent_shape[0], latent_shape[1])
-
-    def velocity_fn(
-        params: Params, noisy: Array, ids: Mapping[str, Array], sigma: Array, scale: Array
-    ) -> Any:
-        clip: Any = networks["text_encoder"].apply({"params": params["text_encoder"]}, ids["text_encoder"])
-        context: Any = networks["text_encoder_2"].apply(
-            {"params": params["text_encoder_2"]}, ids["text_encoder_2"]
-        )
-        return networks["transformer"].apply(
-            {"params": params["transformer"]},
-            noisy,
-            context,
-            clip.pooled,
-            1000.0 * sigma,
-            1000.0 * scale,
-            image_ids=image_ids,
-            text_ids=np.zeros((context.shape[1], 3), int),
-        )
-
-    return velocity_fn
+    init: Callable[[Key], Params]
+    velocity_fn: Callable[[Params, Array, Mapping[str, Array], Array, Array], Array]
 
 
 def train_flow(
-    networks: Mapping[str, Any],
+    flow: Flow,
     data: Any,
     draw_fn: DrawFn,
     empty_ids: Mapping[str, np.ndarray],
     training: Any,
     *,
-    latent_shape: tuple[int, ...],
     shift: float,
     seed: int,
     state_file: Path | None = None,
@@ -82,12 +54,11 @@ def train_flow(
     """Minimise the squared error of the velocity, noise minus latents.
 
     Args:
-        networks: from `make_networks`.
+        flow: what is trained.
         data: what `draw_fn` draws from, kept on the device.
         draw_fn: draws latents and their prompts.
         empty_ids: [L] int32 by text encoder, of the empty prompt.
         training: num_updates, batch_size, learning_rate, ema_decay, prompt_dropout.
-        latent_shape: h, w, C.
         shift: of the noise levels, as in the schedule of sampling.
         seed: of initialisation and draws.
         state_file: see `fit`.
@@ -95,29 +66,27 @@ def train_flow(
     Returns:
         Averaged weights by folder.
     """
-    keys = jax.random.split(jax.random.key(seed), len(PARTS))
-    params = {name: jax.jit(networks[name].init_params)(key) for name, key in zip(PARTS, keys, strict=True)}
-    params["transformer"] = start_from_identity(params["transformer"])
-    params["text_encoder_2"] = soften_attention(
-        params["text_encoder_2"], networks["text_encoder_2"].config.d_kv
-    )
-    velocity_fn = make_velocity_fn(networks, latent_shape)
 
     def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
         key_data, key_noise, key_sigma, key_drop = jax.random.split(key, 4)
         latents, ids = draw_fn(data, key_data, training.batch_size)
-        tokens, noise, sigma = _noise(key_noise, key_sigma, latents, shift)
+        noise, sigma, level = _noise(key_noise, key_sigma, latents, shift)
         drop = jax.random.bernoulli(key_drop, training.prompt_dropout, (latents.shape[0], 1))
         ids = {name: jnp.where(drop, empty_ids[name], ids[name]) for name in ids}
-        level = sigma[:, None, None]
-        output = velocity_fn(params, (1.0 - level) * tokens + level * noise, ids, sigma, jnp.ones_like(sigma))
-        return jnp.mean(jnp.square(output - (noise - tokens))), {}
+        noisy = (1.0 - level) * latents + level * noise
+        output = flow.velocity_fn(params, noisy, ids, sigma, jnp.ones_like(sigma))
+        return jnp.mean(jnp.square(output - (noise - latents))), {}
 
+    params = flow.init(jax.random.key(seed))
     return fit_as(training, loss_fn, params, data, seed=seed + 1, name="flow", state_file=state_file)
 
 
-def start_from_identity(transformer: Params) -> Params:
-    """Zero the modulations, whose gates then let no block add anything, and the last layer.
+def start_from_identity(transformer: Params, layers: Sequence[str]) -> Params:
+    """Zero the layers that modulate, whose gates then let no block add anything, and the last layer.
+
+    Args:
+        transformer: its weights.
+        layers: names of the layers or weights that modulate.
 
     Source: Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748, section 3.2
     (adaLN-Zero).
@@ -125,7 +94,7 @@ def start_from_identity(transformer: Params) -> Params:
     flat: Any = flatten_dict(transformer)
     return unflatten_dict(
         {
-            path: jnp.zeros_like(leaf) if path[-2] == "linear" or path[0] == "proj_out" else leaf
+            path: jnp.zeros_like(leaf) if path[0] == "proj_out" or set(path[-2:]) & set(layers) else leaf
             for path, leaf in flat.items()
         }
     )
@@ -143,14 +112,13 @@ def soften_attention(t5: Params, head_dim: int) -> Params:
 
 
 def distil_guidance(
-    networks: Mapping[str, Any],
-    flow: Params,
+    flow: Flow,
+    start: Params,
     data: Any,
     draw_fn: DrawFn,
     empty_ids: Mapping[str, np.ndarray],
     training: Any,
     *,
-    latent_shape: tuple[int, ...],
     shift: float,
     seed: int,
     state_file: Path | None = None,
@@ -158,45 +126,44 @@ def distil_guidance(
     """Fit, at every guidance scale, empty + scale * (prompted - empty), in one evaluation.
 
     Args:
-        networks, data, draw_fn, empty_ids, latent_shape, shift, seed, state_file: as of `train_flow`.
-        flow: weights by folder, of `train_flow`; those of the text encoders stay as they are.
+        flow, data, draw_fn, empty_ids, shift, seed, state_file: as of `train_flow`.
+        start: weights by folder, of `train_flow`; those of the text encoders stay as they are.
         training: num_updates, batch_size, learning_rate, ema_decay, max_guidance_scale.
 
     Returns:
         Averaged weights by folder.
     """
-    velocity_fn = make_velocity_fn(networks, latent_shape)
+    velocity_fn = flow.velocity_fn
 
     def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
         key_data, key_noise, key_sigma, key_scale = jax.random.split(key, 4)
-        flow, data = data
+        start, data = data
         latents, ids = draw_fn(data, key_data, training.batch_size)
-        tokens, noise, sigma = _noise(key_noise, key_sigma, latents, shift)
+        noise, sigma, level = _noise(key_noise, key_sigma, latents, shift)
         scale = jax.random.uniform(key_scale, sigma.shape, minval=1.0, maxval=training.max_guidance_scale)
-        level = sigma[:, None, None]
-        noisy = (1.0 - level) * tokens + level * noise
+        noisy = (1.0 - level) * latents + level * noise
         both = {
             name: jnp.concatenate([jnp.broadcast_to(empty_ids[name], ids[name].shape), ids[name]])
             for name in ids
         }
         twice = (jnp.concatenate([v, v]) for v in (noisy, sigma, jnp.ones_like(sigma)))
         doubled, sigmas, ones = twice
-        empty, prompted = jnp.split(velocity_fn(flow, doubled, both, sigmas, ones), 2)
-        target = jax.lax.stop_gradient(empty + scale[:, None, None] * (prompted - empty))
-        output = velocity_fn(flow | {"transformer": params}, noisy, ids, sigma, scale)
+        empty, prompted = jnp.split(velocity_fn(start, doubled, both, sigmas, ones), 2)
+        target = jax.lax.stop_gradient(empty + scale.reshape(level.shape) * (prompted - empty))
+        output = velocity_fn(start | {"transformer": params}, noisy, ids, sigma, scale)
         return jnp.mean(jnp.square(output - target)), {}
 
-    start = jax.tree.map(jnp.copy, flow["transformer"])
+    params = jax.tree.map(jnp.copy, start["transformer"])
     transformer = fit_as(
-        training, loss_fn, start, (flow, data), seed=seed + 1, name="guidance", state_file=state_file
+        training, loss_fn, params, (start, data), seed=seed + 1, name="guidance", state_file=state_file
     )
-    return flow | {"transformer": transformer}
+    return start | {"transformer": transformer}
 
 
 def _noise(key_noise: Key, key_sigma: Key, latents: Array, shift: float) -> tuple[Array, Array, Array]:
-    """Draw noise and levels stratified over the batch: tokens and noise [B, L, D], sigma [B]."""
-    tokens = pack(latents)
-    batch = tokens.shape[0]
-    noise = jax.random.normal(key_noise, tokens.shape)
+    """Draw noise [B, ...] and levels stratified over the batch: sigma [B], and again as [B, 1, ...]."""
+    batch = latents.shape[0]
+    noise = jax.random.normal(key_noise, latents.shape)
     uniform = (jnp.arange(batch) + jax.random.uniform(key_sigma)) / batch
-    return tokens, noise, shifted(uniform, shift)
+    sigma = shifted(uniform, shift)
+    return noise, sigma, sigma.reshape(-1, *(1,) * (latents.ndim - 1))

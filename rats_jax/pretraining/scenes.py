@@ -111,12 +111,12 @@ def make_prompts(nouns: Sequence[Noun], *, heldout_share: float, seed: int) -> P
     numbers = rng.random((2, count)) < heldout_share
     phrases: list[tuple[str, tuple[int, ...], int, bool]] = []
     for i, noun in enumerate(nouns):
-        phrases.append((_with_article(noun.one), (i,), 0, False))
+        phrases.append((with_article(noun.one), (i,), 0, False))
         phrases.append((f"two {noun.many}", (i, i), 1, bool(numbers[0, i])))
         phrases.append((f"three {noun.many}", (i, i, i), 2, bool(numbers[1, i])))
         for j, other in enumerate(nouns):
             if i != j:
-                both = f"{_with_article(noun.one)} and {_with_article(other.one)}"
+                both = f"{with_article(noun.one)} and {with_article(other.one)}"
                 phrases.append((both, (i, j), 3, bool(pairs[i, j])))
     grounds = [("", NOTHING), *((f" on {name}", i) for i, name in enumerate(COLOURS))]
     rows = [
@@ -134,7 +134,7 @@ def make_prompts(nouns: Sequence[Noun], *, heldout_share: float, seed: int) -> P
     )
 
 
-def _with_article(noun: str) -> str:
+def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
 
 
@@ -178,7 +178,7 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array, sizes_of: 
         [B, 32, 32, 3] float32 in [0, 1].
     """
     key_shade, key_size, key_place, key_mirror = jax.random.split(key, 4)
-    images = _shade(key_shade, jnp.asarray(list(COLOURS.values()))[grounds])
+    images = shade(key_shade, jnp.asarray(list(COLOURS.values()))[grounds])
 
     present = objects != NOTHING
     allowed = np.array([[size in sizes_of[n + 1] for size in SIZES] for n in range(objects.shape[1])])
@@ -205,7 +205,7 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array, sizes_of: 
     return jnp.clip(images, 0.0, 1.0)  # of rounding
 
 
-def _shade(key: Key, colours: Array) -> Array:
+def shade(key: Key, colours: Array) -> Array:
     """Shade [B, 3] from one side to another: [B, 32, 32, 3]."""
     key_tone, key_slope = jax.random.split(key)
     batch = colours.shape[0]

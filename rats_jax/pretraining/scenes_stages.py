@@ -14,11 +14,13 @@ from rats_jax.data.prompts import read_prompts
 from rats_jax.errors import expect
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pipelines.base import Options
+from rats_jax.pipelines.flux import pack
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
 from rats_jax.pretraining.detector import train_detector
 from rats_jax.pretraining.dual_encoder import Drawn
-from rats_jax.pretraining.flow import PARTS, distil_guidance, make_networks, train_flow
+from rats_jax.pretraining.flow import distil_guidance, train_flow
+from rats_jax.pretraining.flow_flux import PARTS, make_flow, make_networks
 from rats_jax.pretraining.scenes import (
     ANY_SIZES,
     COLOURS,
@@ -37,8 +39,15 @@ from rats_jax.pretraining.scenes import (
     sampling_weights,
     vary,
 )
-from rats_jax.pretraining.sheet import draw_prompts, draw_samples
-from rats_jax.pretraining.stage import is_done, load_vae, train_reward, training_state, with_tokenizer
+from rats_jax.pretraining.sheet import draw_samples, make_drawer
+from rats_jax.pretraining.stage import (
+    find_corruptions,
+    is_done,
+    load_vae,
+    train_reward,
+    training_state,
+    with_tokenizer,
+)
 from rats_jax.pretraining.tokenizer import write_t5_tokenizer, write_tokenizer
 from rats_jax.pretraining.vae import encode, scaling_factor, train_vae
 from rats_jax.report.figures import save_picture
@@ -103,14 +112,15 @@ def vae_stage(config: Any, workdir: Path) -> None:
     if is_done(folder / "config.json"):
         return
     model, data = config.vae_model.to_dict(), _data(config, every=True)
+    vae = AutoencoderKL.from_config(model)
 
     def draw(data: Any, keys: Key, batch_size: int) -> Array:
         return _draw_scenes(data, keys, batch_size)[0]
 
     with training_state(folder) as file:
-        params = train_vae(data, draw, model, config.vae, seed=config.seed, state_file=file)
+        params = train_vae(data, draw, vae, config.vae, seed=config.seed, state_file=file)
         images = draw(data, jax.random.split(jax.random.key(config.seed + 2)), 512)
-        scale = scaling_factor(AutoencoderKL.from_config(model), params, images)
+        scale = scaling_factor(vae, params, images)
         model |= {"_class_name": "AutoencoderKL", "scaling_factor": scale, "shift_factor": 0.0}
         write_model(folder, model, params, VAE_WEIGHTS)
 
@@ -125,7 +135,7 @@ def flow_stage(config: Any, workdir: Path) -> None:
     data, draw, setting = _latent_data(config, workdir, folder)
     with training_state(folder / "transformer") as file:
         params = train_flow(
-            make_networks(models),
+            make_flow(make_networks(models), _LATENTS),
             data,
             draw,
             training=config.flow,
@@ -149,7 +159,7 @@ def guidance_stage(config: Any, workdir: Path) -> None:
     data, draw, setting = _latent_data(config, workdir, folder)
     with training_state(folder / "transformer") as file:
         params = distil_guidance(
-            networks,
+            make_flow(networks, _LATENTS),
             start,
             data,
             draw,
@@ -255,11 +265,13 @@ def check_stage(config: Any, workdir: Path) -> None:
         rows = np.flatnonzero((every.kinds == i) & ~every.heldout)
         sets[kind] = every.choose(np.random.default_rng(config.seed).permutation(rows)).texts
         runs.append((kind, max(setting.num_steps)))
+    drawers = {
+        steps: make_drawer(pipeline, num_steps=steps, guidance_scale=setting.guidance_scale)
+        for steps in setting.num_steps
+    }
     for name, steps in runs:
         chosen = sets[name][: setting.num_images]
-        sampling = {"num_steps": steps, "guidance_scale": setting.guidance_scale}
-        drawn = draw_prompts(pipeline, chosen, **sampling, seed=config.seed)
-        table[f"{name}, {steps} steps"] = judged(drawn, chosen)
+        table[f"{name}, {steps} steps"] = judged(drawers[steps](chosen, config.seed), chosen)
     write_json(workdir / "check.json", table)
     for title, row in table.items():
         print(f"{title:<28}" + "".join(f"{name:>18} {value:7.3f}" for name, value in row.items()))
@@ -363,11 +375,10 @@ def _latent_data(config: Any, workdir: Path, folder: Path) -> tuple[Any, Any, di
     def draw(data: Any, key: Key, batch_size: int) -> tuple[Array, Mapping[str, Array]]:
         images, *_, rows = _draw_scenes(data, jax.random.split(key), batch_size)
         latents = scale * encode(vae, data["vae"], images)[0]
-        return latents, {name: values[rows] for name, values in data["ids"].items()}
+        return pack(latents), {name: values[rows] for name, values in data["ids"].items()}
 
     setting = {
         "empty_ids": {name: rows[-1] for name, rows in ids.items()},
-        "latent_shape": (*_LATENTS, vae.latent_channels),
         "shift": config.scheduler.shift,
     }
     return data, draw, setting
@@ -407,4 +418,5 @@ def _train_reward(
         return Drawn(images, data["ids"][rows], wrong, fits)
 
     texts = _prompts(config).texts
-    train_reward(config, training, workdir / name, texts, gather, draw, seed=seed, start=start)
+    corruptions = find_corruptions(training, workdir / "pipeline" / "vae")
+    train_reward(config, training, workdir / name, texts, gather, draw, corruptions, seed=seed, start=start)

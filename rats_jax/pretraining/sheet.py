@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,11 +18,19 @@ from rats_jax.pipelines.base import Pipeline
 from rats_jax.report.figures import draw_grid
 
 
-def draw_prompts(
-    pipeline: Pipeline, prompts: list[str], *, num_steps: int, guidance_scale: float, seed: int
-) -> np.ndarray:
-    """Draw a picture of each of B prompts, all at once: [B, H, W, 3] float32 in [0, 1]."""
-    noise = jax.random.normal(jax.random.key(seed), (len(prompts), *pipeline.latent_shape), jnp.float32)
+def make_drawer(
+    pipeline: Pipeline, *, num_steps: int, guidance_scale: float
+) -> Callable[[list[str], int], np.ndarray]:
+    """Make a function (B prompts, seed) -> a picture or a video of each, drawn all at once.
+
+    Args:
+        pipeline: the model.
+        num_steps: of the rollout.
+        guidance_scale: of the model.
+
+    Returns:
+        The function; what it gives is [B, H, W, 3] or [B, T, H, W, 3] float32 in [0, 1].
+    """
     rollout_fn = functools.partial(
         rollout,
         pipeline.guided_fn(guidance_scale),
@@ -34,8 +43,13 @@ def draw_prompts(
     )
     draw = jax.jit(make_draw_fn(pipeline.encode_fn, rollout_fn, pipeline.decode_fn, name="samples"))
     weights = pipeline.network, pipeline.text_encoder, pipeline.decoder
-    _, images = draw(*weights, pipeline.tokenize(prompts), noise)
-    return np.asarray(images)
+
+    def draw_prompts(prompts: list[str], seed: int) -> np.ndarray:
+        noise = jax.random.normal(jax.random.key(seed), (len(prompts), *pipeline.latent_shape), jnp.float32)
+        _, images = draw(*weights, pipeline.tokenize(prompts), noise)
+        return np.asarray(images)
+
+    return draw_prompts
 
 
 def draw_samples(pipeline: Pipeline, prompts: list[str], settings: Any, *, seed: int) -> Image.Image:
@@ -52,5 +66,5 @@ def draw_samples(pipeline: Pipeline, prompts: list[str], settings: Any, *, seed:
     """
     order = np.random.default_rng(seed).permutation(len(prompts))[: settings.num_images]
     chosen = [prompts[i] for i in order]
-    sampling = {"num_steps": settings.num_steps, "guidance_scale": settings.guidance_scale}
-    return draw_grid(draw_prompts(pipeline, chosen, **sampling, seed=seed), chosen, columns=settings.columns)
+    draw = make_drawer(pipeline, num_steps=settings.num_steps, guidance_scale=settings.guidance_scale)
+    return draw_grid(draw(chosen, seed), chosen, columns=settings.columns)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -13,8 +13,8 @@ from absl import logging
 from rats_jax.networks import clip
 from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
-from rats_jax.pretraining.corrupt import CORRUPTIONS, latent_noise
-from rats_jax.pretraining.dual_encoder import Drawn, train_dual_encoder
+from rats_jax.pretraining.corrupt import CORRUPTIONS, Corruption, latent_noise
+from rats_jax.pretraining.dual_encoder import Drawn, DualEncoder, train_dual_encoder
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.types import Key, Params
 from rats_jax.weights.folder import CLIP_WEIGHTS, VAE_WEIGHTS, read_json, write_model
@@ -55,6 +55,26 @@ def with_tokenizer(text_config: dict[str, Any], tokenizer: Any) -> dict[str, Any
     }
 
 
+class Form(NamedTuple):
+    """A form of rewards: what a config.json says besides sizes, and how the network is made of one."""
+
+    marks: Mapping[str, Any]
+    make: Callable[[Mapping[str, Any]], DualEncoder]
+
+
+PICTURES = Form(
+    {"architectures": ["CLIPModel"], "model_type": "clip"},
+    lambda config: DualEncoder(clip.make_clip(config), clip.init_clip, clip.embed_images),
+)
+
+
+def find_corruptions(training: Any, vae_folder: Path) -> dict[str, Corruption]:
+    """Find the ways to spoil pictures that a reward's section names, and noise in the latents."""
+    vae, vae_params, _ = load_vae(vae_folder)
+    named = {kind: CORRUPTIONS[kind] for kind in training.corruptions}
+    return named | {"latent_noise": latent_noise(vae, vae_params)}
+
+
 def train_reward(
     config: Any,
     training: Any,
@@ -62,9 +82,11 @@ def train_reward(
     captions: Sequence[str],
     gather: Callable[[np.ndarray], Any],
     draw_fn: Callable[[Any, Key, int], Drawn],
+    corruptions: Mapping[str, Corruption],
     *,
     seed: int,
     start: Path | None = None,
+    form: Form = PICTURES,
 ) -> None:
     """Train one of the rewards of a world and write its folder.
 
@@ -75,8 +97,10 @@ def train_reward(
         captions: N texts of the world.
         gather: their token ids [N, L] -> what `draw_fn` draws from.
         draw_fn: (data, keys [2], B) -> a batch.
+        corruptions: ways to spoil what is drawn, by name.
         seed: of initialisation and draws.
         start: folder of a reward of the same shape to go on from; None starts anew.
+        form: of the reward.
     """
     write_tokenizer(captions, folder, **config.tokenizer)
     tokenizer = load_tokenizer(folder)
@@ -84,19 +108,15 @@ def train_reward(
         "text_config": with_tokenizer(training.text_config.to_dict(), tokenizer),
         "vision_config": training.vision_config.to_dict(),
         "projection_dim": training.projection_dim,
+        **form.marks,
     }
-    vae, vae_params, _ = load_vae(folder.with_name("pipeline") / "vae")
-    corruptions = {kind: CORRUPTIONS[kind] for kind in training.corruptions} | {
-        "latent_noise": latent_noise(vae, vae_params)
-    }
+    encoder = form.make(model)
     data = gather(tokenize(tokenizer, list(captions)))
     params = None
     if start is not None:
-        module = clip.make_clip(model)
-        params = load_safetensors(start / CLIP_WEIGHTS, abstract_params(clip.init_clip, module))
+        params = load_safetensors(start / CLIP_WEIGHTS, abstract_params(encoder.init, encoder.module))
     with training_state(folder) as file:
         params = train_dual_encoder(
-            data, draw_fn, model, corruptions, training, seed=seed, start=params, state_file=file
+            data, draw_fn, encoder, corruptions, training, seed=seed, start=params, state_file=file
         )
-        model |= {"architectures": ["CLIPModel"], "model_type": "clip"}
         write_model(folder, model, params, CLIP_WEIGHTS)

@@ -1,4 +1,4 @@
-"""The miniature AutoencoderKL: its training and its use on pictures."""
+"""The miniature autoencoders: their training and their use on pictures and videos."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ import jax
 import jax.numpy as jnp
 
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
+from rats_jax.networks.autoencoder_kl_wan import AutoencoderKLWan
 from rats_jax.pretraining.augment import jitter_colours
 from rats_jax.pretraining.fit import fit_as
 from rats_jax.types import Array, Key, Params
 
+Autoencoder = AutoencoderKL | AutoencoderKLWan
+"""Of pictures [B, H, W, 3] and latents [B, h, w, C], or of videos [B, T, H, W, 3] and [B, t, h, w, C]."""
 
-def encode(vae: AutoencoderKL, params: Params, images: Array) -> tuple[Array, Array]:
-    """Encode images [B, H, W, 3] in [0, 1]: mean and log variance, [B, h, w, C] each, not scaled."""
+
+def encode(vae: Autoencoder, params: Params, images: Array) -> tuple[Array, Array]:
+    """Encode pictures or videos in [0, 1]: mean and log variance of their latents, not scaled."""
     moments: Any = vae.apply({"params": params}, 2.0 * images - 1.0, method=vae.encode)
     return moments
 
 
-def decode(vae: AutoencoderKL, params: Params, latents: Array) -> Array:
-    """Decode latents [B, h, w, C] that are not scaled: [B, H, W, 3] about [0, 1], not clipped."""
+def decode(vae: Autoencoder, params: Params, latents: Array) -> Array:
+    """Decode latents that are not scaled: pictures or videos about [0, 1], not clipped."""
     images: Any = vae.apply({"params": params}, latents, method=vae.decode)
     return (images + 1.0) / 2.0
 
@@ -30,7 +34,7 @@ def decode(vae: AutoencoderKL, params: Params, latents: Array) -> Array:
 def train_vae(
     data: Any,
     draw_fn: Callable[[Any, Key, int], Array],
-    config: dict[str, Any],
+    vae: Autoencoder,
     training: Any,
     *,
     seed: int,
@@ -40,8 +44,8 @@ def train_vae(
 
     Args:
         data: what `draw_fn` draws from, kept on the device.
-        draw_fn: (data, keys [2], B) -> images [B, H, W, 3] in [0, 1].
-        config: a diffusers AutoencoderKL config.
+        draw_fn: (data, keys [2], B) -> pictures [B, H, W, 3] or videos [B, T, H, W, 3] in [0, 1].
+        vae: what is trained.
         training: num_updates, batch_size, learning_rate, ema_decay, kl_weight.
         seed: of initialisation and draws.
         state_file: see `fit`.
@@ -49,7 +53,6 @@ def train_vae(
     Returns:
         Averaged weights.
     """
-    vae = AutoencoderKL.from_config(config)
     params = jax.jit(vae.init_params)(jax.random.key(seed))
 
     def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
@@ -69,3 +72,14 @@ def scaling_factor(vae: AutoencoderKL, params: Params, images: Array) -> float:
     """Find what gives the latents of images [B, H, W, 3] in [0, 1] unit standard deviation."""
     mean, _ = jax.jit(lambda p, x: encode(vae, p, x))(params, images)
     return float(1.0 / jnp.std(mean))
+
+
+def channel_moments(vae: AutoencoderKLWan, params: Params, videos: Array) -> dict[str, list[float]]:
+    """Find mean and deviation of each channel of the latents of videos [B, T, H, W, 3] in [0, 1].
+
+    Returns:
+        latents_mean and latents_std of the autoencoder's config.
+    """
+    mean, _ = jax.jit(lambda p, x: encode(vae, p, x))(params, videos)
+    moments = {"latents_mean": jnp.mean(mean, (0, 1, 2, 3)), "latents_std": jnp.std(mean, (0, 1, 2, 3))}
+    return {name: [float(value) for value in values] for name, values in moments.items()}

@@ -15,6 +15,7 @@ from rats_jax.rewards.hpsv2 import HPSV2_0, HPSV2_1
 from rats_jax.rewards.imagereward import IMAGEREWARD
 from rats_jax.rewards.own import is_own, load_own
 from rats_jax.rewards.pickscore import PICKSCORE
+from rats_jax.rewards.tracker import TRACKER
 from rats_jax.rewards.viclip import VICLIP
 
 __all__ = ["REWARDS", "Reward", "find_reward", "make_score_fn"]
@@ -29,6 +30,7 @@ REWARDS: Mapping[str, Reward] = {
     "hpsv2.1": HPSV2_1,
     "imagereward": IMAGEREWARD,
     "pickscore": PICKSCORE,
+    "tracker": TRACKER,
     "viclip": VICLIP,
 }
 """By the `kind` of a config."""

@@ -8,27 +8,23 @@ Source: Ghosh et al., GenEval, arXiv 2310.11513.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax.errors import ConfigError, WeightsError
-from rats_jax.fields import Field, listed, read_fields
+from rats_jax.errors import ConfigError
+from rats_jax.fields import listed
 from rats_jax.networks.detector import Detector
 from rats_jax.rewards.base import Reward
+from rats_jax.rewards.judge import NAME, load_judge
 from rats_jax.types import Array, Params, RewardFn, RewardModel
-from rats_jax.weights.folder import CLIP_WEIGHTS, describe, read_json
-from rats_jax.weights.hub import get_file
-from rats_jax.weights.state_dict import load_safetensors
 
 _NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3}
 _OPEN = -1
-_NAME = Field("", lambda value: isinstance(value, str) and value != "", "a text")
 _WORDS = {
-    "nouns": listed((), listed((), _NAME, least=2)),
-    "colours": listed((), _NAME),
+    "nouns": listed((), listed((), NAME, least=2)),
+    "colours": listed((), NAME),
 }
 
 
@@ -101,27 +97,12 @@ def load_detector(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
         WeightsError: files are missing or do not fit.
     """
     del dtype
-    if not path:
-        raise WeightsError("path='': expected the folder of a detector, there is no published one")
-    config_file = get_file(path, "config.json")
-    config: Mapping[str, Any] = read_json(config_file)
-    file = str(config_file)
-    if config.get("model_type") != "detector" or any(name not in config for name in _WORDS):
-        raise WeightsError(f"{file!r}: expected a detector's, with {', '.join(_WORDS)}")
-    sizes = {name: value for name, value in config.items() if name not in (*_WORDS, "model_type")}
-    detector, abstract = describe(file, lambda: Detector.from_config(sizes), Detector.init_params)
-    try:
-        words = read_fields({name: config[name] for name in _WORDS}, _WORDS)
-    except ValueError as error:
-        raise WeightsError(f"{file!r}: {error}") from None
-    nouns, colours = words["nouns"], words["colours"]
-    for name, values, size in (("nouns", nouns, "num_classes"), ("colours", colours, "num_grounds")):
-        if len(values) != getattr(detector, size):
-            have, named = getattr(detector, size), len(values)
-            raise WeightsError(f"{file!r}: {size}={have}: expected the {named} of {name}")
-    params = load_safetensors(get_file(path, CLIP_WEIGHTS), abstract)
+    counts = {"nouns": "num_classes", "colours": "num_grounds"}
+    detector, words, params = load_judge(path, "detector", Detector, _WORDS, counts)
     return RewardModel(
-        make_accuracy_fn(detector), params, lambda prompts: parse_prompts(prompts, nouns, colours)
+        make_accuracy_fn(detector),
+        params,
+        lambda prompts: parse_prompts(prompts, words["nouns"], words["colours"]),
     )
 
 

@@ -11,15 +11,16 @@ import numpy as np
 
 from rats_jax.data.frames import middle_frames
 from rats_jax.errors import WeightsError
+from rats_jax.fields import integer, read_fields
 from rats_jax.networks.clip import IMAGE_TOWER, CLIPConfig, to_unit_length
 from rats_jax.networks.preprocess import crop_to_square_half_even, normalise
 from rats_jax.networks.viclip import ViCLIPModel, init_viclip
 from rats_jax.rewards.base import Reward
 from rats_jax.rewards.dual_encoder import describe_towers
 from rats_jax.types import Array, Params, RewardFn, RewardModel
-from rats_jax.weights.clip_folder import Clip, embed_once
-from rats_jax.weights.folder import describe
-from rats_jax.weights.hub import get_file
+from rats_jax.weights.clip_folder import Clip, embed_once, find_tokenizer
+from rats_jax.weights.folder import describe, read_json
+from rats_jax.weights.hub import find_file, get_file
 from rats_jax.weights.open_clip import VIT_L_14, to_transformers_config, to_transformers_names
 from rats_jax.weights.state_dict import StateDict, fit_state_dict, read_state_dict
 from rats_jax.weights.tokenizers import CLIP_VOCABULARY, load_tokenizer
@@ -28,18 +29,20 @@ PUBLISHED = "OpenGVLab/ViCLIP"
 FILES = ("ViClip-InternVid-10M-FLT.pth", "model.safetensors")
 _HEAD_WIDTH = 64
 _FRAMES, _TOKENS = 8, 32
+_OWN = {"num_frames": integer(_FRAMES)}
 _PUBLISHED_CONFIG = {**VIT_L_14, "text_cfg": {**VIT_L_14["text_cfg"], "context_length": _TOKENS}}
 
 
 def load_viclip(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
-    """Load ViCLIP-L/14: `ViClip-InternVid-10M-FLT.pth`, or a copy as safetensors.
+    """Load ViCLIP-L/14: `ViClip-InternVid-10M-FLT.pth`, or a copy as safetensors; or another one of its kind.
 
     R = cos(text, video), VBench's overall consistency: of eight equal parts of the video the middle frames,
     the last one again where there are fewer, cut to a square and normalised as CLIP's pictures are.
 
     Args:
         path: folder, the file itself or hub id; empty for the published weights. Sizes are those of the
-            weights, with heads of 64.
+            weights, with heads of 64. Another one is a folder whose config.json says model_type "viclip": a
+            transformers CLIPConfig with num_frames, weights in transformers' names, CLIP's tokenizer files.
         dtype: compute dtype of the towers; norms and dot products stay float32.
 
     Returns:
@@ -54,39 +57,54 @@ def load_viclip(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     """
     file = get_file(path or PUBLISHED, *FILES)
     state, source = read_state_dict(file), str(file)
-    config, num_frames = _read_sizes(state, source=source)
-    module, abstract = describe(source, lambda: make_viclip(config, num_frames, dtype=dtype), init_viclip)
-    params = fit_state_dict(_to_clip_names(state), abstract, source=source)
-    tokenizer = load_tokenizer(CLIP_VOCABULARY)
-    text = module.config.text_config
+    config_file, vocabulary = find_file(path, "config.json") if path else None, CLIP_VOCABULARY
+    if config_file is not None and read_json(config_file).get("model_type") == "viclip":
+        config, source = read_json(config_file), str(config_file)
+        vocabulary = find_tokenizer(path)
+    else:
+        config, state = _read_config(state, source=source), _to_clip_names(state)
+    module, abstract = describe(source, lambda: make_viclip(config, dtype=dtype), init_viclip)
+    params = fit_state_dict(state, abstract, source=str(file))
+    tokenizer, text = load_tokenizer(vocabulary), module.config.text_config
     if text.vocab_size != len(tokenizer):
-        raise WeightsError(f"weights file {source!r} has {text.vocab_size} tokens, expected {len(tokenizer)}")
+        raise WeightsError(
+            f"weights file {str(file)!r} has {text.vocab_size} tokens, expected {len(tokenizer)}"
+        )
     embed_prompts = embed_once(tokenizer, Clip(module, params), max_length=text.max_position_embeddings)
     return RewardModel(make_viclip_fn(module), {name: params[name] for name in IMAGE_TOWER}, embed_prompts)
 
 
-def make_viclip(config: Mapping[str, Any], num_frames: int, *, dtype: Any) -> ViCLIPModel:
-    """Build the dual encoder from open_clip's `model_cfg` and the number of frames of a clip."""
-    sizes = CLIPConfig.read(to_transformers_config(config, source="ViCLIP"))
-    return ViCLIPModel(sizes, dtype, num_frames=num_frames)
+def make_viclip(config: Mapping[str, Any], *, dtype: Any = jnp.float32) -> ViCLIPModel:
+    """Build the dual encoder from a transformers CLIPConfig with num_frames.
+
+    Raises:
+        ValueError: a field is not computed here: '[tower.]name=value: expected ...'.
+    """
+    count = read_fields({name: config[name] for name in _OWN if name in config}, _OWN)["num_frames"]
+    sizes = {name: value for name, value in config.items() if name not in (*_OWN, "model_type")}
+    return ViCLIPModel(CLIPConfig.read(sizes), dtype, num_frames=count)
 
 
 def make_viclip_fn(module: ViCLIPModel) -> RewardFn:
     """Compose the reward of videos; prompt inputs are text embeddings [B, D] float32."""
 
     def reward_fn(params: Params, videos: Array, prompt: Array) -> Array:
-        frames = videos[:, middle_frames(videos.shape[1], module.num_frames)]
-        flat = frames.reshape(-1, *frames.shape[2:])
-        pixels = normalise(crop_to_square_half_even(flat, module.config.vision_config.image_size))
-        clips = pixels.reshape(*frames.shape[:2], *pixels.shape[1:])
-        embeds = to_unit_length(module.apply({"params": params}, clips, method=module.project_images))
-        return jnp.sum(embeds * prompt, axis=-1)
+        return jnp.sum(embed_videos(module, params, videos) * prompt, axis=-1)
 
     return reward_fn
 
 
-def _read_sizes(state: StateDict, *, source: str) -> tuple[dict[str, Any], int]:
-    """Read off the weights open_clip's `model_cfg` and the number of frames of a clip."""
+def embed_videos(module: ViCLIPModel, params: Params, videos: Array) -> Array:
+    """Embed videos [B, T, H, W, 3] in [0, 1] on the unit sphere: [B, D] float32, differentiable in them."""
+    frames = videos[:, middle_frames(videos.shape[1], module.num_frames)]
+    flat = frames.reshape(-1, *frames.shape[2:])
+    pixels = normalise(crop_to_square_half_even(flat, module.config.vision_config.image_size))
+    clips = pixels.reshape(*frames.shape[:2], *pixels.shape[1:])
+    return to_unit_length(module.apply({"params": params}, clips, method=module.project_images))
+
+
+def _read_config(state: StateDict, *, source: str) -> dict[str, Any]:
+    """Read off the weights the config of `make_viclip`."""
     vision, text = "vision_encoder.", "text_encoder."
 
     def layers(tower: str) -> int:
@@ -120,7 +138,7 @@ def _read_sizes(state: StateDict, *, source: str) -> tuple[dict[str, Any], int]:
         "layers": layers(text),
     }
     sizes = {"embed_dim": embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg, "quick_gelu": True}
-    return sizes, num_frames
+    return to_transformers_config(sizes, source=source) | {"num_frames": num_frames}
 
 
 def _to_clip_names(state: StateDict) -> dict[str, np.ndarray]:
@@ -142,7 +160,8 @@ def _to_clip_names(state: StateDict) -> dict[str, np.ndarray]:
 
 def describe_viclip(*, dtype: Any) -> RewardModel:
     """Describe ViCLIP-L/14 as published by shapes alone, see `Reward.describe`."""
-    module = make_viclip(_PUBLISHED_CONFIG, _FRAMES, dtype=dtype)
+    config = to_transformers_config(_PUBLISHED_CONFIG, source="published") | {"num_frames": _FRAMES}
+    module = make_viclip(config, dtype=dtype)
     return describe_towers(module, init_viclip, make_viclip_fn(module))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from rats_jax.evaluation.reference import Reference
 from rats_jax.files import write_whole
 from rats_jax.report import run_table
+from rats_jax.rewards.judge import ACCURACY
 from rats_jax.texts import show
 from rats_jax.training import table
 from rats_jax.training.logbook import Logbook
@@ -109,7 +110,7 @@ def _score(
         chosen.prompts,
         lambda scores: program.experiment.objective.combine_fn(scores, state.rewards),
         heldout=config.heldout_reward,
-        accuracy=next((name for name, judge in config.monitor.items() if judge.kind == "detector"), ""),
+        accuracy=next((name for name, judge in config.monitor.items() if judge.kind in ACCURACY), ""),
         reference=reference,
     )
 

@@ -5,8 +5,8 @@ The frozen weights are not in them, and no key either: keys are folded from the 
 
 from __future__ import annotations
 
-import errno
 import contextlib
+import errno
 import functools
 import logging as standard_logging
 import math
@@ -71,7 +71,7 @@ def open_manager(
         save_decision_policy=managers.FixedIntervalPolicy(every),
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(
-            # Of folders that cannot be made Orbax tells nobody who waits for them: ten minutes, then a traceback.
+            # Who waits for a folder that Orbax cannot make waits ten minutes, and ends with a traceback.
             create_directories_asynchronously=False,
             post_finalization_callback=functools.partial(_seal, folder),
         ),
@@ -82,7 +82,7 @@ def open_manager(
             yield manager
     finally:
         # Where one part of a checkpoint fails, which the manager raises, Orbax leaves those that write the
-        # others: they end with a traceback if the process does first, and some raise when they are waited for.
+        # others: they end with a traceback if the process does first, and may raise when they are waited for.
         for thread in threading.enumerate():
             if type(thread).__module__.startswith("orbax.") and not thread.daemon:
                 with contextlib.suppress(Exception):

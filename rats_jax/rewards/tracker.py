@@ -1,0 +1,133 @@
+"""Accuracy of clips: whether a tracker sees the thing, the motion and the ground that the prompt names.
+
+It is no reward model and nothing to train on, as it has no gradient.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from rats_jax.errors import ConfigError
+from rats_jax.fields import listed
+from rats_jax.networks.tracker import Tracker
+from rats_jax.rewards.base import Reward
+from rats_jax.rewards.judge import NAME, load_judge
+from rats_jax.types import Array, Params, RewardFn, RewardModel
+
+MOTIONS = ("left", "right", "up", "down", "larger", "smaller")
+_OPEN = -1
+_WORDS = {name: listed((), NAME) for name in ("nouns", "motions", "colours")}
+
+# Shares of a frame's side from first to last frame: what moves goes so far at least, what does not goes no
+# farther; of the logarithm of the size likewise.
+_MOVES, _STAYS = 5 / 32, 3 / 32
+_GROWS, _KEEPS = 0.4, 0.35
+
+
+class Asked(NamedTuple):
+    """What prompts ask for, [B] int32 each.
+
+    Attributes:
+        things: place among the tracker's nouns.
+        motions: place in `MOTIONS`.
+        grounds: colour of the ground, -1 where it is open.
+    """
+
+    things: Any
+    motions: Any
+    grounds: Any
+
+
+def parse_prompts(prompts: list[str], nouns: list[str], motions: list[str], colours: list[str]) -> Asked:
+    """Read prompts such as 'a fish moves left', 'an owl grows on red'.
+
+    Args:
+        prompts: B texts.
+        nouns: names of things.
+        motions: what prompts call those of `MOTIONS`.
+        colours: of grounds.
+
+    Raises:
+        ConfigError: a prompt that is none of those.
+    """
+    thing, motion, ground = ("|".join(map(re.escape, names)) for names in (nouns, motions, colours))
+    form, rows = re.compile(f"an? ({thing}) ({motion})(?: on ({ground}))?"), []
+    for prompt in prompts:
+        match = form.fullmatch(prompt.strip().lower())
+        if match is None:
+            raise ConfigError(
+                f"prompt {prompt!r}: expected what the tracker knows, such as 'a {nouns[0]} {motions[0]}' or "
+                f"'a {nouns[-1]} {motions[-1]} on {colours[0]}'"
+            )
+        colour = _OPEN if match[3] is None else colours.index(match[3])
+        rows.append((nouns.index(match[1]), motions.index(match[2]), colour))
+    return Asked(*np.array(rows, np.int32).reshape(-1, 3).T)
+
+
+def make_accuracy_fn(tracker: Tracker) -> RewardFn:
+    """Make (weights, videos [B, T, H, W, 3] in [0, 1], Asked) -> [B] float32, 1 where all is right, else 0.
+
+    The thing must be seen in all frames but one; its way and growth are those of the straight lines that
+    fit its places and the logarithms of its sizes best.
+    """
+
+    def accuracy_fn(params: Params, videos: Array, prompt: Asked) -> Array:
+        batch, count = videos.shape[:2]
+        frames = jnp.clip(videos, 0.0, 1.0).reshape(-1, *videos.shape[2:])
+        seen: Any = tracker.apply({"params": params}, frames)
+        thing, ground, place = (part.reshape(batch, count, -1) for part in seen)
+        named = jnp.sum(jnp.argmax(thing, axis=-1) == prompt.things[:, None], axis=1) >= max(count - 1, 1)
+        colour = jnp.argmax(ground.mean(axis=1), axis=-1)
+        coloured = (prompt.grounds == _OPEN) | (colour == prompt.grounds)
+        return jnp.float32(named & coloured & (find_motion(place) == prompt.motions))
+
+    return accuracy_fn
+
+
+def find_motion(place: Array) -> Array:
+    """Name the motions of things: places [B, T, 3] as of `Sighting` -> [B] of `MOTIONS`, -1 for none."""
+    time = np.linspace(-0.5, 0.5, place.shape[1])
+    values = jnp.concatenate([place[..., :2], jnp.log(jnp.maximum(place[..., 2:], 1e-3))], axis=-1)
+    change = jnp.einsum("t,btd->bd", time / max(np.sum(time**2), 1e-6), values)
+    most = jnp.array([_MOVES, _MOVES, _GROWS])
+    least = jnp.array([_STAYS, _STAYS, _KEEPS])
+    is_still = jnp.abs(change) <= least
+    # Of row, column and size one changes, and the two others do not.
+    only = jnp.stack([jnp.all(jnp.delete(is_still, i, axis=1), axis=1) for i in range(3)], axis=1)
+    changes = (jnp.abs(change) >= most) & only
+    axis = jnp.argmax(changes, axis=1)
+    grows = jnp.take_along_axis(change, axis[:, None], axis=1)[:, 0] > 0
+    # By axis: what is less and what is more of it.
+    names = np.array([[MOTIONS.index(n) for n in pair] for pair in (("up", "down"), ("left", "right"))])
+    names = np.concatenate([names, [[MOTIONS.index("smaller"), MOTIONS.index("larger")]]])
+    return jnp.where(jnp.any(changes, axis=1), jnp.asarray(names)[axis, jnp.int32(grows)], -1)
+
+
+def load_tracker(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
+    """Load a tracker as a judge of what clips show.
+
+    Args:
+        path: folder with config.json and model.safetensors, the latter itself, or hub id; the config names
+            things, motions and colours.
+        dtype: not read: it computes in float32.
+
+    Returns:
+        The reward; 1 or 0, without a gradient.
+
+    Raises:
+        WeightsError: files are missing or do not fit.
+    """
+    del dtype
+    counts = {"nouns": "num_classes", "motions": len(MOTIONS), "colours": "num_grounds"}
+    tracker, words, params = load_judge(path, "tracker", Tracker, _WORDS, counts)
+    nouns, motions, colours = (list(words[name]) for name in _WORDS)
+    return RewardModel(
+        make_accuracy_fn(tracker), params, lambda prompts: parse_prompts(prompts, nouns, motions, colours)
+    )
+
+
+TRACKER = Reward(load_tracker, describe=None, differentiable=False, of_videos=True)
