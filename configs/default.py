@@ -79,6 +79,9 @@ def get_config() -> ConfigDict:
     # What the backward pass computes again instead of storing it: 'none' | 'matmuls' (all but the results of
     # matmuls and convolutions) | 'step' (all: the memory of one step, for about a third more compute).
     config.student.remat = "none"
+    # m of average <- m * average + (1 - m) * student, 0 to below 1: what sheets, table and exports draw with
+    # in place of the last weights; the training itself does not read it. 0 keeps none.
+    config.student.ema_decay = 0.0
 
     config.teacher = ConfigDict()
     # Sampling steps of the teacher, >= 1.

@@ -120,6 +120,13 @@ class TrainState:
     """Of the gap R_T - R_S that the gate reads."""
     rewards: dict[str, Moments]
     """Of each trained reward, teacher's and student's, by name; empty if they are not normalised."""
+    average: Params = flax.struct.field(default_factory=dict)
+    """The moving average of `student` that is drawn in its place; an empty tree if there is none."""
+
+    @property
+    def drawn(self) -> Params:
+        """What sheets, tables and exports draw with: the student's average, or itself."""
+        return self.average or self.student
 
 
 class DenoiseFn(Protocol):

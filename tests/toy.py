@@ -128,7 +128,7 @@ def make_toy_parts(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(No
         "reward_weight": 1.5,
         "shaping_weight": 0.8,
     }
-    steps = {"ema_decay": 1.0, "ema_every": 1, "accumulation_steps": 1}
+    steps = {"ema_decay": 1.0, "ema_every": 1, "average_decay": 0.0, "accumulation_steps": 1}
     steps |= {name: changes.pop(name) for name in list(changes) if name in steps}
     teacher_fns, student_fns = (
         Contestant(lambda base, trained: trained, rollout_fn(grid, scale))
@@ -156,7 +156,8 @@ def make_toy_parts(*, latent_shape=(2, 2, 3), batch_size=4, permutation=slice(No
     )
     gap = Moments(*(jnp.float32(x) for x in GAP))
     rewards = {name: Moments(*(jnp.float32(x) for x in row)) for name, row in moments.items()}
-    state = TrainState(jnp.int32(3), student, teacher, optimizer.init(student), gap, rewards)
+    average = jax.tree.map(lambda x: x + 1.0, student) if steps["average_decay"] else {}
+    state = TrainState(jnp.int32(3), student, teacher, optimizer.init(student), gap, rewards, average)
     return Toy(teach, update, state, frozen, batch)
 
 

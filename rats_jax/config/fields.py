@@ -117,6 +117,7 @@ RULES: Mapping[str, Rule] = {
     "student.timestep_spacing": _SPACING,
     "student.reward_gradient_steps": _COUNT,
     "student.unroll": _FLAG,
+    "student.ema_decay": _DECAY,
     "student.remat": _one_of("none", "matmuls", "step"),
     "teacher.num_steps": _COUNT,
     "teacher.guidance_scale": _GUIDANCE,

@@ -131,6 +131,7 @@ def make_update_fn(
     moments_decay: float,
     ema_decay: float,
     ema_every: int,
+    average_decay: float,
     accumulation_steps: int,
 ) -> TargetsUpdateFn:
     """Compose one update from a loss and the teacher's targets.
@@ -142,6 +143,7 @@ def make_update_fn(
         moments_decay: of the running moments of the gap and of the rewards.
         ema_decay: m in theta_T <- m theta_T + (1 - m) theta_S; 1 freezes the teacher.
         ema_every: updates between two such steps.
+        average_decay: m of the student's own average, which nothing trains against; 0 keeps none.
         accumulation_steps: parts that the batch is cut into and passed through one after another.
 
     Returns:
@@ -164,6 +166,9 @@ def make_update_fn(
             moved = optax.incremental_update(student, teacher, 1.0 - ema_decay)
             moves = (state.step + 1) % ema_every == 0
             teacher = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, teacher)
+        average = state.average
+        if average_decay:
+            average = optax.incremental_update(student, average, 1.0 - average_decay)
         gap = update_moments(state.gap, samples["gate/gap"].reshape(-1), decay=moments_decay)
         scores = {
             who: {name: samples[f"reward/{who}/{name}"].reshape(-1) for name in state.rewards}
@@ -172,7 +177,7 @@ def make_update_fn(
         rewards = follow(state.rewards, scores, decay=moments_decay)
         metrics = {name: jnp.mean(value, dtype=jnp.float32) for name, value in samples.items()}
         metrics["grad/norm"] = optax.global_norm(grads)
-        return TrainState(state.step + 1, student, teacher, opt_state, gap, rewards), metrics
+        return TrainState(state.step + 1, student, teacher, opt_state, gap, rewards, average), metrics
 
     return update
 

@@ -38,7 +38,7 @@ _SETTINGS = {
 }
 _READ = (
     *("pretrained", "student.num_steps", "student.guidance_scale", "student.timestep_spacing", "sampler"),
-    *("seed", "lora.rank", "lora.alpha", "lora.targets", *OPTIONS),
+    *("student.ema_decay", "seed", "lora.rank", "lora.alpha", "lora.targets", *OPTIONS),
 )
 """Fields of a run's config that drawing needs."""
 
@@ -117,7 +117,8 @@ def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) ->
     like = pipeline.network
     if lora:
         like = init_adapters(like, targets=config.lora.targets, rank=config.lora.rank, seed=config.seed)
-    step, student = checkpoint.restore_student(folder / "checkpoints", like, step=step)
+    averaged = config.student.ema_decay > 0
+    step, student = checkpoint.restore_student(folder / "checkpoints", like, step=step, averaged=averaged)
     _expect_finite(student, workdir, step)
     network = student
     if lora:

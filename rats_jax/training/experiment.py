@@ -64,6 +64,7 @@ class Experiment:
     student: Contestant
     untrained_guided: Contestant
     teacher_moves: bool
+    is_averaged: bool
     fns: FrozenFns
     objective: Objective
     normalised: bool
@@ -76,7 +77,7 @@ class Experiment:
     guided_nfe: int
 
     def init_state(self, student: Params) -> TrainState:
-        """Start from `student`, with a moving teacher of its own buffers; traceable."""
+        """Start from `student`, with a moving teacher and an average of their own buffers; traceable."""
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             student=student,
@@ -84,6 +85,7 @@ class Experiment:
             opt_state=self.optimizer.init(student),
             gap=init_moments(),
             rewards={name: init_moments() for name in self.rewards} if self.normalised else {},
+            average=jax.tree.map(jnp.copy, student) if self.is_averaged else {},
         )
 
     def abstract_state(self) -> TrainState:

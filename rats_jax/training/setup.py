@@ -107,6 +107,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         moments_decay=config.gate.std_decay,
         ema_decay=config.teacher.ema_decay,
         ema_every=config.teacher.ema_every,
+        average_decay=config.student.ema_decay,
         **steps,
     )
     return Experiment(
@@ -121,6 +122,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         student=student,
         untrained_guided=untrained_guided,
         teacher_moves=config.teacher.ema_decay < 1,
+        is_averaged=config.student.ema_decay > 0,
         fns=fns,
         objective=objective,
         normalised=config.normalise_rewards,

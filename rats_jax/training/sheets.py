@@ -45,7 +45,7 @@ class Sheets:
         rows = dict(self._fixed)
         if "teacher" not in rows:
             rows["teacher"] = self._render("teacher", state.teacher)
-        rows["student"] = self._render("student", state.student)
+        rows["student"] = self._render("student", state.drawn)
         combine_fn = self._experiment.objective.combine_fn
         rewards = {name: np.asarray(combine_fn(rows[name].scores, state.rewards)) for name in _ORDER}
         images = {name: rows[name].images[: self._count] for name in _ORDER}
@@ -54,7 +54,7 @@ class Sheets:
         record = {f"reward/{name}": float(np.mean(rewards[name])) for name in _ORDER}
         for who in ("student", "teacher"):
             record |= {f"{name}/{who}": value for name, value in self._measure(rows[who]).items()}
-        return sheet, record | {"guard/diversity/student": self._measure_diversity(state.student)}
+        return sheet, record | {"guard/diversity/student": self._measure_diversity(state.drawn)}
 
     @functools.cached_property
     def _fixed(self) -> dict[str, Pictures]:

@@ -96,7 +96,7 @@ def _score(
         "teacher": (render_fns["teacher"], untrained.teacher),
         "untrained": (render_fns["student"], untrained.student),
         "untrained_cfg": (render_fns["untrained_cfg"], untrained.student),
-        "student": (render_fns["student"], state.student),
+        "student": (render_fns["student"], state.drawn),
     }
     one_guidance = config.student.guidance_scale == config.teacher.guidance_scale
     pictures: dict[str, Pictures] = {}

@@ -6,6 +6,7 @@ The frozen weights are not in them, and no key either: keys are folded from the 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import logging as standard_logging
@@ -170,9 +171,10 @@ def restore(
     Raises:
         ConfigError: there are some, and none can be read.
     """
-    placed = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+    wanted = _without_empty(abstract_state)
+    placed = ocp.checkpoint_utils.construct_restore_args(wanted)
     arguments = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(abstract_state, restore_args=placed), prompts=ocp.args.JsonRestore()
+        state=ocp.args.PyTreeRestore(wanted, restore_args=placed), prompts=ocp.args.JsonRestore()
     )
     folder, steps = epath.Path(manager.directory), manager.all_steps()
     if not steps:
@@ -185,7 +187,21 @@ def restore(
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are moved aside")
         manager.reload()
-    return restored["state"], restored["prompts"]
+    state = restored["state"]
+    if wanted is not abstract_state:
+        state = abstract_state.replace(**state)
+    return state, restored["prompts"]
+
+
+def _without_empty(state: Any) -> Any:
+    """Leave out of a dataclass what it may lack and does not have: checkpoints of before lack it, too."""
+    if not dataclasses.is_dataclass(state):
+        return state
+    return {
+        field.name: getattr(state, field.name)
+        for field in dataclasses.fields(state)
+        if field.default_factory is dataclasses.MISSING or jax.tree.leaves(getattr(state, field.name))
+    }
 
 
 def _read_newest(
@@ -263,13 +279,16 @@ def count_bytes(state: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
-def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -> tuple[int, Any]:
+def restore_student(
+    directory: epath.PathLike, like: Any, *, step: int | None, averaged: bool = False
+) -> tuple[int, Any]:
     """Read the student of a run, and nothing else of its state.
 
     Args:
         directory: folder of the checkpoints, left as it is.
         like: a pytree of the same structure and shapes.
         step: of the checkpoint; None is the newest that is whole.
+        averaged: whether its moving average is read in its place.
 
     Returns:
         (step, student), the latter float32 NumPy arrays.
@@ -283,7 +302,8 @@ def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -
         raise ConfigError(f"workdir={str(folder.parent)!r}: expected a run with checkpoints, it has none")
     if step is not None and step not in steps:
         raise ConfigError(f"step={step}: expected one of the checkpoints {', '.join(map(str, steps))}")
-    item = {"student": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32), like)}
+    name = "average" if averaged else "student"
+    item = {name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32), like)}
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     part = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
@@ -296,7 +316,7 @@ def restore_student(directory: epath.PathLike, like: Any, *, step: int | None) -
         logging.warning(
             "the checkpoint of update %d is damaged (%s): that of %d is read", newer, damage, chosen
         )
-    return chosen, content["student"]
+    return chosen, content[name]
 
 
 def _rank(metrics: Any) -> float:
@@ -315,7 +335,9 @@ def _save(
     if force or manager.should_save(step):
         manager.wait_until_finished()  # what the last one replaces is gone then
         _expect_room(manager, state)
-    arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), prompts=ocp.args.JsonSave(prompt_state))
+    arguments = ocp.args.Composite(
+        state=ocp.args.PyTreeSave(_without_empty(state)), prompts=ocp.args.JsonSave(prompt_state)
+    )
     return manager.save(step, args=arguments, metrics={"rank": rank}, force=force)
 
 

@@ -39,6 +39,7 @@ _ADDED = {
     "heldout_prompts": "",
     "loggers": ("tensorboard",),
     "gate": {"gap": "sample"},
+    "student": {"ema_decay": 0.0},
 }
 """Fields that came later, with what the runs before them did."""
 

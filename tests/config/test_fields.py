@@ -82,6 +82,7 @@ BAD = [
     ("teacher.num_steps", 0, ">= 1"),
     ("teacher.guidance_scale", float("nan"), ">= 1"),
     ("teacher.timestep_spacing", "karras", "'trailing'"),
+    ("student.ema_decay", 1.0, "from 0 to below 1"),
     ("teacher.ema_decay", 1.5, "from 0 to 1"),
     ("teacher.ema_decay", 0.99, "teacher.mixed_guidance_reason"),
     ("teacher.mixed_guidance_reason", None, "a text"),

@@ -52,6 +52,16 @@ def test_a_moving_teacher_can_stand_still_between_its_steps():
     chex.assert_trees_all_close(second.teacher, expected, rtol=1e-6)
 
 
+def test_an_average_of_the_student_is_drawn_and_changes_nothing_else():
+    plain, metrics = run()
+    new, same = run(average_decay=0.75)
+    chex.assert_trees_all_equal((new.replace(average={}), same), (plain, metrics))
+    before = make_toy(average_decay=0.75)[1].average
+    expected = jax.tree.map(lambda a, s: 0.75 * a + 0.25 * s, before, new.student)
+    chex.assert_trees_all_close(new.average, expected, rtol=1e-6)
+    assert new.drawn is new.average and plain.drawn is plain.student
+
+
 @pytest.mark.parametrize("accumulation_steps", [2, 4])
 def test_accumulation_changes_nothing_but_the_memory(accumulation_steps):
     changes = {"batch_size": 8, "ema_decay": 0.75}

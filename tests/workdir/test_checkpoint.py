@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from rats_jax.errors import ConfigError
@@ -100,6 +101,26 @@ def test_restored_is_bit_for_bit_what_was_saved_and_lies_where_it_lay(run, tmp_p
     assert state.student["kernel"].sharding == run.state.student["kernel"].sharding
     assert len(state.student["kernel"].sharding.device_set) == 8
     assert not state.student["kernel"].sharding.is_fully_replicated
+
+
+def test_an_average_is_restored_and_read_in_place_of_the_student(run, tmp_path):
+    state, abstract = (s.replace(average=s.teacher) for s in (run.state, run.abstract))
+    with open_manager(tmp_path, keep=2, every=1) as manager:
+        assert save(manager, 3, state, {})
+    with open_manager(tmp_path, keep=2, every=1) as manager:
+        restored, _ = restore(manager, abstract)
+    chex.assert_trees_all_equal_structs(restored, state)
+    chex.assert_trees_all_equal(bits(restored), bits(state))
+    _, average = restore_student(tmp_path, run.abstract.student, step=None, averaged=True)
+    chex.assert_trees_all_equal(bits(average), bits(state.average))
+
+
+def test_a_state_without_an_average_is_stored_as_before_there_were_any(run, tmp_path):
+    with open_manager(tmp_path, keep=2, every=1) as manager:
+        assert save(manager, 3, run.state, {})
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        stored = checkpointer.metadata(tmp_path / "3" / "state").item_metadata.tree
+    assert set(stored) == {"step", "student", "teacher", "opt_state", "gap", "rewards"}
 
 
 def test_nothing_to_restore(run, tmp_path):
