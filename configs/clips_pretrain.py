@@ -58,18 +58,19 @@ def get_config() -> ml_collections.ConfigDict:
     )
 
     config.vae = ml_collections.ConfigDict(
-        {"num_updates": 2500, "batch_size": 4, "learning_rate": 3e-3, "ema_decay": 0.998, "kl_weight": 1e-4}
+        {"num_updates": 3000, "batch_size": 8, "learning_rate": 3e-3, "ema_decay": 0.998, "kl_weight": 1e-4}
     )
+    config.vae.num_frames = 5  # of each clip: as far back as a latent reads
     config.vae_model = ml_collections.ConfigDict(
         {
             "base_dim": 8,
-            "z_dim": 8,
-            "dim_mult": (1, 2, 4),
+            "z_dim": 4,
+            "dim_mult": (1, 2),
             "num_res_blocks": 1,
             "attn_scales": (),
-            "temperal_downsample": (True, True),
-            "scale_factor_temporal": 4,
-            "scale_factor_spatial": 4,
+            "temperal_downsample": (True,),
+            "scale_factor_temporal": 2,
+            "scale_factor_spatial": 2,
         }
     )
 
@@ -85,11 +86,11 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.transformer_model = ml_collections.ConfigDict(
         {
-            "patch_size": (1, 2, 2),
+            "patch_size": (1, 4, 4),
             "num_attention_heads": 4,
             "attention_head_dim": 32,
-            "in_channels": 8,
-            "out_channels": 8,
+            "in_channels": 4,
+            "out_channels": 4,
             "text_dim": 96,
             "freq_dim": 64,
             "ffn_dim": 384,

@@ -29,12 +29,11 @@ from rats_jax.pretraining.dual_encoder import Drawn, DualEncoder
 from rats_jax.pretraining.flow import train_flow
 from rats_jax.pretraining.flow_wan import PARTS, make_flow, make_networks
 from rats_jax.pretraining.scenes import COLOURS, IMAGE_SIZE, NOTHING, Noun, choose_grounds, load_graphics
-from rats_jax.pretraining.sheet import draw_samples, make_drawer
+from rats_jax.pretraining.sheet import make_drawer, write_samples
 from rats_jax.pretraining.stage import Form, is_done, train_reward, training_state
 from rats_jax.pretraining.tokenizer import write_t5_tokenizer
 from rats_jax.pretraining.tracker import Frames, train_tracker
 from rats_jax.pretraining.vae import channel_moments, encode, train_vae
-from rats_jax.report.figures import save_picture
 from rats_jax.rewards.tracker import load_tracker
 from rats_jax.rewards.viclip import embed_videos, init_viclip, load_viclip, make_viclip
 from rats_jax.types import Array, Key, Params
@@ -99,11 +98,15 @@ def vae_stage(config: Any, workdir: Path) -> None:
     vae, data = _make_vae(model), _data(config, every=True)
 
     def draw(data: Any, keys: Key, batch_size: int) -> Array:
-        return _draw_clips(data, keys, batch_size)[0]
+        """Draw a part of each clip: of whole ones a batch of half the size would cost as much."""
+        clips = _draw_clips(data, keys, batch_size)[0]
+        count = config.vae.num_frames
+        starts = jax.random.randint(jax.random.fold_in(keys[0], 1), (batch_size,), 0, NUM_FRAMES - count + 1)
+        return jax.vmap(lambda clip, start: jax.lax.dynamic_slice_in_dim(clip, start, count))(clips, starts)
 
     with training_state(folder) as file:
         params = train_vae(data, draw, vae, config.vae, seed=config.seed, state_file=file)
-        clips = draw(data, jax.random.split(jax.random.key(config.seed + 2)), 256)
+        clips = _draw_clips(data, jax.random.split(jax.random.key(config.seed + 2)), 256)[0]
         moments = channel_moments(vae, params, clips)
         write_model(folder, {"_class_name": "AutoencoderKLWan"} | model | moments, params, VAE_WEIGHTS)
 
@@ -238,9 +241,7 @@ def check_stage(config: Any, workdir: Path) -> None:
 
 def samples_stage(config: Any, workdir: Path) -> None:
     """Draw what the pipeline makes of some prompts: samples.png."""
-    pipeline = load_pipeline(workdir / "pipeline", options=_SIZE)
-    prompts = read_prompts(workdir / "prompts.txt")
-    save_picture(draw_samples(pipeline, prompts, config.samples, seed=config.seed), workdir / "samples.png")
+    write_samples(config, workdir, _SIZE)
 
 
 STAGES: Mapping[str, Callable[[Any, Path], None]] = {

@@ -7,6 +7,7 @@ the same key with a larger severity is the same damage, only stronger.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -182,3 +183,26 @@ def spoil(key: Key, corruptions: Mapping[str, Corruption], images: Array, severi
         strict=True,
     )
     return jnp.concatenate([corrupt(k, x, s) for k, corrupt, x, s in groups])
+
+
+def blend_and_spoil(keys: Key, images: Array, training: Any) -> tuple[Array, Array]:
+    """Blend some pictures with others of the batch and spoil half of all, for a judge to learn from.
+
+    Args:
+        keys: [4] typed keys.
+        images: [B, H, W, 3] in [0, 1].
+        training: blends (their share), corruptions (names, their number divides B), max_severity.
+
+    Returns:
+        The pictures, and which of them are blends, [B] bool: the first ones.
+    """
+    key_spoil, key_half, key_severity, key_share = keys
+    batch = images.shape[0]
+    is_blend = jnp.arange(batch) < round(training.blends * batch)
+    share = jax.random.uniform(key_share, (batch, 1, 1, 1), minval=0.35, maxval=0.65)
+    blends = images + share * (jnp.roll(images, 1, axis=0) - images)
+    images = jnp.where(is_blend[:, None, None, None], blends, images)
+    severity = jax.random.uniform(key_severity, (batch,), maxval=training.max_severity)
+    corruptions = {name: CORRUPTIONS[name] for name in training.corruptions}
+    spoilt = spoil(key_spoil, corruptions, images, severity)
+    return jnp.where(jax.random.bernoulli(key_half, 0.5, (batch, 1, 1, 1)), spoilt, images), is_blend

@@ -10,15 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax.data.prompts import read_prompts
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
-from rats_jax.pipelines.open import load_pipeline
 from rats_jax.pretraining.augment import flip_and_shift
 from rats_jax.pretraining.check import score_spoilt
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
 from rats_jax.pretraining.dual_encoder import Drawn
 from rats_jax.pretraining.emoji import Emoji, load_emoji
-from rats_jax.pretraining.sheet import draw_samples
+from rats_jax.pretraining.sheet import write_samples
 from rats_jax.pretraining.stage import (
     find_corruptions,
     is_done,
@@ -30,7 +28,6 @@ from rats_jax.pretraining.stage import (
 from rats_jax.pretraining.text_to_image import shifted_latents, train_text_to_image
 from rats_jax.pretraining.tokenizer import write_tokenizer
 from rats_jax.pretraining.vae import scaling_factor, train_vae
-from rats_jax.report.figures import save_picture
 from rats_jax.rewards.pickscore import load_pickscore
 from rats_jax.types import Array, Key
 from rats_jax.weights.folder import (
@@ -114,9 +111,7 @@ def prompts_stage(config: Any, workdir: Path) -> None:
 
 def samples_stage(config: Any, workdir: Path) -> None:
     """Draw what the pipeline makes of some prompts: samples.png."""
-    pipeline = load_pipeline(workdir / "pipeline")
-    prompts = read_prompts(workdir / "prompts.txt")
-    save_picture(draw_samples(pipeline, prompts, config.samples, seed=config.seed), workdir / "samples.png")
+    write_samples(config, workdir)
 
 
 def check_stage(config: Any, workdir: Path) -> None:

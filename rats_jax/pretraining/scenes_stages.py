@@ -39,7 +39,7 @@ from rats_jax.pretraining.scenes import (
     sampling_weights,
     vary,
 )
-from rats_jax.pretraining.sheet import draw_samples, make_drawer
+from rats_jax.pretraining.sheet import make_drawer, write_samples
 from rats_jax.pretraining.stage import (
     find_corruptions,
     is_done,
@@ -50,7 +50,6 @@ from rats_jax.pretraining.stage import (
 )
 from rats_jax.pretraining.tokenizer import write_t5_tokenizer, write_tokenizer
 from rats_jax.pretraining.vae import encode, scaling_factor, train_vae
-from rats_jax.report.figures import save_picture
 from rats_jax.rewards.detector import load_detector
 from rats_jax.rewards.pickscore import load_pickscore
 from rats_jax.types import Array, Key, Params
@@ -279,9 +278,7 @@ def check_stage(config: Any, workdir: Path) -> None:
 
 def samples_stage(config: Any, workdir: Path) -> None:
     """Draw what the pipeline makes of some prompts: samples.png."""
-    pipeline = load_pipeline(workdir / "pipeline", options=_SIZE)
-    prompts = read_prompts(workdir / "prompts.txt")
-    save_picture(draw_samples(pipeline, prompts, config.samples, seed=config.seed), workdir / "samples.png")
+    write_samples(config, workdir, _SIZE)
 
 
 STAGES: Mapping[str, Callable[[Any, Path], None]] = {

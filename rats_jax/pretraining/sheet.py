@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from rats_jax.data.prompts import read_prompts
 from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import ddim_step
-from rats_jax.pipelines.base import Pipeline
-from rats_jax.report.figures import draw_grid
+from rats_jax.pipelines.base import OWN, Options, Pipeline
+from rats_jax.pipelines.open import load_pipeline
+from rats_jax.report.figures import draw_grid, save_picture
 
 
 def make_drawer(
@@ -50,6 +53,13 @@ def make_drawer(
         return np.asarray(images)
 
     return draw_prompts
+
+
+def write_samples(config: Any, workdir: Path, options: Options = OWN) -> None:
+    """Draw what a work directory's pipeline makes of some of its prompts: samples.png."""
+    pipeline = load_pipeline(workdir / "pipeline", options=options)
+    prompts = read_prompts(workdir / "prompts.txt")
+    save_picture(draw_samples(pipeline, prompts, config.samples, seed=config.seed), workdir / "samples.png")
 
 
 def draw_samples(pipeline: Pipeline, prompts: list[str], settings: Any, *, seed: int) -> Image.Image:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from rats_jax.networks.tracker import Tracker
-from rats_jax.pretraining.corrupt import CORRUPTIONS, spoil
+from rats_jax.pretraining.corrupt import blend_and_spoil
 from rats_jax.pretraining.fit import fit_as
 from rats_jax.types import Array, Key, Params
 
@@ -48,8 +48,7 @@ def train_tracker(
         data: what `draw_fn` draws from, kept on the device.
         draw_fn: (data, key, B) -> a batch.
         config: of the `Tracker`.
-        training: num_updates, batch_size, learning_rate, ema_decay, blends (their share), corruptions (names,
-            their number divides the batch; half of the frames have none), max_severity.
+        training: num_updates, batch_size, learning_rate, ema_decay, and as of `blend_and_spoil`.
         seed: of initialisation and draws.
         state_file: see `fit`.
 
@@ -58,20 +57,12 @@ def train_tracker(
     """
     tracker = Tracker.from_config(config)
     params = jax.jit(tracker.init_params)(jax.random.key(seed))
-    corruptions = {name: CORRUPTIONS[name] for name in training.corruptions}
 
     def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
-        key_frames, key_spoil, key_half, key_severity, key_share = jax.random.split(key, 5)
-        drawn = draw_fn(data, key_frames, training.batch_size)
-        images, batch = drawn.images, training.batch_size
-        is_blend = jnp.arange(batch) < round(training.blends * batch)
-        share = jax.random.uniform(key_share, (batch, 1, 1, 1), minval=0.35, maxval=0.65)
-        blends = images + share * (jnp.roll(images, 1, axis=0) - images)
-        images = jnp.where(is_blend[:, None, None, None], blends, images)
+        keys = jax.random.split(key, 5)
+        drawn = draw_fn(data, keys[0], training.batch_size)
+        images, is_blend = blend_and_spoil(keys[1:], drawn.images, training)
         things = jnp.where(is_blend, tracker.num_classes, drawn.things)
-        severity = jax.random.uniform(key_severity, (batch,), maxval=training.max_severity)
-        spoilt = spoil(key_spoil, corruptions, images, severity)
-        images = jnp.where(jax.random.bernoulli(key_half, 0.5, (batch, 1, 1, 1)), spoilt, images)
         seen: Any = tracker.apply({"params": params}, images)
         entropy = optax.softmax_cross_entropy_with_integer_labels
         of_ground = jnp.where(is_blend, 0.0, entropy(seen.ground, drawn.grounds))

@@ -36,8 +36,7 @@ def small_config():
         config[name].update({"num_updates": num_updates, "batch_size": 2})
     config.judge.corruptions = ("noise", "mix")
     config.judge_model.update({"num_classes": 3, "channels": (8, 16)})
-    config.vae_model.update({"base_dim": 4, "z_dim": 4, "dim_mult": (1, 1), "temperal_downsample": (True,)})
-    config.vae_model.update({"scale_factor_temporal": 2, "scale_factor_spatial": 2})
+    config.vae_model.update({"base_dim": 4, "z_dim": 4, "dim_mult": (1, 1)})
     heads = {"num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 1, "ffn_dim": 16}
     config.transformer_model.update(heads | {"in_channels": 4, "out_channels": 4, "text_dim": 16})
     config.text_encoder_model.update({"d_model": 16, "d_kv": 8, "d_ff": 16, "num_heads": 2})
