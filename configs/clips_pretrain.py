@@ -58,12 +58,11 @@ def get_config() -> ml_collections.ConfigDict:
     )
 
     config.vae = ml_collections.ConfigDict(
-        {"num_updates": 3000, "batch_size": 8, "learning_rate": 3e-3, "ema_decay": 0.998, "kl_weight": 1e-4}
+        {"num_updates": 6000, "batch_size": 8, "learning_rate": 3e-3, "ema_decay": 0.998, "kl_weight": 1e-4}
     )
-    config.vae.num_frames = 5  # of each clip: as far back as a latent reads
     config.vae_model = ml_collections.ConfigDict(
         {
-            "base_dim": 8,
+            "base_dim": 16,
             "z_dim": 4,
             "dim_mult": (1, 2),
             "num_res_blocks": 1,

@@ -1,4 +1,4 @@
-"""Augmentations of batches of pictures or videos in [0, 1], jitted with the loss that uses them."""
+"""Augmentations of image batches [B, H, W, 3] in [0, 1], jitted with the loss that uses them."""
 
 from __future__ import annotations
 
@@ -38,18 +38,17 @@ def jitter_colours(key: Key, images: Array) -> Array:
 
     Args:
         key: typed key.
-        images: [B, H, W, 3] in [0, 1], or videos [B, T, H, W, 3], of which all frames are treated alike.
+        images: [B, H, W, 3] in [0, 1].
 
     Returns:
-        The same shape, in [0, 1].
+        [B, H, W, 3] in [0, 1].
     """
     batch = images.shape[0]
-    each = (batch, *(1,) * (images.ndim - 1))
     key_roll, key_use, key_scale, key_contrast = jax.random.split(key, 4)
     rolled = jax.vmap(lambda x, n: jnp.roll(x, n, axis=-1))(
         images, jax.random.randint(key_roll, (batch,), 1, 3)
     )
-    images = jnp.where(jax.random.bernoulli(key_use, 0.25, each), rolled, images)
-    scale = jax.random.uniform(key_scale, each, minval=0.4, maxval=1.0)
+    images = jnp.where(jax.random.bernoulli(key_use, 0.25, (batch, 1, 1, 1)), rolled, images)
+    scale = jax.random.uniform(key_scale, (batch, 1, 1, 1), minval=0.4, maxval=1.0)
     faded = 0.5 + scale * (images - 0.5)
-    return jnp.where(jax.random.bernoulli(key_contrast, 0.25, each), faded, images)
+    return jnp.where(jax.random.bernoulli(key_contrast, 0.25, (batch, 1, 1, 1)), faded, images)

@@ -98,15 +98,13 @@ def vae_stage(config: Any, workdir: Path) -> None:
     vae, data = _make_vae(model), _data(config, every=True)
 
     def draw(data: Any, keys: Key, batch_size: int) -> Array:
-        """Draw a part of each clip: of whole ones a batch of half the size would cost as much."""
-        clips = _draw_clips(data, keys, batch_size)[0]
-        count = config.vae.num_frames
-        starts = jax.random.randint(jax.random.fold_in(keys[0], 1), (batch_size,), 0, NUM_FRAMES - count + 1)
-        return jax.vmap(lambda clip, start: jax.lax.dynamic_slice_in_dim(clip, start, count))(clips, starts)
+        # Whole ones: trained on parts of five frames, the autoencoder breaks the frames behind them.
+        return _draw_clips(data, keys, batch_size)[0]
 
     with training_state(folder) as file:
-        params = train_vae(data, draw, vae, config.vae, seed=config.seed, state_file=file)
-        clips = _draw_clips(data, jax.random.split(jax.random.key(config.seed + 2)), 256)[0]
+        as_they_are = {"augment_fn": lambda key, clips: clips}
+        params = train_vae(data, draw, vae, config.vae, seed=config.seed, state_file=file, **as_they_are)
+        clips = draw(data, jax.random.split(jax.random.key(config.seed + 2)), 256)
         moments = channel_moments(vae, params, clips)
         write_model(folder, {"_class_name": "AutoencoderKLWan"} | model | moments, params, VAE_WEIGHTS)
 

@@ -39,6 +39,7 @@ def train_vae(
     *,
     seed: int,
     state_file: Path | None = None,
+    augment_fn: Callable[[Key, Array], Array] = jitter_colours,
 ) -> Params:
     """Train on L1 + L2 reconstruction with a small KL term.
 
@@ -49,6 +50,7 @@ def train_vae(
         training: num_updates, batch_size, learning_rate, ema_decay, kl_weight.
         seed: of initialisation and draws.
         state_file: see `fit`.
+        augment_fn: (key, what was drawn) -> what is learned from.
 
     Returns:
         Averaged weights.
@@ -57,7 +59,7 @@ def train_vae(
 
     def loss_fn(params: Params, data: Any, key: Key) -> tuple[Array, dict[str, Array]]:
         keys = jax.random.split(key, 4)
-        batch = jitter_colours(keys[2], draw_fn(data, keys[:2], training.batch_size))
+        batch = augment_fn(keys[2], draw_fn(data, keys[:2], training.batch_size))
         mean, logvar = encode(vae, params, batch)
         latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(keys[3], mean.shape)
         error = 2.0 * (decode(vae, params, latents) - batch)  # in [-1, 1], the networks' own range
