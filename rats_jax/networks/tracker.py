@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rats_jax.fields import MOST_PIXELS, Field, integer, listed, read_fields
-from rats_jax.networks.abstract import Network
-from rats_jax.networks.detector import residual_features
+from rats_jax.fields import MOST_PIXELS, Field, integer, listed
 from rats_jax.networks.layers import Conv
-from rats_jax.types import Array, Key, Params
+from rats_jax.networks.residual import ResidualNetwork
+from rats_jax.types import Array
 
 FIELDS: Mapping[str, Field] = {
     "image_size": integer(32, most=MOST_PIXELS),
@@ -37,38 +36,15 @@ class Sighting(NamedTuple):
     place: Array
 
 
-class Tracker(Network):
-    """Residual blocks, each half as large as the one before; the centre is where a map of them weighs.
+class Tracker(ResidualNetwork):
+    """Heads on a residual network; the centre is where a map of its features weighs."""
 
-    Attributes:
-        image_size: of height and width.
-        num_classes: of things.
-        num_grounds: of colours of the ground.
-        channels: of the blocks.
-    """
-
-    image_size: int
-    num_classes: int
-    num_grounds: int
-    channels: tuple[int, ...]
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Tracker:
-        """Build it from its config.json.
-
-        Raises:
-            ValueError: a field is not computed here: 'name=value: expected ...'.
-        """
-        return cls(**read_fields(config, FIELDS))
-
-    def init_params(self, key: Key) -> Params:
-        """Draw float32 weights."""
-        return self.init(key, jnp.zeros((1, self.image_size, self.image_size, 3)))["params"]
+    fields = FIELDS
 
     @nn.compact
     def __call__(self, frames: Array) -> Sighting:
         """Look at frames [B, H, W, 3] in [0, 1], each by itself."""
-        features = residual_features(2.0 * frames - 1.0, self.channels)
+        features = self.look(frames)
         heat = Conv(1, name="heat")(features)[..., 0]
         shares = jax.nn.softmax(heat.reshape(heat.shape[0], -1)).reshape(heat.shape)
         centres = [(jnp.arange(side) + 0.5) / side for side in heat.shape[1:]]

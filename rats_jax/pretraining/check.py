@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +12,33 @@ import numpy as np
 
 from rats_jax.pretraining.corrupt import Corruption
 from rats_jax.types import Array, RewardModel
+from rats_jax.weights.folder import write_json
 from rats_jax.weights.stored import read_all
 
 _ATTACK_STEPS, _ATTACK_STEP = 20, 2 / 255
+
+
+def read_weights(rewards: Mapping[str, RewardModel]) -> dict[str, RewardModel]:
+    """Read the weights of rewards from their files, once for all that they will score."""
+    return {name: reward._replace(params=read_all(reward.params)) for name, reward in rewards.items()}
+
+
+def mean_scores(
+    rewards: Mapping[str, RewardModel], results: Array | np.ndarray, prompts: list[str]
+) -> dict[str, float]:
+    """Score pictures or videos with each of some rewards, whose weights are read, and average them."""
+    return {
+        name: float(np.mean(jax.jit(reward.reward_fn)(reward.params, results, reward.prepare(prompts))))
+        for name, reward in rewards.items()
+    }
+
+
+def write_check(table: Mapping[str, Mapping[str, float]], file: Path) -> None:
+    """Write a table of scores by condition as JSON, and print it."""
+    write_json(file, dict(table))
+    width = max(map(len, table)) + 2
+    for title, row in table.items():
+        print(f"{title:<{width}}" + "".join(f"{name:>18} {value:7.3f}" for name, value in row.items()))
 
 
 def score_spoilt(
@@ -41,7 +66,7 @@ def score_spoilt(
     Returns:
         {condition: {reward: mean cosine}}, 'clean' first.
     """
-    rewards = {name: reward._replace(params=read_all(reward.params)) for name, reward in rewards.items()}
+    rewards = read_weights(rewards)
     pictures, severities = jnp.asarray(images), jnp.full(len(images), severity)
     right = {name: reward.prepare(list(captions)) for name, reward in rewards.items()}
     wrong = jax.tree.map(lambda x: np.roll(x, 1, axis=0), right)

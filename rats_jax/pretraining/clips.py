@@ -15,19 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.pretraining.scenes import COLOURS, IMAGE_SIZE, NOTHING, Noun, shade, with_article
+from rats_jax.rewards import tracker
 from rats_jax.types import Array, Key
 
 NUM_FRAMES = 9
 
-MOTIONS: Mapping[str, str] = {
-    "left": "moves left",
-    "right": "moves right",
-    "up": "moves up",
-    "down": "moves down",
-    "larger": "grows",
-    "smaller": "shrinks",
-}
-"""What a thing does, and what prompts call it; in this order judges number them."""
+MOTIONS: Mapping[str, str] = dict(
+    zip(
+        tracker.MOTIONS,
+        ("moves left", "moves right", "moves up", "moves down", "grows", "shrinks"),
+        strict=True,
+    )
+)
+"""What a thing does, as its judge numbers it, and what prompts call it."""
 
 # Pixels: of a thing that moves, how far it goes, of one that grows before it does.
 _SIZE, _WAY, _SMALL = (11.0, 15.0), (9.0, 14.0), (7.0, 10.0)
@@ -122,13 +122,13 @@ def draw_tracks(key: Key, motions: Array) -> Track:
     sizes = jnp.where(grows, small, uniform(keys[1], _SIZE))
     last = jnp.where(grows, small * uniform(keys[2], _GROWTH), sizes)
     size = sizes[:, None] * (last / sizes)[:, None] ** time
-    way = jnp.where(grows, 0.0, uniform(keys[3], _WAY))
+    drawn = uniform(keys[3], _WAY)
 
     def along(key: Key, moves: Array) -> Array:
-        """Draw the centre on one axis: from edge to edge of what a thing takes up on it."""
-        reach = last + jnp.where(moves, way, 0.0)
-        start = jax.random.uniform(key, batch) * (IMAGE_SIZE - reach) + last / 2.0
-        return start[:, None] + jnp.where(moves, way, 0.0)[:, None] * time
+        """Draw the centre on one axis: a thing and its way fit between the edges."""
+        way = jnp.where(moves, drawn, 0.0)
+        start = jax.random.uniform(key, batch) * (IMAGE_SIZE - (last + way)) + last / 2.0
+        return start[:, None] + way[:, None] * time
 
     row = along(keys[4], is_any("up", "down"))
     return Track(row, along(keys[5], is_any("left", "right")), size)

@@ -11,14 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.data.prompts import read_prompts
+from rats_jax.errors import expect
 from rats_jax.networks.autoencoder_kl_wan import AutoencoderKLWan
 from rats_jax.pipelines.base import Options
 from rats_jax.pipelines.open import load_pipeline
+from rats_jax.pretraining.check import mean_scores, read_weights, write_check
 from rats_jax.pretraining.clips import (
     MOTIONS,
     NUM_FRAMES,
     ClipPrompts,
     Shown,
+    Track,
     make_prompts,
     render,
     vary,
@@ -46,7 +49,6 @@ from rats_jax.weights.folder import (
     write_model,
 )
 from rats_jax.weights.state_dict import load_safetensors
-from rats_jax.weights.stored import read_all
 from rats_jax.weights.tokenizers import load_t5_tokenizer, tokenize
 
 _SIZE = Options(height=IMAGE_SIZE, width=IMAGE_SIZE, num_frames=NUM_FRAMES)
@@ -148,6 +150,10 @@ def _encode_clips(config: Any, vae: AutoencoderKLWan, params: Params, *, seed: i
 
     To encode a batch costs more than to train on it.
     """
+    whole = config.num_clips > 0 and config.num_clips % _ENCODED_AT_ONCE == 0
+    expect(
+        whole, "num_clips", config.num_clips, f"a multiple of {_ENCODED_AT_ONCE}, which are encoded at once"
+    )
     mean, std = (np.asarray(vae.config[name], np.float32) for name in ("latents_mean", "latents_std"))
 
     @jax.jit
@@ -204,14 +210,12 @@ def check_stage(config: Any, workdir: Path) -> None:
     keys = jax.random.split(jax.random.key(config.seed))
     judges = {"accuracy": load_tracker(str(workdir / "judge"))}
     judges |= {name: load_viclip(str(workdir / name)) for name in ("reward", "heldout_reward")}
-    judges = {name: judge._replace(params=read_all(judge.params)) for name, judge in judges.items()}
+    judges = read_weights(judges)
 
     def judged(clips: Array | np.ndarray, prompts: list[str]) -> dict[str, float]:
-        scores = {
-            name: float(np.mean(jax.jit(judge.reward_fn)(judge.params, clips, judge.prepare(prompts))))
-            for name, judge in judges.items()
+        return mean_scores(judges, clips, prompts) | {
+            "motion": float(np.mean(np.abs(np.diff(np.asarray(clips), axis=1))))
         }
-        return scores | {"motion": float(np.mean(np.abs(np.diff(np.asarray(clips), axis=1))))}
 
     clips, _, shown, rows = _draw_clips(data, keys, setting.num_clips)
     every = _prompts(config)
@@ -232,9 +236,7 @@ def check_stage(config: Any, workdir: Path) -> None:
             chosen = read_prompts(workdir / f"{name}.txt")[: setting.num_clips]
             row = f"{name}, {steps} steps, guidance {scale:g}"
             table[row] = judged(draw(chosen, config.seed), chosen)
-    write_json(workdir / "check.json", table)
-    for title, row in table.items():
-        print(f"{title:<40}" + "".join(f"{name:>16} {value:7.3f}" for name, value in row.items()))
+    write_check(table, workdir / "check.json")
 
 
 def samples_stage(config: Any, workdir: Path) -> None:
@@ -280,7 +282,7 @@ def _data(config: Any, *, every: bool = False) -> dict[str, Array]:
     }
 
 
-def _draw_clips(data: Any, keys: Key, batch_size: int) -> tuple[Array, Any, Shown, Array]:
+def _draw_clips(data: Any, keys: Key, batch_size: int) -> tuple[Array, Track, Shown, Array]:
     """Draw prompts and a clip of each: clips [B, T, 32, 32, 3], track, what is shown, rows of the prompts."""
     key_ground, key_clip = jax.random.split(keys[1])
     rows = jnp.searchsorted(data["ends"], jax.random.uniform(keys[0], (batch_size,)))

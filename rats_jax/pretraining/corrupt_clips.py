@@ -28,8 +28,7 @@ def slow(key: Key, clips: Array, severity: Array) -> Array:
     batch, count = clips.shape[:2]
     about = jax.random.uniform(key, (batch, 1), maxval=count - 1.0)
     moments = about + (1.0 - severity[:, None]) * (jnp.arange(count) - about)
-    below = jnp.clip(jnp.int32(jnp.floor(moments)), 0, count - 1)
-    nearest = jnp.where(moments - below > 0.5, jnp.minimum(below + 1, count - 1), below)
+    nearest = jnp.clip(jnp.int32(jnp.ceil(moments - 0.5)), 0, count - 1)
     return jnp.take_along_axis(clips, nearest[:, :, None, None, None], axis=1)
 
 

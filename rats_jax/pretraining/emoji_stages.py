@@ -12,7 +12,7 @@ import numpy as np
 
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pretraining.augment import flip_and_shift
-from rats_jax.pretraining.check import score_spoilt
+from rats_jax.pretraining.check import score_spoilt, write_check
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
 from rats_jax.pretraining.dual_encoder import Drawn
 from rats_jax.pretraining.emoji import Emoji, load_emoji
@@ -34,7 +34,6 @@ from rats_jax.weights.folder import (
     CLIP_WEIGHTS,
     UNET_WEIGHTS,
     VAE_WEIGHTS,
-    write_json,
     write_model,
     write_model_index,
 )
@@ -128,9 +127,7 @@ def check_stage(config: Any, workdir: Path) -> None:
         severity=0.6,
         seed=config.seed,
     )
-    write_json(workdir / "rewards.json", table)
-    for condition, cosines in table.items():
-        print(f"{condition:<20}" + "".join(f"{name:>16} {value:6.3f}" for name, value in cosines.items()))
+    write_check(table, workdir / "rewards.json")
 
 
 STAGES: Mapping[str, Callable[[Any, Path], None]] = {

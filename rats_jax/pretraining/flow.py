@@ -81,6 +81,15 @@ def train_flow(
     return fit_as(training, loss_fn, params, data, seed=seed + 1, name="flow", state_file=state_file)
 
 
+def init_networks(networks: Mapping[str, Any], key: Key) -> dict[str, Params]:
+    """Draw the weights of networks, by their names."""
+    keys = jax.random.split(key, len(networks))
+    return {
+        name: jax.jit(network.init_params)(k)
+        for (name, network), k in zip(networks.items(), keys, strict=True)
+    }
+
+
 def start_from_identity(transformer: Params, layers: Sequence[str]) -> Params:
     """Zero the layers that modulate, whose gates then let no block add anything, and the last layer.
 

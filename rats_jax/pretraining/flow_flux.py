@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.flux import FluxTransformer2DModel
 from rats_jax.networks.t5 import T5EncoderModel
 from rats_jax.pipelines.flux import image_positions
-from rats_jax.pretraining.flow import Flow, soften_attention, start_from_identity
+from rats_jax.pretraining.flow import Flow, init_networks, soften_attention, start_from_identity
 from rats_jax.types import Array, Key, Params
 
 PARTS = ("transformer", "text_encoder", "text_encoder_2")
@@ -22,8 +21,7 @@ def make_flow(networks: Mapping[str, Any], size: tuple[int, int]) -> Flow:
     """Compose the flow of networks, by folder, for packed latents of height and width `size`."""
 
     def init(key: Key) -> Params:
-        keys = jax.random.split(key, len(PARTS))
-        params = {name: jax.jit(networks[name].init_params)(k) for name, k in zip(PARTS, keys, strict=True)}
+        params = init_networks(networks, key)
         params["transformer"] = start_from_identity(params["transformer"], ("linear",))
         t5 = networks["text_encoder_2"].config
         params["text_encoder_2"] = soften_attention(params["text_encoder_2"], t5.d_kv)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from rats_jax.networks.t5 import UMT5EncoderModel
 from rats_jax.networks.wan import WanTransformer3DModel
 from rats_jax.pipelines.wan import is_prompt
-from rats_jax.pretraining.flow import Flow, soften_attention, start_from_identity
+from rats_jax.pretraining.flow import Flow, init_networks, soften_attention, start_from_identity
 from rats_jax.types import Array, Key, Params
 
 PARTS = ("transformer", "text_encoder")
@@ -30,8 +29,7 @@ def make_flow(networks: Mapping[str, Any]) -> Flow:
     """Compose the flow of networks, by folder, for latents [B, t, h, w, C]; it is told no guidance."""
 
     def init(key: Key) -> Params:
-        keys = jax.random.split(key, len(PARTS))
-        params = {name: jax.jit(networks[name].init_params)(k) for name, k in zip(PARTS, keys, strict=True)}
+        params = init_networks(networks, key)
         zeroed = ("time_proj", "scale_shift_table")
         umt5 = networks["text_encoder"].config
         return {

@@ -135,6 +135,7 @@ def make_prompts(nouns: Sequence[Noun], *, heldout_share: float, seed: int) -> P
 
 
 def with_article(noun: str) -> str:
+    """Put 'a' or 'an' before a noun."""
     return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
 
 

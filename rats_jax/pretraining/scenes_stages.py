@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pipelines.base import Options
 from rats_jax.pipelines.flux import pack
 from rats_jax.pipelines.open import load_pipeline
+from rats_jax.pretraining.check import mean_scores, read_weights, write_check
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
 from rats_jax.pretraining.detector import train_detector
 from rats_jax.pretraining.dual_encoder import Drawn
@@ -61,7 +63,6 @@ from rats_jax.weights.folder import (
     write_model,
 )
 from rats_jax.weights.state_dict import load_safetensors
-from rats_jax.weights.stored import read_all
 from rats_jax.weights.tokenizers import load_t5_tokenizer, load_tokenizer, tokenize
 
 _LATENTS = (16, 16)
@@ -237,14 +238,7 @@ def check_stage(config: Any, workdir: Path) -> None:
         "reward": load_pickscore(str(workdir / "reward")),
         "heldout_reward": load_pickscore(str(workdir / "heldout_reward")),
     }
-    judges = {name: judge._replace(params=read_all(judge.params)) for name, judge in judges.items()}
-
-    def judged(images: Array | np.ndarray, prompts: list[str]) -> dict[str, float]:
-        return {
-            name: float(np.mean(jax.jit(judge.reward_fn)(judge.params, images, judge.prepare(prompts))))
-            for name, judge in judges.items()
-        }
-
+    judged = functools.partial(mean_scores, read_weights(judges))
     images, objects, grounds, rows = _draw_scenes(data, keys, setting.num_images)
     every = _prompts(config)
     texts = every.choose(np.asarray(rows)).texts
@@ -271,9 +265,7 @@ def check_stage(config: Any, workdir: Path) -> None:
     for name, steps in runs:
         chosen = sets[name][: setting.num_images]
         table[f"{name}, {steps} steps"] = judged(drawers[steps](chosen, config.seed), chosen)
-    write_json(workdir / "check.json", table)
-    for title, row in table.items():
-        print(f"{title:<28}" + "".join(f"{name:>18} {value:7.3f}" for name, value in row.items()))
+    write_check(table, workdir / "check.json")
 
 
 def samples_stage(config: Any, workdir: Path) -> None:

@@ -26,6 +26,8 @@ _WORDS = {name: listed((), NAME) for name in ("nouns", "motions", "colours")}
 # farther; of the logarithm of the size likewise.
 _MOVES, _STAYS = 5 / 32, 3 / 32
 _GROWS, _KEEPS = 0.4, 0.35
+# Of row, column and size: what makes it less, and what makes it more.
+_CHANGES = (("up", "down"), ("left", "right"), ("smaller", "larger"))
 
 
 class Asked(NamedTuple):
@@ -96,15 +98,13 @@ def find_motion(place: Array) -> Array:
     most = jnp.array([_MOVES, _MOVES, _GROWS])
     least = jnp.array([_STAYS, _STAYS, _KEEPS])
     is_still = jnp.abs(change) <= least
-    # Of row, column and size one changes, and the two others do not.
-    only = jnp.stack([jnp.all(jnp.delete(is_still, i, axis=1), axis=1) for i in range(3)], axis=1)
-    changes = (jnp.abs(change) >= most) & only
+    # One of the three changes, and the two others do not.
+    others_still = jnp.sum(is_still, axis=1, keepdims=True) - is_still == 2
+    changes = (jnp.abs(change) >= most) & others_still
     axis = jnp.argmax(changes, axis=1)
-    grows = jnp.take_along_axis(change, axis[:, None], axis=1)[:, 0] > 0
-    # By axis: what is less and what is more of it.
-    names = np.array([[MOTIONS.index(n) for n in pair] for pair in (("up", "down"), ("left", "right"))])
-    names = np.concatenate([names, [[MOTIONS.index("smaller"), MOTIONS.index("larger")]]])
-    return jnp.where(jnp.any(changes, axis=1), jnp.asarray(names)[axis, jnp.int32(grows)], -1)
+    is_more = jnp.take_along_axis(change, axis[:, None], axis=1)[:, 0] > 0
+    names = jnp.array([[MOTIONS.index(name) for name in pair] for pair in _CHANGES])
+    return jnp.where(jnp.any(changes, axis=1), names[axis, jnp.int32(is_more)], -1)
 
 
 def load_tracker(path: str, *, dtype: Any = jnp.float32) -> RewardModel:

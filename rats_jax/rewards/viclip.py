@@ -20,7 +20,7 @@ from rats_jax.rewards.dual_encoder import describe_towers
 from rats_jax.types import Array, Params, RewardFn, RewardModel
 from rats_jax.weights.clip_folder import Clip, embed_once, find_tokenizer
 from rats_jax.weights.folder import describe, read_json
-from rats_jax.weights.hub import find_file, get_file
+from rats_jax.weights.hub import get_file
 from rats_jax.weights.open_clip import VIT_L_14, to_transformers_config, to_transformers_names
 from rats_jax.weights.state_dict import StateDict, fit_state_dict, read_state_dict
 from rats_jax.weights.tokenizers import CLIP_VOCABULARY, load_tokenizer
@@ -30,6 +30,8 @@ FILES = ("ViClip-InternVid-10M-FLT.pth", "model.safetensors")
 _HEAD_WIDTH = 64
 _FRAMES, _TOKENS = 8, 32
 _OWN = {"num_frames": integer(_FRAMES)}
+# What a ViCLIP has and a CLIP has not, as transformers would name it.
+_MOMENTS = "vision_model.temporal_embedding"
 _PUBLISHED_CONFIG = {**VIT_L_14, "text_cfg": {**VIT_L_14["text_cfg"], "context_length": _TOKENS}}
 
 
@@ -41,8 +43,8 @@ def load_viclip(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
 
     Args:
         path: folder, the file itself or hub id; empty for the published weights. Sizes are those of the
-            weights, with heads of 64. Another one is a folder whose config.json says model_type "viclip": a
-            transformers CLIPConfig with num_frames, weights in transformers' names, CLIP's tokenizer files.
+            weights, with heads of 64. Another one is a folder with weights in transformers' names, the files
+            of a CLIPTokenizer, and config.json: a transformers CLIPConfig with num_frames.
         dtype: compute dtype of the towers; norms and dot products stay float32.
 
     Returns:
@@ -57,12 +59,11 @@ def load_viclip(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
     """
     file = get_file(path or PUBLISHED, *FILES)
     state, source = read_state_dict(file), str(file)
-    config_file, vocabulary = find_file(path, "config.json") if path else None, CLIP_VOCABULARY
-    if config_file is not None and read_json(config_file).get("model_type") == "viclip":
-        config, source = read_json(config_file), str(config_file)
-        vocabulary = find_tokenizer(path)
+    if _MOMENTS in state:
+        config_file = get_file(path, "config.json")
+        config, source, vocabulary = read_json(config_file), str(config_file), find_tokenizer(path)
     else:
-        config, state = _read_config(state, source=source), _to_clip_names(state)
+        config, state, vocabulary = _read_config(state, source=source), _to_clip_names(state), CLIP_VOCABULARY
     module, abstract = describe(source, lambda: make_viclip(config, dtype=dtype), init_viclip)
     params = fit_state_dict(state, abstract, source=str(file))
     tokenizer, text = load_tokenizer(vocabulary), module.config.text_config
@@ -147,7 +148,7 @@ def _to_clip_names(state: StateDict) -> dict[str, np.ndarray]:
     for name, value in state.items():
         tower, _, rest = name.partition(".")
         if name == "vision_encoder.temporal_positional_embedding":
-            renamed["vision_model.temporal_embedding"] = value.reshape(value.shape[1:])
+            renamed[_MOMENTS] = value.reshape(value.shape[1:])
         elif name == "vision_encoder.conv1.weight":
             renamed["visual.conv1.weight"] = value.reshape(*value.shape[:2], *value.shape[3:])
         elif name == "temp":  # similarities are divided by it
