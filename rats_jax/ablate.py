@@ -8,8 +8,6 @@ ablation.md, ablation.png and ablation.json. The same command goes on where it s
 
 from __future__ import annotations
 
-import os
-
 from absl import app, flags, logging
 
 from rats_jax.config.flags import define_config, errors_in_a_line, parse_flags
@@ -32,10 +30,10 @@ def main(_: list[str]) -> None:
     with errors_in_a_line():
         workdir = local_path(str(_WORKDIR.value), "workdir")
         expect_workdir(str(_WORKDIR.value), "workdir")
-        jobs, cores = _JOBS.value or 1, os.cpu_count() or 1
-        expect(jobs <= cores, "jobs", jobs, f"at most the {cores} cores of this machine")
-        from rats_jax.parallel.environment import open_environment
+        from rats_jax.parallel.environment import count_cores, open_environment
 
+        jobs, cores = _JOBS.value or 1, count_cores()
+        expect(jobs <= cores, "jobs", jobs, f"at most the {cores} cores that this process may use")
         open_environment()
         from rats_jax.ablation.plan import plan
         from rats_jax.ablation.run import run_all, write

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.extend import backend
 
+from rats_jax.parallel.environment import count_cores
 from rats_jax.parallel.mesh import AXES, DATA_PARALLEL
 
 
@@ -32,7 +33,7 @@ def use_cores_as_devices(batch_sizes: Iterable[int], mesh: Mapping[str, int] = D
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or "JAX_NUM_CPU_DEVICES" in os.environ or jax.process_count() > 1:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     devices = most_devices(cores, batch_sizes, mesh)
     if devices == 1:
         return

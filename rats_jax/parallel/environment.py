@@ -95,3 +95,8 @@ def _is_named(name: str, error: Exception) -> bool:
 def _refuse(error: Exception, names: list[str], expected: str) -> NoReturn:
     given = ", ".join(f"{name}={os.environ[name]!r}" for name in names) or "environment"
     raise ConfigError(f"{given}: expected {expected} ({reason_of(error)})") from None
+
+
+def count_cores() -> int:
+    """Count the cores that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

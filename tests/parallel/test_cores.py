@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from rats_jax.parallel.cores import most_devices
+from rats_jax.parallel.environment import count_cores
 from rats_jax.parallel.mesh import DATA_PARALLEL
 
 
@@ -61,3 +62,11 @@ def test_what_the_environment_says_decides(settings, expected):
         check=True,
     )
     assert json.loads(done.stdout) == expected
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    assert count_cores() == 1
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert count_cores() == 5
