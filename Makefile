@@ -6,6 +6,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 NEWEST ?= .venv-newest
 LIBTPU := 0.0.42.1
+LIBCUDA := jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2 nvidia-cuda-nvcc-cu12==12.9.86
 STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
 
@@ -31,12 +32,14 @@ $(STAMP): requirements.txt setup.py
 
 test-venv: $(TEST_STAMP)
 
-# libtpu compiles for TPUs that are not there. It lies beside the packages, or jax would look for a TPU each time.
+# libtpu compiles for TPUs that are not there, and jax's plugin for GPUs. They lie beside the packages, or jax would
+# look for such chips each time.
 # open_clip's networks work without torchvision, whose builds on PyPI are for CUDA and break beside a CPU torch.
 $(TEST_STAMP): $(STAMP) requirements-test.txt
 	$(PIP) install -r requirements-test.txt
 	$(PIP) install --no-deps open-clip-torch==3.3.0
 	$(PIP) install -q --no-deps --upgrade --target .venv/libtpu libtpu==$(LIBTPU)
+	$(PIP) install -q --no-deps --upgrade --target .venv/libcuda $(LIBCUDA)
 	@touch $@
 
 newest-venv: $(NEWEST)/.installed

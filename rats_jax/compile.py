@@ -1,10 +1,11 @@
-"""Compile a training update for a TPU that is not there.
+"""Compile a training update for TPUs or GPUs that are not there: does it fit, and what does it cost?
 
     python -m rats_jax.compile --config=configs/sd_tpu.py --topology=v5e:4x4
+    python -m rats_jax.compile --config=configs/flux_gpu.py --topology=h100
 
-Needs the package libtpu (extra `tpu`) and no TPU. One JSON object on stdout says what the update needs; the
-exit status is 1, with advice, if it does not fit into the chips' memory. Of published models nothing is read.
-`--dry` only traces and counts.
+Needs the compiler, in the extra `tpu` or `cuda`, and no such chip. One JSON object on stdout says what the
+update needs; the exit status is 1, with advice, if it does not fit into the chips' memory. Of published
+models nothing is read. `--dry` only traces and counts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from rats_jax.paths import output_file
 from rats_jax.texts import show
 
 _CONFIG = define_config()
-_TOPOLOGY = flags.DEFINE_string("topology", None, "TPU generation and chips, e.g. v5e:4x4.", required=True)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "TPUs, as v5e:4x4, or GPUs, as h100 or h100:8.", required=True
+)
 _DRY = flags.DEFINE_bool("dry", False, "Only trace and count.")
 _EFFORT = flags.DEFINE_float(
     "effort",
@@ -40,11 +43,11 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     with errors_in_a_line():
         topology = str(_TOPOLOGY.value)
-        generation = topology.partition(":")[0]
-        expect(generation in CHIPS, "topology", topology, f"GENERATION:SHAPE, with {', '.join(CHIPS)}")
+        name = topology.partition(":")[0]
+        expect(name in CHIPS, "topology", topology, f"CHIP:SHAPE, with a chip of {', '.join(CHIPS)}")
         hlo = None if _HLO.value is None else output_file(_HLO.value, "hlo")
         validate(_CONFIG.value)
-        os.environ |= describe_machine(generation)
+        os.environ |= describe_machine(name)
         from rats_jax.parallel.environment import check_variables
 
         check_variables()
@@ -54,7 +57,7 @@ def main(_: list[str]) -> None:
         report = {"config": _CONFIG.value.pretrained, "topology": topology, **program.counts}
         text = ""
         if not _DRY.value:
-            result = compiling.compile_for(program, effort=_EFFORT.value, chip=CHIPS[generation])
+            result = compiling.compile_for(program, effort=_EFFORT.value, chip=CHIPS[name])
             report, text = report | result.report, result.text
         show(json.dumps(report))
         if hlo and text:

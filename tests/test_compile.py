@@ -1,4 +1,4 @@
-"""Compiling for a TPU that is not there: the embedded default for four chips of v5e, and what is refused."""
+"""Compiling for TPUs and GPUs that are not there: the embedded default, a tiny model, and what is refused."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from rats_jax.method.update import UpdateFn
 from tests.tiny import tiny_config, write_config
 
 ROOT = Path(__file__).parent.parent
-LIBTPU = Path(sys.prefix) / "libtpu"  # where the Makefile puts it
+COMPILERS = [Path(sys.prefix) / name for name in ("libtpu", "libcuda")]  # where the Makefile puts them
 EMOJI = str(ROOT / "configs" / "emoji_cpu.py")
 # As in configs/sd_tpu.py: what is trained is split, what is frozen is copied.
 SPLIT = [
@@ -28,8 +28,8 @@ SPLIT = [
 ]
 
 
-def run(*arguments, libtpu=True):
-    environment = os.environ | {"PYTHONPATH": f"{LIBTPU if libtpu else ''}{os.pathsep}{ROOT}"}
+def run(*arguments, compilers=COMPILERS):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*compilers, ROOT]))}
     environment.pop("XLA_FLAGS", None)
     return subprocess.run(
         [sys.executable, "-m", "rats_jax.compile", *arguments],
@@ -125,7 +125,11 @@ def test_what_does_not_fit_is_said_with_advice(models, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--topology=h100:8"], "topology='h100:8': expected GENERATION:SHAPE, with v4, v5e, v5p, v6e"),
+        (
+            ["--topology=t4:8"],
+            "topology='t4:8': expected CHIP:SHAPE, with a chip of v4, v5e, v5p, v6e, rtx3090",
+        ),
+        (["--topology=h100:0"], "topology='h100:0': expected GPU, GPU:NUMBER or GPU:MACHINESxNUMBER"),
         (["--topology=v5e:3x77"], "topology='v5e:3x77': expected one that libtpu knows"),
         (["--topology=v5e:2x2", "--config.mesh.data=2"], "mesh.data=2, .* number of devices, 4"),
         (["--topology=v5e:2x4", "--config.batch_size=12"], "batch_size=12: expected a multiple of 8"),
@@ -138,9 +142,31 @@ def test_bad_input_is_one_line_before_compilation(arguments, message):
     assert "Traceback" not in result.stderr
 
 
-def test_without_libtpu_it_says_what_to_install():
-    result = run(f"--config={EMOJI}", "--topology=v5e:2x2", libtpu=False)
-    assert result.returncode == 1 and "expected the package libtpu" in result.stderr
+@pytest.mark.parametrize(
+    ("topology", "compiler"),
+    [
+        ("v5e:2x2", "the package libtpu: .*'rats_jax.tpu.'"),
+        ("h100", "jax's compiler for CUDA: .*'rats_jax.cuda.'"),
+    ],
+)
+def test_without_a_compiler_it_says_what_to_install(topology, compiler):
+    result = run(f"--config={EMOJI}", f"--topology={topology}", compilers=[])
+    assert result.returncode == 1 and re.search(f"expected {compiler}", result.stderr)
+
+
+@pytest.mark.slow
+def test_an_update_for_two_gpus_does_no_hidden_work(models, tmp_path):
+    """cuDNN's convolutions and their gradients, cuBLAS's or XLA's products: all are counted."""
+    config = write_config(tmp_path / "tiny.py", tiny_config(models, batch_size=4))
+    result = run(f"--config={config}", "--topology=rtx4090:2", f"--hlo={tmp_path / 'program.txt'}")
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["fits"] and report["devices"] == 2 and report["chip_bytes"] == 24 * 10**9
+    assert 0.95 < report["flops_ratio"] < 1.05
+    assert 0 < report["total_bytes"] < 10**9 and report["estimated_seconds"]["at_least"] >= 0
+    # Each of the two sums its gradients with the other's.
+    assert report["collective_bytes"]["all-reduce"] >= 4 * report["trained_parameters"]
+    assert "__cudnn$convBackwardFilter" in (tmp_path / "program.txt").read_text()
 
 
 @pytest.mark.slow

@@ -244,9 +244,11 @@ def test_the_donated_state_is_where_the_new_one_is_put(program):
 
 
 @pytest.mark.slow
-def test_adapters_are_trained_and_saved_alone(models, tmp_path):
+def test_adapters_are_trained_and_saved_alone(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("rats_jax.networks.int8._LEAST_SIZE", 2**10)  # the kernels of the tiny network
     settings = {
         "lora__rank": 2,
+        "lora__base_dtype": "int8",
         "lora__targets": "to_q|to_v",
         "teacher__ema_decay": 0.5,
         "student__ema_decay": 0.25,
@@ -260,6 +262,7 @@ def test_adapters_are_trained_and_saved_alone(models, tmp_path):
     }
     program = Program(tiny_config(models, **settings))
     summary = train(program, program.config, tmp_path / "run")
+    assert sum(leaf.dtype == np.int8 for leaf in jax.tree.leaves(program.frozen.base)) > 20
     assert summary["reward"]["student"] != summary["reward"]["untrained"]
     state, _ = load_state(tmp_path / "run", 4)
     for name in ("student", "teacher", "average"):

@@ -5,12 +5,11 @@ XLA's own cost analysis counts the body of a loop once; here it counts as often 
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from typing import Any, NamedTuple
 
-from rats_jax.aot.flops import conv_flops, dot_flops
+from rats_jax.aot.products import INTEGER, SHAPE, call_flops, first, integers, product_flops
 
 _COLLECTIVES = ["all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"]
 _COLLECTIVES += ["ragged-all-to-all", "collective-broadcast"]
@@ -18,13 +17,11 @@ _KINDS = {opcode: kind for kind in _COLLECTIVES for opcode in (kind, f"{kind}-st
 _CALLS = {"fusion", "call", "async-start", "custom-call"}
 _COUNTED = {*_KINDS, *_CALLS, "dot", "ragged-dot", "convolution", "while", "conditional"}
 _COUNTERS = ("s32[]", "u32[]", "s64[]", "u64[]", "(")  # types of loop counters, and tuples that may hold one
-_NOT_SPATIAL = ("bf", "oi", "bf")  # labels of a convolution's input, kernel and result
 
 _COMPUTATION = re.compile(r"(ENTRY )?%(\S+) \(.*\{$")
 _INSTRUCTION = re.compile(
     r"\s+(ROOT )?%(\S+) = (\S+|\(.*?\)) ([a-z][a-z0-9-]*)\("
 )  # a tuple's type has spaces
-_SHAPE = re.compile(r"\b([a-z]+)(\d*)\w*\[([<=\d,]*)\]")
 _NAME = re.compile(r"%([^\s,(){}]+)")
 _CALLED = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%([^\s,}]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations=\{[^}]*|(?:true|false)_computation=%[^\s,]+)")
@@ -32,16 +29,7 @@ _BODY = re.compile(r"\bbody=%([^\s,]+)")
 _CONDITION = re.compile(r"\bcondition=%([^\s,]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _OP_NAME = re.compile(r'\bop_name="([^"]*)"')
-_TARGET = re.compile(r'\bcustom_call_target="([^"]*)"')
-_KERNEL = re.compile(r'"body":"([^"]*)"')
-_OPAQUE = re.compile(r"matmul|gemm|dot|conv(?!ert)|attention|dnn", re.IGNORECASE)
-_FLASH = re.compile(r"splash_mha_(fwd|dkv|dq)_")
-_FLASH_DOTS = {"fwd": 2, "dkv": 4, "dq": 3}  # each as large as queries @ keys
-_CONTRACTING = re.compile(r"\blhs_contracting_dims=\{([\d,]*)\}")
-_LABELS = re.compile(r"\bdim_labels=([\w>-]+)")
-_WINDOW = re.compile(r"\bwindow=\{([^}]*)\}")
 _INDEX = re.compile(r"\bindex=(\d+)")
-_INTEGER = re.compile(r"-?\d+")
 _CHAIN = re.compile(r'\bchannel_id=\d+|\bchain_id="[^"]*"')
 
 
@@ -98,13 +86,13 @@ def count_costs(text: str) -> Costs:
     convolutions, and computes what falls into the seams twice.
 
     Args:
-        text: `compiled.as_text()`, of a CPU or TPU.
+        text: `compiled.as_text()`, of a CPU, TPU or NVIDIA GPU.
 
     Returns:
         Flops: 2 * the multiply-adds of every dot and convolution, of the latter those of `flops.useful_taps`,
-        of the attention that XLA:TPU fuses, and of `networks/attention_flash.py`. Collective bytes: by kind,
-        each times its trip counts; kinds that do not occur are not there. Collectives: one for each
-        instruction and each place that calls it.
+        of the attention that XLA:TPU fuses, of `networks/attention_flash.py`, and of what cuDNN and cuBLAS
+        are called for. Collective bytes: by kind, each times its trip counts; kinds that do not occur are not
+        there. Collectives: one for each instruction and each place that calls it.
 
     Raises:
         ValueError: if the text has no entry computation, if the trip count of a loop that costs anything
@@ -164,14 +152,14 @@ def _cost(program: _Program, computation: _Computation, label: str, arguments: l
         branches = [_count(program, name, []) for name in names]
         return max(branches, key=lambda cost: (cost[0], sum(item.bytes * item.times for item in cost[1])))
     if opcode not in _CALLS:
-        return _product(label, opcode, kind, types, tail), []
-    flops = _custom_call(label, kind, types, tail) if opcode == "custom-call" else 0.0
-    if not (called := _first(_CALLED, tail)):
+        return product_flops(label, opcode, kind, types, tail), []
+    flops = call_flops(label, kind, types, tail) if opcode == "custom-call" else 0.0
+    if not (called := first(_CALLED, tail)):
         return flops, []
     inner, collectives = _count(program, called, [])
     if called.startswith("all-reduce-scatter"):  # so a TPU writes it: an all-reduce of which a slice is taken
         collectives = [item._replace(kind="reduce-scatter") for item in collectives]
-    outer = _first(_OP_NAME, tail)
+    outer = first(_OP_NAME, tail)
     return flops + inner, [item._replace(op_name=item.op_name or outer) for item in collectives]
 
 
@@ -184,58 +172,18 @@ def _collective(
         (program.started if starts else program.continued).add(" ".join(_CHAIN.findall(tail)))
         if not starts:
             return []
-    arrays = list(_SHAPE.finditer(", ".join(types)))
+    arrays = list(SHAPE.finditer(", ".join(types)))
     if opcode == "all-gather":
-        arrays = list(_SHAPE.finditer(kind))
+        arrays = list(SHAPE.finditer(kind))
     elif opcode == "all-gather-start":  # a tuple: the operands, the outputs, then what the device needs
-        arrays = list(_SHAPE.finditer(kind))[len(arrays) : 2 * len(arrays)]
-    moved = sum(math.prod(_integers(a[3])) * (1 if a[1] == "pred" else int(a[2] or 0) / 8) for a in arrays)
-    return [Collective(_KINDS[opcode], moved, 1, ", ".join(a[0] for a in arrays), _first(_OP_NAME, tail))]
-
-
-def _product(label: str, opcode: str, kind: str, types: list[str], tail: str) -> float:
-    if opcode == "ragged-dot":
-        raise ValueError(f"{label}: the multiply-adds of a ragged dot depend on its data")
-    lhs, rhs, out = map(_dims, (*types, kind))
-    if opcode == "dot":
-        return dot_flops(lhs, out, _integers(_first(_CONTRACTING, tail)))
-    spatial = "0123456789"[: len(lhs) - 2]
-    window = dict(item.split("=") for item in _first(_WINDOW, tail).split())
-    strides, lhs_dilation, rhs_dilation = (
-        _integers(window.get(key, "1x" * len(spatial))) for key in ("stride", "lhs_dilate", "rhs_dilate")
-    )
-    labels = re.split("_|->", _first(_LABELS, tail))
-    return conv_flops(
-        lhs,
-        rhs,
-        out,
-        specs=[[x.index(c) for c in y + spatial] for x, y in zip(labels, _NOT_SPATIAL, strict=True)],
-        strides=strides,
-        pads_low=_integers(window.get("pad", "0_0x" * len(spatial)))[::2],
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
-    )
-
-
-def _custom_call(label: str, kind: str, types: list[str], tail: str) -> float:
-    target = _first(_TARGET, tail)
-    if label.startswith("online-softmax"):  # XLA:TPU's own kernel: softmax(scores) @ values
-        scores = _dims(types[0])
-        return dot_flops(scores, _dims(kind), [len(scores) - 1])
-    if found := _FLASH.match(label):
-        # Two masks, then queries and keys [..., L, D]; a single head of a single picture has no axis before.
-        query, key = [_dims(operand) for operand in types if operand.startswith(("bf16", "f32"))][:2]
-        return _FLASH_DOTS[found[1]] * 2.0 * math.prod(query) * key[-2]
-    kernel = base64.b64decode(_first(_KERNEL, tail))
-    hidden = b"matmul" in kernel or b"contract" in kernel if kernel else target == "tpu_custom_call"
-    if hidden or _OPAQUE.search(target):
-        raise ValueError(f"{label}: the multiply-adds of the custom call {target!r} are out of sight")
-    return 0.0
+        arrays = list(SHAPE.finditer(kind))[len(arrays) : 2 * len(arrays)]
+    moved = sum(math.prod(integers(a[3])) * (1 if a[1] == "pred" else int(a[2] or 0) / 8) for a in arrays)
+    return [Collective(_KINDS[opcode], moved, 1, ", ".join(a[0] for a in arrays), first(_OP_NAME, tail))]
 
 
 def _loop(program: _Program, computation: _Computation, label: str, arguments: list[Any]) -> _Cost:
     _, _, tail, operands = computation[label]
-    condition, body = _first(_CONDITION, tail), _first(_BODY, tail)
+    condition, body = first(_CONDITION, tail), first(_BODY, tail)
     before = _value(program, computation, operands[0], arguments) or []
     state: Any = [(i, 0) for i in range(len(before))]
     after = _value(program, program.computations[body], "", [state]) or []
@@ -244,7 +192,7 @@ def _loop(program: _Program, computation: _Computation, label: str, arguments: l
     flops, collectives = _count(program, body, [state])
     if not flops and not collectives:
         return 0.0, []  # whatever its trip count
-    known = _first(_TRIPS, tail) or _trip_count(program, condition, before, after, state)
+    known = first(_TRIPS, tail) or _trip_count(program, condition, before, after, state)
     if known is None:
         raise ValueError(f"{label}: the trip count of the loop {body} is not in the text")
     return flops * int(known), [item._replace(times=item.times * int(known)) for item in collectives]
@@ -255,7 +203,7 @@ def _trip_count(program: _Program, condition: str, before: Any, after: Any, stat
     arguments = [state]
     while (root := program.computations[condition][""]).opcode == "fusion":
         arguments = [_value(program, program.computations[condition], x, arguments) for x in root.operands]
-        condition = _first(_CALLED, root.tail)
+        condition = first(_CALLED, root.tail)
     if root.opcode != "compare" or "direction=LT" not in root.tail:
         return None
     counter, bound = (_value(program, program.computations[condition], x, arguments) for x in root.operands)
@@ -278,31 +226,19 @@ def _value(program: _Program, computation: _Computation, name: str, arguments: l
         return None
     if opcode == "constant":
         number = tail.partition(")")[0]
-        return (None, int(number)) if _INTEGER.fullmatch(number) else None
+        return (None, int(number)) if INTEGER.fullmatch(number) else None
     if opcode == "parameter":
         return dict(enumerate(arguments)).get(int(tail.partition(")")[0]))
     values = [_value(program, computation, operand, arguments) for operand in operands]
     if opcode == "fusion":
-        return _value(program, program.computations[_first(_CALLED, tail)], "", values)
+        return _value(program, program.computations[first(_CALLED, tail)], "", values)
     if opcode == "tuple":
         return values
     if opcode == "get-tuple-element":
-        return values[0] and values[0][int(_first(_INDEX, tail))]
+        return values[0] and values[0][int(first(_INDEX, tail))]
     if opcode in ("copy", "bitcast", "convert"):
         return values[0]
     if opcode == "add" and all(values) and None in (values[0][0], values[1][0]):
         (i, n), (j, m) = values
         return (j if i is None else i), n + m
     return None
-
-
-def _integers(text: str) -> list[int]:
-    return [int(number) for number in _INTEGER.findall(text)]
-
-
-def _dims(kind: str) -> list[int]:
-    return _integers(found[3]) if (found := _SHAPE.search(kind)) else []
-
-
-def _first(pattern: re.Pattern[str], text: str) -> str:
-    return found[1] if (found := pattern.search(text)) else ""

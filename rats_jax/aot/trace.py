@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from rats_jax.aot.chips import Chip, estimate_seconds
+from rats_jax.aot.cards import CARDS, describe_card, parse_count
+from rats_jax.aot.chips import CHIPS, Chip, estimate_seconds
 from rats_jax.aot.flops import count_flops
 from rats_jax.aot.hlo import count_costs
 from rats_jax.errors import ConfigError
@@ -24,11 +25,15 @@ from rats_jax.training.program import jit_update, make_layout
 from rats_jax.training.setup import make_denoise_fn, make_experiment
 from rats_jax.types import Batch, PromptEmbeds
 
+# Of CUDA 12 and 13.
+_CUDA_PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
+
 
 class Program(NamedTuple):
     """A traced update: what can be lowered, and what is known of it before."""
 
     traced: Any
+    compiler_options: dict[str, Any]
     counts: dict[str, Any]
 
 
@@ -43,14 +48,16 @@ def find_devices(topology: str) -> Sequence[Any]:
     """Describe the chips of a topology.
 
     Args:
-        topology: as libtpu names it, e.g. 'v5e:4x4'.
+        topology: as libtpu names it, e.g. 'v5e:4x4'; of GPUs, as `parse_count` reads it.
 
     Returns:
         Their devices, which can be compiled for and hold nothing.
 
     Raises:
-        ConfigError: libtpu is not installed, or does not know the topology.
+        ConfigError: the compiler is not installed, or does not know the topology.
     """
+    if topology.partition(":")[0] in CARDS:
+        return _find_gpus(topology)
     if find_spec("libtpu") is None:
         raise ConfigError("topology: expected the package libtpu: pip install 'rats_jax[tpu]'")
     try:
@@ -59,6 +66,22 @@ def find_devices(topology: str) -> Sequence[Any]:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"topology={topology!r}: expected one that libtpu knows, as v5e:4x4 ({reason})"
+        ) from None
+
+
+def _find_gpus(topology: str) -> Sequence[Any]:
+    name = topology.partition(":")[0]
+    shape = "1x{}x{}".format(*parse_count(topology))  # slices, machines of each, GPUs of each
+    if find_spec("jax_plugins") is None or not any(map(find_spec, _CUDA_PLUGINS)):
+        raise ConfigError("topology: expected jax's compiler for CUDA: pip install 'rats_jax[cuda]'")
+    chip = CHIPS[name]
+    card = describe_card(CARDS[name], memory_bytes=chip.memory_bytes, bandwidth=chip.memory_bandwidth)
+    try:
+        return topologies.get_topology_desc(shape, "cuda", topology=shape, target_config=card).devices
+    except Exception as error:  # whatever the plugin raises
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"topology={topology!r}: expected one that jax's compiler for CUDA knows ({reason})"
         ) from None
 
 
@@ -100,7 +123,7 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
         / mesh.shape["tensor"],
         "trace_seconds": time.perf_counter() - start,
     }
-    return Program(traced, counts)
+    return Program(traced, experiment.pipeline.compiler_options(mesh.devices.flat[0]), counts)
 
 
 def abstract_batch(experiment: Experiment, batch_size: int) -> Batch:
@@ -179,13 +202,14 @@ def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
 
     Returns:
         The result; bytes and FLOPs are per device and update. `total` is what XLA lays out in memory, `peak`
-        what is alive at once; it fits if the total is no more than the chip has.
+        what is alive at once; it fits if the total is no more than a run has of the chip's memory.
     """
     start = time.perf_counter()
-    lowered = program.traced.lower(lowering_platforms=("tpu",))
+    lowered = program.traced.lower(lowering_platforms=("tpu" if chip.platform == "tpu" else "cuda",))
     report: dict[str, Any] = {"chip_bytes": chip.memory_bytes, "effort": effort}
+    options = {"exec_time_optimization_effort": effort} | program.compiler_options
     try:
-        compiled = lowered.compile(compiler_options={"exec_time_optimization_effort": effort})
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -201,7 +225,7 @@ def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
         + memory.temp_size_in_bytes
     )
     report |= {
-        "fits": total <= chip.memory_bytes,
+        "fits": total <= chip.usable_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
         "aliased_bytes": memory.alias_size_in_bytes,
@@ -239,6 +263,7 @@ def advice(config: Any) -> str:
             "rules in --config.sharding that split over fsdp what they copy",
         ),
         (config.lora.rank == 0, "--config.lora.rank=32"),
+        (config.lora.base_dtype == "", "--config.lora.base_dtype=int8 with adapters"),
     ]
     tried = [text for holds, text in ways if holds]
     return (
@@ -251,15 +276,19 @@ def _since(start: float) -> float:
 
 
 def _weight_bytes(config: Any, experiment: Experiment) -> float:
-    """Count the bytes of the network's weights that all evaluations read, in the compute dtype.
+    """Count the bytes of the network's weights that all evaluations read, as they are kept below adapters.
+
+    Weights that are trained are kept for an update in the compute dtype.
 
     Those of a step are made together. The student's are read again by the backward pass, and once more where
     it computes the forward pass anew.
     """
-    size = sum(leaf.size for leaf in jax.tree.leaves(experiment.pipeline.network))
+    base = jax.tree.leaves(experiment.frozen_params().base)
+    whole = None if config.lora.rank else jnp.dtype(config.compute_dtype).itemsize
+    size = sum(np.prod(x.shape, dtype=np.int64) * (whole or np.dtype(x.dtype).itemsize) for x in base)
     reads = config.teacher.num_steps + config.student.num_steps * (2 + (config.student.remat != "none"))
     parts = config.optimizer.accumulation_steps
-    return size * jnp.dtype(config.compute_dtype).itemsize * reads * parts
+    return float(size * reads * parts)
 
 
 def _bytes(tree: Any, shardings: Any) -> int:

@@ -158,6 +158,7 @@ RULES: Mapping[str, Rule] = {
     "lora.rank": _integer(0),
     "lora.alpha": _POSITIVE,
     "lora.targets": _EXPRESSION,
+    "lora.base_dtype": _one_of("", "int8"),
     "compute_dtype": _DTYPE,
     "frozen_dtype": _DTYPE,
     "decoder_parts": _COUNT,

@@ -55,6 +55,10 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
     check("student.num_steps", steps <= limit, f"at most teacher.num_steps={limit}")
     field = "student.reward_gradient_steps"
     check(field, flat[field] <= steps, f"from 1 to student.num_steps={steps}")
+    base = flat["lora.base_dtype"]
+    check(
+        "lora.base_dtype", not base or flat["lora.rank"] > 0, "'' while lora.rank=0: all weights are trained"
+    )
     weights = len(flat["horizon.weights"])
     check(
         "horizon.weights", weights in (0, steps), f"one weight for each of student.num_steps={steps}, or ()"

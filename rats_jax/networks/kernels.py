@@ -39,9 +39,16 @@ def find_kernels(device: Any) -> Kernels:
     """
     if device.platform == "cpu":
         return Kernels(convolve=convolve_in_loops)
-    if device.platform == "gpu" and "cuda" in device.client.platform_version:
-        if float(device.compute_capability) >= 8.0:
-            return Kernels(attend=attend_cudnn)
+    if device.platform == "gpu" and _has_flash(device):
+        return Kernels(attend=attend_cudnn)
     if device.platform == "tpu":
         return Kernels(attend=attend_flash)
     return PLAIN
+
+
+def _has_flash(device: Any) -> bool:
+    """Tell whether a GPU is NVIDIA's, from Ampere on; of those that are only compiled for, all are."""
+    is_described = not hasattr(device, "compute_capability")
+    if is_described:
+        return device.device_kind.startswith("NVIDIA")
+    return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8.0

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from rats_jax.networks.int8 import SCALE, apply_int8, is_stack
 from rats_jax.networks.stack import ADAPTERS
 from rats_jax.types import Array, DenoiseFn, Params
 
@@ -42,14 +43,9 @@ def init_adapters(abstract_params: Params, *, targets: str, rank: int, seed: int
     adapters = {}
     for path, shape in chosen.items():
         down = rng.normal(scale=1 / rank, size=(*shape[:-1], rank)).astype(np.float32)
-        layers = shape[:1] if _is_stack(shape) else ()
+        layers = shape[:1] if is_stack(shape) else ()
         adapters |= {(*path, "down"): down, (*path, "up"): np.zeros((*layers, rank, shape[-1]), np.float32)}
     return unflatten_dict(adapters)
-
-
-def _is_stack(shape: tuple[int, ...]) -> bool:
-    """Tell linear layers in a stack, [N, in, out], from one and from a convolution."""
-    return len(shape) == 3
 
 
 class Adapted(NamedTuple):
@@ -74,7 +70,8 @@ def variables(params: Params) -> dict[str, Params]:
 def with_adapters(denoise_fn: DenoiseFn, *, scale: float) -> DenoiseFn:
     """Let a network run with adapters: each layer gives W x + scale * up(down(x)).
 
-    The product of the two is never formed, so the base needs neither a merged copy nor a gradient.
+    The product of the two is never formed, so the base needs neither a merged copy nor a gradient. It may
+    hold kernels in 8 bits, see `networks/int8.py`.
 
     Args:
         denoise_fn: applies a flax.linen network to the `variables` of its params.
@@ -85,8 +82,13 @@ def with_adapters(denoise_fn: DenoiseFn, *, scale: float) -> DenoiseFn:
     """
 
     def add(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        outputs, layer = next_fn(*args, **kwargs), context.module
-        if context.method_name != "__call__" or not layer.has_variable(ADAPTERS, "up"):
+        layer = context.module
+        if context.method_name != "__call__":
+            return next_fn(*args, **kwargs)
+        outputs = (
+            _apply_int8(layer, args) if layer.has_variable("params", SCALE) else next_fn(*args, **kwargs)
+        )
+        if not layer.has_variable(ADAPTERS, "up"):
             return outputs
         down, up = (layer.get_variable(ADAPTERS, name) for name in ("down", "up"))
         narrow = layer.clone(features=up.shape[0], use_bias=False, parent=None, name=None)
@@ -98,6 +100,14 @@ def with_adapters(denoise_fn: DenoiseFn, *, scale: float) -> DenoiseFn:
             return denoise_fn(params, latents, timestep, embeds)
 
     return adapted_fn
+
+
+def _apply_int8(layer: Any, inputs: Any) -> jax.Array:
+    kernel, scale = (layer.get_variable("params", name) for name in ("kernel", SCALE))
+    outputs = apply_int8(layer, kernel, scale, *inputs)
+    if not layer.has_variable("params", "bias"):
+        return outputs
+    return outputs + layer.get_variable("params", "bias").astype(outputs.dtype)
 
 
 def merge_adapters(params: Params, adapters: Params, *, scale: float, dtype: Any = np.float32) -> Params:

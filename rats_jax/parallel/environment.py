@@ -11,6 +11,9 @@ from typing import NoReturn
 
 from rats_jax.errors import ConfigError, expect, reason_of
 
+GPU_MEMORY_SHARE = 0.9
+"""Of a GPU's memory, that jax takes where `_MEMORY_SHARES` say nothing; its own default is 0.75."""
+_MEMORY_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 _SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _ON_OFF = {"", "0", "1", "true", "false", "yes", "no", "on", "off"}
 # What fails to read a variable fails while it is imported.
@@ -38,12 +41,14 @@ def check_variables() -> None:
     """Check all that is read when jax is imported, and import it; no device is used yet.
 
     Where torch is installed, transformers 4 would import it beside a tokenizer, which takes seconds and
-    serves no command: USE_TORCH=0 leaves it out, unless the variable is set.
+    serves no command: USE_TORCH=0 leaves it out, unless the variable is set. Of a GPU's memory jax may take
+    `GPU_MEMORY_SHARE`, unless XLA_CLIENT_MEM_FRACTION is set.
 
     Raises:
         ConfigError: names the variable and its value.
     """
     os.environ.setdefault("USE_TORCH", "0")
+    _check_memory_share()
     for name in _SWITCHES:
         value = os.environ.get(name, "")
         expect(value.lower() in _ON_OFF, name, value, "1 or 0")
@@ -74,12 +79,28 @@ def check_devices() -> None:
         _refuse(error, [name for name in _CHOOSING if os.environ.get(name)][:1], "a platform that is here")
 
 
+def _check_memory_share() -> None:
+    given = {name: os.environ[name] for name in _MEMORY_SHARES if os.environ.get(name)}
+    for name, value in given.items():
+        expect(_is_positive(value), name, value, "a share of a GPU's memory, as 0.9")
+    expect(len(given) < 2, *next(reversed(given.items()), ("", "")), f"none beside {_MEMORY_SHARES[0]}")
+    if not given:
+        os.environ[_MEMORY_SHARES[0]] = str(GPU_MEMORY_SHARE)
+
+
 def _check_xla_flags(value: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _READ_XLA_FLAGS], capture_output=True, text=True, errors="replace", check=False
     )
     lines = re.findall(r"^[EF]\d+ .*?\] (.*)", done.stderr, flags=re.MULTILINE)
     expect(done.returncode == 0 or not lines, "XLA_FLAGS", value, f"flags of XLA ({''.join(lines[:1])})")
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
 
 
 def _is_count(text: str) -> bool:

@@ -13,6 +13,7 @@ import optax
 
 from rats_jax.method.contracts import Contestant, FrozenFns, Objective, TargetsUpdateFn, TeachFn, UpdateFn
 from rats_jax.method.moments import init_moments
+from rats_jax.networks.int8 import quantize
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.types import (
     Batch,
@@ -39,6 +40,7 @@ class Experiment:
             first frames alone.
         initial: what training starts from, float32: the network's weights, or adapters that change nothing.
         frozen_dtype: what weights that never change are stored in.
+        base_is_int8: whether the kernels of the frozen base are kept in 8 bits.
         teacher, student: as in the update.
         untrained_guided: the student's steps with the teacher's guidance.
         teacher_moves: whether the teacher follows the student.
@@ -60,6 +62,7 @@ class Experiment:
     decode_whole_fn: DecodeFn
     initial: Params
     frozen_dtype: Any
+    base_is_int8: bool
     teacher: Contestant
     student: Contestant
     untrained_guided: Contestant
@@ -95,7 +98,10 @@ class Experiment:
     def frozen_params(self) -> FrozenParams:
         """Collect the weights that no update changes, in the dtype in which they are stored."""
         pipeline = self.pipeline
-        base = jax.tree.map(_astype, pipeline.network, pipeline.network_dtypes(self.frozen_dtype))
+        dtypes = pipeline.network_dtypes(self.frozen_dtype)
+        base = jax.tree.map(_astype, pipeline.network, dtypes)
+        if self.base_is_int8:
+            base = quantize(pipeline.network, base, skip=pipeline.float32_weights)
         others = pipeline.text_encoder, pipeline.decoder
         text_encoder, decoder = jax.tree.map(lambda x: _astype(x, self.frozen_dtype), others)
         return FrozenParams(base, text_encoder, decoder, self._reward_params(self.rewards))

@@ -118,6 +118,7 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
         decode_whole_fn=decode_whole_fn,
         initial=_make_initial(config, pipeline),
         frozen_dtype=jnp.dtype(config.frozen_dtype),
+        base_is_int8=config.lora.base_dtype == "int8",
         teacher=teacher,
         student=student,
         untrained_guided=untrained_guided,

@@ -140,7 +140,8 @@ def describe(config: Any, prompts: Sequence[str]) -> dict[str, Any]:
         for name, reward in config.rewards.items()
         for field in ("kind", "path")
     }
-    chosen = {field: flat[field] for field in OPTIONS if flat[field]}  # folders of before name none
+    later = (*OPTIONS, "lora.base_dtype")  # folders of before name none
+    chosen = {field: flat[field] for field in later if flat[field]}
     return {field: flat[field] for field in _FIELDS} | chosen | rewards | {"prompts": digest}
 
 

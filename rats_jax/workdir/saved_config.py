@@ -40,6 +40,7 @@ _ADDED = {
     "loggers": ("tensorboard",),
     "gate": {"gap": "sample"},
     "student": {"ema_decay": 0.0},
+    "lora": {"base_dtype": ""},
 }
 """Fields that came later, with what the runs before them did."""
 

@@ -83,6 +83,8 @@ BAD = [
     ("teacher.guidance_scale", float("nan"), ">= 1"),
     ("teacher.timestep_spacing", "karras", "'trailing'"),
     ("student.ema_decay", 1.0, "from 0 to below 1"),
+    ("lora.base_dtype", "int4", "one of '', 'int8'"),
+    ("lora.base_dtype", "int8", "'' while lora.rank=0: all weights are trained"),
     ("teacher.ema_decay", 1.5, "from 0 to 1"),
     ("teacher.ema_decay", 0.99, "teacher.mixed_guidance_reason"),
     ("teacher.mixed_guidance_reason", None, "a text"),

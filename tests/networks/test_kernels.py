@@ -29,6 +29,13 @@ def test_a_device_has_its_kernels(platform, version, capability, wanted):
     assert find_kernels(device) == wanted
 
 
+@pytest.mark.parametrize(
+    ("kind", "wanted"), [("NVIDIA H100", Kernels(attend=attend_cudnn)), ("Radeon", PLAIN)]
+)
+def test_a_gpu_that_is_only_compiled_for_has_them_too(kind, wanted):
+    assert find_kernels(SimpleNamespace(platform="gpu", device_kind=kind)) == wanted
+
+
 def test_a_real_device_is_understood():
     assert find_kernels(jax.devices("cpu")[0]) == Kernels(attend, convolve_in_loops)
     assert Kernels(attend, convolve) == PLAIN

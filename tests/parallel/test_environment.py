@@ -72,6 +72,8 @@ def test_what_is_right_passes():
     [
         *(("JAX_NUM_CPU_DEVICES", value, "a number >= 1") for value in ("abc", "0", "-3", "", "1.5")),
         ("HF_HUB_OFFLINE", "abc", "1 or 0"),
+        ("XLA_CLIENT_MEM_FRACTION", "most", "a share of a GPU's memory, as 0.9"),
+        ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0", "a share of a GPU's memory, as 0.9"),
         ("TRANSFORMERS_OFFLINE", "2", "1 or 0"),
     ],
 )
@@ -79,6 +81,19 @@ def test_numbers_and_switches(monkeypatch, name, value, expected):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"^{name}='{value}': expected {expected}$"):
         check_variables()
+
+
+def test_jax_takes_nine_tenths_of_a_gpu_unless_it_is_told_otherwise(monkeypatch):
+    new, old = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    monkeypatch.setenv(new, "")
+    check_variables()
+    assert os.environ[new] == "0.9"
+    monkeypatch.setenv(old, "0.5")
+    with pytest.raises(ConfigError, match=f"^{old}='0.5': expected none beside {new}$"):
+        check_variables()
+    monkeypatch.delenv(new)
+    check_variables()
+    assert new not in os.environ
 
 
 def test_a_secret_is_not_shown(monkeypatch):
