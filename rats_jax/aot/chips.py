@@ -36,8 +36,8 @@ class Chip(NamedTuple):
         return round(self.memory_bytes * (GPU_MEMORY_SHARE if self.platform == "gpu" else 1.0))
 
 
-def _gpu(gigabytes: int, *rates: float) -> Chip:
-    return Chip("gpu", gigabytes * 10**9, *rates)
+def _gpu(gigabytes: int, flops: float, memory_bandwidth: float, link_bandwidth: float) -> Chip:
+    return Chip("gpu", gigabytes * 10**9, flops, memory_bandwidth, link_bandwidth)
 
 
 _PCIE_4, _PCIE_5 = 64e9, 128e9

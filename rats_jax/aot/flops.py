@@ -14,6 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
+# cuDNN's attention, queries and keys first, and its products as large as queries @ keys, the scores of the gradient
+# among them.
+_CUDNN_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
 # What multiplies and adds out of sight; a count without them would be too low and not say so.
 _OPAQUE = frozenset({"ffi_call", "ragged_dot_general", "scaled_matmul_wrapper", "custom_linear_solve"})
 
@@ -151,6 +154,9 @@ def _equation_flops(equation: Any) -> float:
             lhs_dilation=params["lhs_dilation"],
             rhs_dilation=params["rhs_dilation"],
         )
+    if name in _CUDNN_PRODUCTS:
+        (batch, queries, heads, features), (_, keys, *_) = (x.aval.shape for x in equation.invars[:2])
+        return _CUDNN_PRODUCTS[name] * 2.0 * batch * queries * keys * heads * features
     if name in _OPAQUE:
         raise ValueError(f"{name}: its multiply-adds cannot be counted from the trace")
     inner = [_jaxpr_flops(jaxpr) for jaxpr in _jaxprs(params.values())]

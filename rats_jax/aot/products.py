@@ -77,7 +77,8 @@ def call_flops(label: str, kind: str, types: list[str], tail: str) -> float:
         return dot_flops(_dims(types[0]), _dims(kind), integers(first(_CUBLAS_CONTRACTING, tail)))
     if found := _CUDNN_CONVOLUTION.match(target):
         arrays = [_dims(types[0]), _dims(types[1]), _dims(kind)]
-        return _convolution_flops(*(arrays[i] for i in _CONVOLUTION_ROLES.get(found[1], (0, 1, 2))), tail)
+        lhs, rhs, out = (arrays[i] for i in _CONVOLUTION_ROLES.get(found[1], (0, 1, 2)))
+        return _convolution_flops(lhs, rhs, out, tail)
     if found := _CUDNN_ATTENTION.match(target):
         scores, features = integers(first(_SCORES, tail)), _dims(types[0])[-1]
         # The gradient computes the scores once more, and has four products of their size.

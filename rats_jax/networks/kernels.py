@@ -47,8 +47,6 @@ def find_kernels(device: Any) -> Kernels:
 
 
 def _has_flash(device: Any) -> bool:
-    """Tell whether a GPU is NVIDIA's, from Ampere on; of those that are only compiled for, all are."""
-    is_described = not hasattr(device, "compute_capability")
-    if is_described:
-        return device.device_kind.startswith("NVIDIA")
-    return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8.0
+    """Tell whether a GPU, real or only compiled for, is NVIDIA's, from Ampere on."""
+    is_cuda = "cuda" in device.client.platform_version or device.device_kind.startswith("NVIDIA")
+    return is_cuda and float(device.compute_capability) >= 8.0

@@ -18,7 +18,6 @@ def test_each_card_is_described_whole(name):
     assert int(fields["device_memory_size"]) == chip.memory_bytes >= 24e9
     assert int(fields["memory_bandwidth"]) == chip.memory_bandwidth
     assert int(fields["shared_memory_per_block_optin"]) == int(fields["shared_memory_per_core"]) - 1024
-    assert card.capability >= (8, 0)  # networks/kernels.py counts on it
     assert describe_machine(name)["JAX_PLATFORMS"] == "cpu"
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
 
 from rats_jax.aot.flops import count_flops, useful_taps
+from rats_jax.networks.attention import attend_cudnn
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -157,3 +158,17 @@ def test_what_cannot_be_counted_is_refused():
 def test_a_while_loop_without_dots_costs_nothing():
     count = count_flops(lambda x: jax.lax.while_loop(lambda x: x < 1, lambda x: x * 2, x), struct())
     assert count == 0
+
+
+def test_attention_of_cudnn_counts_its_products_and_its_gradient_the_scores_again(monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)  # it is only traced
+    query, key = (jax.ShapeDtypeStruct((2, length, 8, 40), jnp.bfloat16) for length in (512, 1024))
+
+    def attend(query, key):
+        return jnp.sum(attend_cudnn(query, key, key).astype(jnp.float32))
+
+    product = 2.0 * 2 * 512 * 1024 * 8 * 40
+    assert count_flops(attend, query, key) == 2 * product
+    assert count_flops(jax.grad(attend, argnums=(0, 1)), query, key) == (2 + 5) * product
