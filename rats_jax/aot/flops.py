@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-# cuDNN's attention, queries and keys first, and its products as large as queries @ keys, the scores of the gradient
-# among them.
+# cuDNN's attention, which reads queries and keys first, and its products as large as queries @ keys; the
+# gradient computes them again.
 _CUDNN_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
 # What multiplies and adds out of sight; a count without them would be too low and not say so.
 _OPAQUE = frozenset({"ffi_call", "ragged_dot_general", "scaled_matmul_wrapper", "custom_linear_solve"})

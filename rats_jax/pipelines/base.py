@@ -18,11 +18,9 @@ from rats_jax.diffusion.scheduler_config import as_ddim
 from rats_jax.errors import WeightsError, expect
 from rats_jax.fields import MOST_PIXELS
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
+from rats_jax.parallel.compiler import choose_options
 from rats_jax.types import Array, DecodeFn, DenoiseFn, EncodeFn, Grid, Params, PromptInputs
 
-TRANSFORMER_OPTIONS = (("xla_gpu_enable_triton_gemm", False),)
-"""Of a scanned transformer the matrix products of cuBLAS are faster than XLA's own, 0.043 s against 0.056 s
-for an evaluation of FLUX on an H100, and are compiled four times as fast."""
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 
 TokenizeFn = Callable[[list[str]], PromptInputs]
@@ -108,8 +106,8 @@ class Pipeline:
     float32_weights: str = ""
 
     def compiler_options(self, device: Any) -> dict[str, Any]:
-        """Give the options that XLA compiles programs of its network with, for a device or one like it."""
-        return dict(self.gpu_options) if device.platform == "gpu" else {}
+        """Give the options that XLA compiles programs of its network with, for a device, here or not."""
+        return choose_options(self.gpu_options) if device.platform == "gpu" else {}
 
     def expect_pictures(self, field: str, value: str) -> None:
         """Refuse a model of videos where only pictures are known.
