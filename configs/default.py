@@ -186,8 +186,8 @@ def get_config() -> ConfigDict:
     config.lora.alpha = 32.0
     # Regular expression, searched in the path of a layer of the network: which layers get an adapter.
     config.lora.targets = "to_q|to_k|to_v|to_out_0"
-    # What the large kernels of the network below the adapters are stored in: '' is frozen_dtype | 'int8', half
-    # the memory of bfloat16, with a scale for each output of a layer.
+    # What the large kernels of the network below the adapters are stored in: '' is frozen_dtype | 'int8',
+    # half the memory of bfloat16, with a scale for each output of a layer.
     config.lora.base_dtype = ""
 
     # What the networks compute in: 'float32' | 'bfloat16'; all else is float32 in any case.

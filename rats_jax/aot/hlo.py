@@ -9,7 +9,20 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from rats_jax.aot.products import INTEGER, SHAPE, call_flops, first, integers, product_flops
+from rats_jax.aot.hlo_text import (
+    BODY,
+    BRANCHES,
+    CALLED,
+    INTEGER,
+    NAME,
+    SHAPE,
+    TRIPS,
+    Computation,
+    first,
+    integers,
+    parse,
+)
+from rats_jax.aot.products import call_flops, product_flops
 
 _COLLECTIVES = ["all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"]
 _COLLECTIVES += ["ragged-all-to-all", "collective-broadcast"]
@@ -18,16 +31,7 @@ _CALLS = {"fusion", "call", "async-start", "custom-call"}
 _COUNTED = {*_KINDS, *_CALLS, "dot", "ragged-dot", "convolution", "while", "conditional"}
 _COUNTERS = ("s32[]", "u32[]", "s64[]", "u64[]", "(")  # types of loop counters, and tuples that may hold one
 
-_COMPUTATION = re.compile(r"(ENTRY )?%(\S+) \(.*\{$")
-_INSTRUCTION = re.compile(
-    r"\s+(ROOT )?%(\S+) = (\S+|\(.*?\)) ([a-z][a-z0-9-]*)\("
-)  # a tuple's type has spaces
-_NAME = re.compile(r"%([^\s,(){}]+)")
-_CALLED = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%([^\s,}]+)")
-_BRANCHES = re.compile(r"\b(?:branch_computations=\{[^}]*|(?:true|false)_computation=%[^\s,]+)")
-_BODY = re.compile(r"\bbody=%([^\s,]+)")
 _CONDITION = re.compile(r"\bcondition=%([^\s,]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _OP_NAME = re.compile(r'\bop_name="([^"]*)"')
 _INDEX = re.compile(r"\bindex=(\d+)")
 _CHAIN = re.compile(r'\bchannel_id=\d+|\bchain_id="[^"]*"')
@@ -59,19 +63,11 @@ class Costs(NamedTuple):
     collectives: list[Collective]
 
 
-class _Instruction(NamedTuple):
-    opcode: str
-    type: str
-    tail: str  # from the first operand on, attributes included
-    operands: list[str]
-
-
-_Computation = dict[str, _Instruction]  # by name; "" is the root
 _Cost = tuple[float, list[Collective]]
 
 
 class _Program(NamedTuple):
-    computations: dict[str, _Computation]
+    computations: dict[str, Computation]
     counted: dict[str, _Cost]  # by computation
     started: set[str]  # asynchronous chains of which the start was met
     continued: set[str]  # and those of which a later step was
@@ -98,7 +94,7 @@ def count_costs(text: str) -> Costs:
         ValueError: if the text has no entry computation, if the trip count of a loop that costs anything
             cannot be found, or if a custom call (a Pallas kernel, a library's dot) hides its multiply-adds.
     """
-    entry, computations = _parse(text)
+    entry, computations = parse(text)
     program = _Program(computations, {}, set(), set())
     flops, collectives = _count(program, entry, [])
     if lost := program.continued - program.started:
@@ -107,24 +103,6 @@ def count_costs(text: str) -> Costs:
     for item in collectives:
         totals[item.kind] = totals.get(item.kind, 0.0) + item.bytes * item.times
     return Costs(flops, totals, list(collectives))
-
-
-def _parse(text: str) -> tuple[str, dict[str, _Computation]]:
-    entry, computations, current = "", {}, {}
-    for line in text.splitlines():
-        if match := _INSTRUCTION.match(line):
-            tail = line[match.end() :]
-            current[match[2]] = _Instruction(
-                match[4], match[3], tail, _NAME.findall(tail.partition("), ")[0])
-            )
-            if match[1]:
-                current[""] = current[match[2]]
-        elif match := _COMPUTATION.match(line):
-            current = computations[match[2]] = {}
-            entry = match[2] if match[1] else entry
-    if not entry:
-        raise ValueError("no ENTRY computation: expected the text of an optimised XLA program")
-    return entry, computations
 
 
 def _count(program: _Program, name: str, arguments: list[Any]) -> _Cost:
@@ -140,7 +118,7 @@ def _count(program: _Program, name: str, arguments: list[Any]) -> _Cost:
     return program.counted[name]
 
 
-def _cost(program: _Program, computation: _Computation, label: str, arguments: list[Any]) -> _Cost:
+def _cost(program: _Program, computation: Computation, label: str, arguments: list[Any]) -> _Cost:
     opcode, kind, tail, operands = computation[label]
     types = [computation[operand].type for operand in operands]
     if opcode in _KINDS:
@@ -148,13 +126,13 @@ def _cost(program: _Program, computation: _Computation, label: str, arguments: l
     if opcode == "while":
         return _loop(program, computation, label, arguments)
     if opcode == "conditional":
-        names = _NAME.findall(" ".join(_BRANCHES.findall(tail)))
+        names = NAME.findall(" ".join(BRANCHES.findall(tail)))
         branches = [_count(program, name, []) for name in names]
         return max(branches, key=lambda cost: (cost[0], sum(item.bytes * item.times for item in cost[1])))
     if opcode not in _CALLS:
         return product_flops(label, opcode, kind, types, tail), []
     flops = call_flops(label, kind, types, tail) if opcode == "custom-call" else 0.0
-    if not (called := first(_CALLED, tail)):
+    if not (called := first(CALLED, tail)):
         return flops, []
     inner, collectives = _count(program, called, [])
     if called.startswith("all-reduce-scatter"):  # so a TPU writes it: an all-reduce of which a slice is taken
@@ -164,7 +142,7 @@ def _cost(program: _Program, computation: _Computation, label: str, arguments: l
 
 
 def _collective(
-    program: _Program, computation: _Computation, label: str, types: list[str]
+    program: _Program, computation: Computation, label: str, types: list[str]
 ) -> list[Collective]:
     opcode, kind, tail, _ = computation[label]
     if '"async_collective_fusion_config"' in tail:  # a TPU repeats it in each step that other work overlaps
@@ -181,9 +159,9 @@ def _collective(
     return [Collective(_KINDS[opcode], moved, 1, ", ".join(a[0] for a in arrays), first(_OP_NAME, tail))]
 
 
-def _loop(program: _Program, computation: _Computation, label: str, arguments: list[Any]) -> _Cost:
+def _loop(program: _Program, computation: Computation, label: str, arguments: list[Any]) -> _Cost:
     _, _, tail, operands = computation[label]
-    condition, body = first(_CONDITION, tail), first(_BODY, tail)
+    condition, body = first(_CONDITION, tail), first(BODY, tail)
     before = _value(program, computation, operands[0], arguments) or []
     state: Any = [(i, 0) for i in range(len(before))]
     after = _value(program, program.computations[body], "", [state]) or []
@@ -192,7 +170,7 @@ def _loop(program: _Program, computation: _Computation, label: str, arguments: l
     flops, collectives = _count(program, body, [state])
     if not flops and not collectives:
         return 0.0, []  # whatever its trip count
-    known = first(_TRIPS, tail) or _trip_count(program, condition, before, after, state)
+    known = first(TRIPS, tail) or _trip_count(program, condition, before, after, state)
     if known is None:
         raise ValueError(f"{label}: the trip count of the loop {body} is not in the text")
     return flops * int(known), [item._replace(times=item.times * int(known)) for item in collectives]
@@ -203,7 +181,7 @@ def _trip_count(program: _Program, condition: str, before: Any, after: Any, stat
     arguments = [state]
     while (root := program.computations[condition][""]).opcode == "fusion":
         arguments = [_value(program, program.computations[condition], x, arguments) for x in root.operands]
-        condition = first(_CALLED, root.tail)
+        condition = first(CALLED, root.tail)
     if root.opcode != "compare" or "direction=LT" not in root.tail:
         return None
     counter, bound = (_value(program, program.computations[condition], x, arguments) for x in root.operands)
@@ -214,7 +192,7 @@ def _trip_count(program: _Program, condition: str, before: Any, after: Any, stat
     return max(0, -((start[1] + counter[1] - bound[1]) // end[1])) if fixed else None
 
 
-def _value(program: _Program, computation: _Computation, name: str, arguments: list[Any]) -> Any:
+def _value(program: _Program, computation: Computation, name: str, arguments: list[Any]) -> Any:
     """What is known of an integer or a tuple before the program runs.
 
     Returns:
@@ -231,7 +209,7 @@ def _value(program: _Program, computation: _Computation, name: str, arguments: l
         return dict(enumerate(arguments)).get(int(tail.partition(")")[0]))
     values = [_value(program, computation, operand, arguments) for operand in operands]
     if opcode == "fusion":
-        return _value(program, program.computations[first(_CALLED, tail)], "", values)
+        return _value(program, program.computations[first(CALLED, tail)], "", values)
     if opcode == "tuple":
         return values
     if opcode == "get-tuple-element":

@@ -10,10 +10,8 @@ import math
 import re
 
 from rats_jax.aot.flops import conv_flops, dot_flops
+from rats_jax.aot.hlo_text import dims, first, integers
 
-SHAPE = re.compile(r"\b([a-z]+)(\d*)\w*\[([<=\d,]*)\]")
-"""Of an array: the letters and the bits of its type, and its dimensions."""
-INTEGER = re.compile(r"-?\d+")
 _NOT_SPATIAL = ("bf", "oi", "bf")  # labels of a convolution's input, kernel and result
 _TARGET = re.compile(r'\bcustom_call_target="([^"]*)"')
 _KERNEL = re.compile(r'"body":"([^"]*)"')
@@ -51,7 +49,7 @@ def product_flops(label: str, opcode: str, kind: str, types: list[str], tail: st
     """
     if opcode == "ragged-dot":
         raise ValueError(f"{label}: the multiply-adds of a ragged dot depend on its data")
-    lhs, rhs, out = map(_dims, (*types, kind))
+    lhs, rhs, out = map(dims, (*types, kind))
     if opcode == "dot":
         return dot_flops(lhs, out, integers(first(_CONTRACTING, tail)))
     return _convolution_flops(lhs, rhs, out, tail)
@@ -67,20 +65,20 @@ def call_flops(label: str, kind: str, types: list[str], tail: str) -> float:
     """
     target = first(_TARGET, tail)
     if label.startswith("online-softmax"):  # XLA:TPU's own kernel: softmax(scores) @ values
-        scores = _dims(types[0])
-        return dot_flops(scores, _dims(kind), [len(scores) - 1])
+        scores = dims(types[0])
+        return dot_flops(scores, dims(kind), [len(scores) - 1])
     if found := _FLASH.match(label):
         # Two masks, then queries and keys [..., L, D]; a single head of a single picture has no axis before.
-        query, key = [_dims(operand) for operand in types if operand.startswith(("bf16", "f32"))][:2]
+        query, key = [dims(operand) for operand in types if operand.startswith(("bf16", "f32"))][:2]
         return _FLASH_DOTS[found[1]] * 2.0 * math.prod(query) * key[-2]
     if _CUBLAS.match(target):
-        return dot_flops(_dims(types[0]), _dims(kind), integers(first(_CUBLAS_CONTRACTING, tail)))
+        return dot_flops(dims(types[0]), dims(kind), integers(first(_CUBLAS_CONTRACTING, tail)))
     if found := _CUDNN_CONVOLUTION.match(target):
-        arrays = [_dims(types[0]), _dims(types[1]), _dims(kind)]
+        arrays = [dims(types[0]), dims(types[1]), dims(kind)]
         lhs, rhs, out = (arrays[i] for i in _CONVOLUTION_ROLES.get(found[1], (0, 1, 2)))
         return _convolution_flops(lhs, rhs, out, tail)
     if found := _CUDNN_ATTENTION.match(target):
-        scores, features = integers(first(_SCORES, tail)), _dims(types[0])[-1]
+        scores, features = integers(first(_SCORES, tail)), dims(types[0])[-1]
         # The gradient computes the scores once more, and has four products of their size.
         return (5 if found[1] else 2) * 2.0 * math.prod(scores) * features
     kernel = base64.b64decode(first(_KERNEL, tail))
@@ -107,18 +105,3 @@ def _convolution_flops(lhs: list[int], rhs: list[int], out: list[int], tail: str
         lhs_dilation=lhs_dilation,
         rhs_dilation=rhs_dilation,
     )
-
-
-def integers(text: str) -> list[int]:
-    """Read all integers in a text."""
-    return [int(number) for number in INTEGER.findall(text)]
-
-
-def first(pattern: re.Pattern[str], text: str) -> str:
-    """Give the first group of a pattern where it is first found, or ''."""
-    return found[1] if (found := pattern.search(text)) else ""
-
-
-def _dims(kind: str) -> list[int]:
-    """Read the dimensions of the first array in a type."""
-    return integers(found[3]) if (found := SHAPE.search(kind)) else []

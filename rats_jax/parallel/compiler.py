@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 TRANSFORMER_ON_GPU = (
-    # Of a scanned transformer the matrix products of cuBLAS are faster than XLA's own, 0.043 s and 0.056 s for
-    # an evaluation of FLUX on an H100, and are compiled four times as fast.
+    # Of a scanned transformer the matrix products of cuBLAS are faster than XLA's own, 0.043 s and 0.056 s
+    # for an evaluation of FLUX on an H100, and compiled four times as fast.
     ("xla_gpu_enable_triton_gemm", False),
     # Else XLA makes one product of a layer and of its adapter, which read the same, and for that copies the
     # weights of both side by side in each evaluation: docs/performance.md.
