@@ -164,6 +164,7 @@ def test_an_update_for_two_gpus_does_no_hidden_work(models, tmp_path):
     assert report["fits"] and report["devices"] == 2 and report["chip_bytes"] == 24 * 10**9
     assert 0.95 < report["flops_ratio"] < 1.05
     assert 0 < report["total_bytes"] < 10**9 and report["estimated_seconds"]["at_least"] >= 0
+    assert sum(report["moved_bytes"].values()) > report["argument_bytes"] > 0
     # Each of the two sums its gradients with the other's.
     assert report["collective_bytes"]["all-reduce"] >= 4 * report["trained_parameters"]
     assert "__cudnn$convBackwardFilter" in (tmp_path / "program.txt").read_text()

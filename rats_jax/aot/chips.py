@@ -76,19 +76,21 @@ def describe_machine(name: str) -> dict[str, str]:
 
 
 def estimate_seconds(
-    chip: Chip, *, flops: float, weight_bytes: float, collective_bytes: float
+    chip: Chip, *, flops: float, weight_bytes: float, collective_bytes: float, moved_bytes: float = 0.0
 ) -> dict[str, float]:
     """Estimate the seconds of an update from what it does and what a chip is said to do at most.
 
     Nobody measured them: matrix products at the peak, weights read from memory once for each layer of each
-    evaluation, and collectives at the peak of the links, each by itself. All at once an update takes at least
-    the longest; published runs of such models reach 40 to 60 % of the peak of matrix products.
+    evaluation, all that moves through memory, and collectives at the peak of the links, each by itself. All
+    at once an update takes at least the longest; published runs of such models reach 40 to 60 % of the peak
+    of matrix products.
 
     Args:
         chip: the kind.
         flops: of a chip and update.
         weight_bytes: that a chip reads of weights.
         collective_bytes: that a chip sends or receives.
+        moved_bytes: that its kernels read and write, weights among them; 0 where nobody counted.
 
     Returns:
         Seconds of each, and `at_least`.
@@ -98,4 +100,6 @@ def estimate_seconds(
         "reading_weights": weight_bytes / chip.memory_bandwidth,
         "collectives": collective_bytes / chip.link_bandwidth,
     }
+    if moved_bytes:
+        seconds["memory"] = moved_bytes / chip.memory_bandwidth
     return {name: round(value, 3) for name, value in (seconds | {"at_least": max(seconds.values())}).items()}

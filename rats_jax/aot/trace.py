@@ -17,6 +17,7 @@ from rats_jax.aot.cards import CARDS, describe_card, parse_count
 from rats_jax.aot.chips import CHIPS, Chip, estimate_seconds
 from rats_jax.aot.flops import count_flops
 from rats_jax.aot.hlo import count_costs
+from rats_jax.aot.traffic import count_traffic
 from rats_jax.errors import ConfigError
 from rats_jax.parallel.mesh import make_mesh, validate_batch
 from rats_jax.training.experiment import Experiment, abstract
@@ -203,6 +204,7 @@ def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
     Returns:
         The result; bytes and FLOPs are per device and update. `total` is what XLA lays out in memory, `peak`
         what is alive at once; it fits if the total is no more than a run has of the chip's memory.
+        `moved_bytes` is what kernels of a GPU read and write, by their kind; of TPUs nobody counts it.
     """
     start = time.perf_counter()
     lowered = program.traced.lower(lowering_platforms=("tpu" if chip.platform == "tpu" else "cuda",))
@@ -218,6 +220,7 @@ def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
         return Result(report | {"fits": False, "reason": reason, "compile_seconds": _since(start)}, "")
     seconds, text = _since(start), compiled.as_text()
     memory, costs = compiled.memory_analysis(), count_costs(text)
+    moved = count_traffic(text) if chip.platform == "gpu" else {}
     total = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -235,11 +238,13 @@ def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
         "flops_per_device": costs.flops,
         "flops_ratio": costs.flops / program.counts["analytic_flops_per_device"],
         "collective_bytes": costs.collective_bytes,
+        "moved_bytes": moved,
         "estimated_seconds": estimate_seconds(
             chip,
             flops=costs.flops,
             weight_bytes=program.counts["weight_bytes_read_per_device"],
             collective_bytes=sum(costs.collective_bytes.values()),
+            moved_bytes=sum(moved.values()),
         ),
         "compile_seconds": seconds,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 
 from rats_jax.aot.hlo_text import (
     BODY,
@@ -49,12 +49,12 @@ def count_traffic(text: str) -> dict[str, float]:
         ValueError: the text has no entry computation, or does not say how often a loop runs.
     """
     entry, computations = parse(text)
-    moved: Counter[str] = Counter()
+    moved: dict[str, float] = defaultdict(float)
     _add(moved, computations, entry, 1)
-    return dict(moved.most_common())
+    return dict(sorted(moved.items(), key=lambda item: -item[1]))
 
 
-def _add(moved: Counter[str], computations: dict[str, Computation], name: str, times: int) -> None:
+def _add(moved: dict[str, float], computations: dict[str, Computation], name: str, times: int) -> None:
     for label, instruction in computations[name].items():
         opcode, tail = instruction.opcode, instruction.tail
         if not label or opcode in _FREE:

@@ -8,6 +8,8 @@ def test_an_estimate_by_hand():
     seconds = estimate_seconds(chip, flops=300.0, weight_bytes=50.0, collective_bytes=3.0)
     expected = {"matrix_products": 3.0, "reading_weights": 5.0, "collectives": 1.5, "at_least": 5.0}
     assert seconds == expected
+    costs = {"flops": 300.0, "weight_bytes": 50.0, "collective_bytes": 3.0}
+    assert estimate_seconds(chip, **costs, moved_bytes=70.0) == expected | {"memory": 7.0, "at_least": 7.0}
 
 
 def test_newer_generations_do_more_than_the_small_one():
