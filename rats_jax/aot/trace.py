@@ -209,7 +209,7 @@ def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
     start = time.perf_counter()
     lowered = program.traced.lower(lowering_platforms=("tpu" if chip.platform == "tpu" else "cuda",))
     report: dict[str, Any] = {"chip_bytes": chip.memory_bytes, "effort": effort}
-    options = {"exec_time_optimization_effort": effort} | program.compiler_options
+    options = effort_options(effort) | program.compiler_options
     try:
         compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
@@ -249,6 +249,15 @@ def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
         "compile_seconds": seconds,
     }
     return Result(report, text)
+
+
+def effort_options(effort: float) -> dict[str, Any]:
+    """Give XLA's option for an effort from -1 to 1; newer versions of jax have four levels in its place."""
+    if hasattr(jax.config, "jax_exec_time_optimization_effort"):
+        return {"exec_time_optimization_effort": effort}
+    if effort == 0:
+        return {}
+    return {"optimization_level": "O0" if effort == -1 else "O1" if effort < 0 else "O3"}
 
 
 def advice(config: Any) -> str:

@@ -28,6 +28,7 @@ _FREE = frozenset(
     {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id"}
 )
 _SLICES = frozenset({"dynamic-slice", "slice", "gather"})
+_WORKSPACE = re.compile(r", [su]8\[\d+\]")  # of a library, beside its results
 _TARGET = re.compile(r'\bcustom_call_target="([^"]*)"')
 _PARAMETER = re.compile(r"(\d+)\)")
 
@@ -57,7 +58,7 @@ def count_traffic(text: str) -> dict[str, float]:
 def _add(moved: dict[str, float], computations: dict[str, Computation], name: str, times: int) -> None:
     for label, instruction in computations[name].items():
         opcode, tail = instruction.opcode, instruction.tail
-        if not label or opcode in _FREE:
+        if not label or opcode in _FREE or opcode.endswith("-done"):
             continue
         if opcode == "while":
             trips = first(TRIPS, tail)
@@ -77,7 +78,8 @@ def _add(moved: dict[str, float], computations: dict[str, Computation], name: st
 def _bytes_of_kernel(
     computations: dict[str, Computation], computation: Computation, instruction: Instruction
 ) -> float:
-    inner = computations[first(CALLED, instruction.tail)] if instruction.opcode == "fusion" else None
+    is_fusion = instruction.opcode in ("fusion", "fusion-start")
+    inner = computations[first(CALLED, instruction.tail)] if is_fusion else None
     operands = [computation[name].type for name in instruction.operands if name in computation]
     if inner is None:
         if instruction.opcode in _SLICES:
@@ -112,5 +114,5 @@ def _number(parameter: Instruction) -> int:
 
 def _size(kind: str) -> float:
     """Count the bytes of an array or of a tuple of them."""
-    arrays = SHAPE.finditer(kind)
+    arrays = SHAPE.finditer(_WORKSPACE.sub("", kind))
     return sum(math.prod(integers(a[3])) * (1 if a[1] == "pred" else int(a[2] or 0) / 8) for a in arrays)

@@ -57,11 +57,19 @@ def test_a_layer_is_read_from_its_stack_and_a_row_written_in_its_place():
     moved = count_traffic(textwrap.dedent(PROGRAM).lstrip())
     assert moved == {
         "loop_slice_fusion": 6 * (2 * LAYER + 4),  # the layer, its copy, and the counter
-        "__cublas$lt$matmul": 6 * (2 * LAYER + 2 * 32 * 32 + 1024),
+        "__cublas$lt$matmul": 6 * (2 * LAYER + 2 * 32 * 32),  # not what it computes in
         "loop_update_fusion": 6 * (2 * 4 * 8 + 4),  # the row and where it goes, not the other rows
         "copy": 2 * 4 * 6 * 8,
     }
     assert list(moved)[0] == "__cublas$lt$matmul"
+
+
+def test_a_kernel_that_runs_beside_others_counts_once():
+    start = "((bf16[6,32,64]{2,1,0}, s32[]), bf16[32,64]{1,0}, u32[]) fusion-start("
+    text = PROGRAM.replace("%loop_slice_fusion.3 = bf16[32,64]{1,0} fusion(", f"%fusion-start.3 = {start}")
+    done = "  %loop_slice_fusion.3 = bf16[32,64]{1,0} fusion-done(%fusion-start.3)\n  %custom-call.7"
+    moved = count_traffic(text.replace("  %custom-call.7", done))
+    assert moved["fusion-start"] == 6 * (2 * LAYER + 4) and "loop_slice_fusion" not in moved
 
 
 def test_a_loop_of_unknown_length_is_refused():
