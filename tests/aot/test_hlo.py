@@ -121,7 +121,7 @@ def test_weights_are_gathered_in_every_turn(mesh, fn, turns):
     assert costs.collective_bytes == {"all-gather": turns * 64 * 64 * 4}
     (gather,) = costs.collectives
     assert gather == Collective("all-gather", 64 * 64 * 4, turns, "f32[64,64]", gather.op_name)
-    assert gather.op_name.endswith("dot_general")
+    assert "while/body" in gather.op_name
 
 
 def test_collectives_count_the_bytes_of_the_whole(mesh):
