@@ -13,8 +13,8 @@ from rats_jax.config.flags import load_config
 def get_config() -> ConfigDict:
     """Make the config of the main job."""
     config = load_config(Path(__file__).with_name("default.py"))
-    config.num_updates = 500
-    config.batch_size = 8
+    config.num_updates = 320
+    config.batch_size = 16
 
     config.pretrained = "assets/scenes/pipeline"
     config.height = 32
@@ -34,12 +34,13 @@ def get_config() -> ConfigDict:
     config.student.num_steps = 4
     config.student.reward_gradient_steps = 4
     config.student.guidance_scale = 5.0
+    config.student.ema_decay = 0.995
     config.teacher.num_steps = 50
     config.teacher.guidance_scale = 5.0
     config.teacher.ema_decay = 0.999
     config.horizon.weights = (0.1, 0.2, 0.3, 0.4)
-    config.shaping_weight = 4.0
+    config.shaping_weight = 8.0
     config.gate.temperature = 0.1
     config.optimizer.learning_rate = 5e-4
-    config.optimizer.decay_updates = 500
+    config.optimizer.decay_updates = 320
     return config

@@ -8,8 +8,9 @@ with a copy of the weights:
     sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sbatch configs/sd_gpu.py runs/sd \
         --config.mesh.dcn_data=4 --config.batch_size=64
 
-LoRA: --config.lora.rank=32 --config.optimizer.learning_rate=1e-4. The compile command knows TPUs only, so
-there is no report for this one; it has two samples a device where configs/sd_tpu.py has one.
+LoRA, of two samples at a time on a card with 12 GB: --config.lora.rank=32
+--config.optimizer.learning_rate=1e-4 --config.batch_size=2 --config.evaluation.batch_size=2. What
+`python -m rats_jax.compile --config=configs/sd_gpu.py --topology=h100:8` and others say: docs/tpu.md.
 """
 
 from pathlib import Path

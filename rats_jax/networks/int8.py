@@ -83,11 +83,16 @@ class Int8Kernel:
         self._kernel, self.shape = kernel, tuple(kernel.shape)
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """Read a part, given as a slice for each axis; what is summed over is read whole."""
+        """Read a part, given as a slice for each axis; a layer at a time, of it all that is summed over."""
         inputs = _inputs(self.shape)
-        whole, scale = _read(self._kernel, index)
-        rounded = np.rint(whole / np.expand_dims(scale, inputs)).astype(np.int8)
-        return rounded[tuple(part if axis in inputs else slice(None) for axis, part in enumerate(index))]
+        kept = tuple(part if axis in inputs else slice(None) for axis, part in enumerate(index))
+
+        def quantized(layer: tuple[slice, ...]) -> np.ndarray:
+            whole = _read(self._kernel, layer)
+            whole /= np.expand_dims(_scale_of(whole), inputs)
+            return np.rint(whole, out=whole)[kept].astype(np.int8)
+
+        return np.concatenate([quantized(layer) for layer in _layers(self.shape, index)])
 
 
 class Int8Scale:
@@ -101,18 +106,29 @@ class Int8Scale:
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         """Read a part, given as a slice for each axis."""
-        inputs, parts = _inputs(self._kernel.shape), iter(index)
-        wanted = [slice(None) if axis in inputs else next(parts) for axis in range(len(self._kernel.shape))]
-        return _read(self._kernel, tuple(wanted))[1]
+        shape, parts = tuple(self._kernel.shape), iter(index)
+        wanted = tuple(slice(None) if axis in _inputs(shape) else next(parts) for axis in range(len(shape)))
+        return np.concatenate([_scale_of(_read(self._kernel, layer)) for layer in _layers(shape, wanted)])
 
 
-def _read(kernel: Any, index: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Read the kernels of some outputs, float32, and their scales."""
-    inputs = _inputs(kernel.shape)
-    wanted = tuple(slice(None) if axis in inputs else part for axis, part in enumerate(index))
-    whole = np.asarray(kernel[wanted], np.float32)
-    scale = np.max(np.abs(whole), axis=inputs) / np.float32(_LARGEST)
-    return whole, np.where(scale > 0, scale, np.float32(1))
+def _layers(shape: tuple[int, ...], index: tuple[slice, ...]) -> list[tuple[slice, ...]]:
+    """Cut a part of a stack into its layers, so that few numbers are in full precision at once."""
+    if not is_stack(shape):
+        return [index]
+    return [(slice(layer, layer + 1), *index[1:]) for layer in range(*index[0].indices(shape[0]))]
+
+
+def _read(kernel: Any, index: tuple[slice, ...]) -> np.ndarray:
+    """Read the kernels of some outputs in float32, a new array."""
+    inputs = _inputs(tuple(kernel.shape))
+    return np.array(
+        kernel[tuple(slice(None) if axis in inputs else part for axis, part in enumerate(index))], np.float32
+    )
+
+
+def _scale_of(kernel: np.ndarray) -> np.ndarray:
+    scale = np.max(np.abs(kernel), axis=_inputs(kernel.shape)) / np.float32(_LARGEST)
+    return np.where(scale > 0, scale, np.float32(1))
 
 
 def apply_int8(layer: nn.Module, kernel: Array, scale: Array, *inputs: Any) -> jax.Array:
