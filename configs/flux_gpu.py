@@ -1,4 +1,4 @@
-r"""RATS on FLUX.1 [dev] at 512x512 with LoRA, for one GPU with 80 GB.
+r"""RATS on FLUX.1 [dev] at 512x512 with LoRA, for one GPU with 40 or 80 GB.
 
     hf auth login   # and accept the licence at https://huggingface.co/black-forest-labs/FLUX.1-dev
     python -m rats_jax.main --config=configs/flux_gpu.py --workdir=runs/flux --config.prompts=FILE
@@ -9,8 +9,12 @@ bfloat16. T5 is 9.5 GB more, until `python -m rats_jax.embed --config=configs/fl
 --config.prompts=FILE --out=DIR` has stored what it makes of the prompts, 4.2 MB each:
 --config.prompt_embeds=DIR.
 
-With random weights on an H200 an update of one picture took 4.3 s and 56 GB with --config.prompt_embeds
-(docs/flux.md), so 34 s of 8 pictures; without it, 10 GB more. Nobody has run it with the published weights.
+By its program (docs/tpu.md) an update lays out 29.7 GB with stored embeddings. On a card with 24 GB
+--config.lora.base_dtype=int8 makes it 17.8. On one with 80 --config.optimizer.accumulation_steps=2 draws four
+pictures at a time in 34.3 GB, at least 11.6 s an update in place of 16.9. Another card: `python -m
+rats_jax.compile --config=configs/flux_gpu.py --config.prompt_embeds=DIR --topology=rtx4090`. With random
+weights on an H200 an update of one picture took 4.3 s and 56 GB (docs/flux.md). Nobody has run it with the
+published weights.
 
 What is trained on FLUX.1 [dev] carries its non-commercial licence. [schnell] is Apache-2.0:
 --config.pretrained=black-forest-labs/FLUX.1-schnell --config.teacher.guidance_scale=1 \

@@ -1,14 +1,13 @@
-r"""RATS on Stable Diffusion 3.5 medium at 512x512 with LoRA, for one GPU with 40 or 80 GB.
+r"""RATS on Stable Diffusion 3.5 medium at 512x512 with LoRA, for one GPU with 16 GB or more.
 
     hf auth login   # and accept the licence at https://huggingface.co/stabilityai/stable-diffusion-3.5-medium
     python -m rats_jax.main --config=configs/sd3_gpu.py --workdir=runs/sd3 --config.prompts=FILE
 
 As configs/flux_gpu.py, which it starts from; what differs stands here. Guidance is classifier-free: the
 teacher's 50 steps are 100 evaluations, the student folds it into 4. The base is 4.9 GB in bfloat16, the
-text encoders 11.2 GB, which `python -m rats_jax.embed` makes needless: with HPSv2.1 and the temporaries of a
-picture about 11 GB without them, 22 GB with them. An update is 313 TFLOP a picture (docs/tpu.md): 0.6 seconds
-at the rate of a bare FLUX transformer on an H100, 5 for the 8 of an update. Nobody has run it with the
-published weights yet.
+text encoders 11.2 GB, which `python -m rats_jax.embed` makes needless: 10.3 GB are laid out without them. An
+update is 313 TFLOP a picture (docs/tpu.md): 0.6 seconds at the rate of a bare FLUX transformer on an H100, 5
+for the 8 of an update. Nobody has run it with the published weights yet.
 """
 
 from pathlib import Path

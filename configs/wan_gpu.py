@@ -1,4 +1,4 @@
-r"""RATS on Wan2.1 text-to-video 1.3B, 17 frames of 256x256, with LoRA, for one GPU with 80 GB.
+r"""RATS on Wan2.1 text-to-video 1.3B, 17 frames of 256x256, with LoRA, for one GPU with 12 GB or more.
 
     python -m rats_jax.main --config=configs/wan_gpu.py --workdir=runs/wan --config.prompts=FILE
 
