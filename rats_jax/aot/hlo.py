@@ -5,7 +5,6 @@ XLA's own cost analysis counts the body of a loop once; here it counts as often 
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any, NamedTuple
 
@@ -18,8 +17,8 @@ from rats_jax.aot.hlo_text import (
     SHAPE,
     TRIPS,
     Computation,
+    count_bytes,
     first,
-    integers,
     parse,
 )
 from rats_jax.aot.products import call_flops, product_flops
@@ -155,7 +154,7 @@ def _collective(
         arrays = list(SHAPE.finditer(kind))
     elif opcode == "all-gather-start":  # a tuple: the operands, the outputs, then what the device needs
         arrays = list(SHAPE.finditer(kind))[len(arrays) : 2 * len(arrays)]
-    moved = sum(math.prod(integers(a[3])) * (1 if a[1] == "pred" else int(a[2] or 0) / 8) for a in arrays)
+    moved = sum(count_bytes(a[0]) for a in arrays)
     return [Collective(_KINDS[opcode], moved, 1, ", ".join(a[0] for a in arrays), first(_OP_NAME, tail))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -75,6 +76,12 @@ def integers(text: str) -> list[int]:
 def first(pattern: re.Pattern[str], text: str) -> str:
     """Give the first group of a pattern where it is first found, or ''."""
     return found[1] if (found := pattern.search(text)) else ""
+
+
+def count_bytes(kind: str) -> float:
+    """Count the bytes of an array or of a tuple of them, by its type."""
+    arrays = SHAPE.finditer(kind)
+    return sum(math.prod(integers(a[3])) * (1 if a[1] == "pred" else int(a[2] or 0) / 8) for a in arrays)
 
 
 def dims(kind: str) -> list[int]:

@@ -6,7 +6,6 @@ nothing. Caches, which can serve small operands, are left out.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 
@@ -15,12 +14,11 @@ from rats_jax.aot.hlo_text import (
     BRANCHES,
     CALLED,
     NAME,
-    SHAPE,
     TRIPS,
     Computation,
     Instruction,
+    count_bytes,
     first,
-    integers,
     parse,
 )
 
@@ -113,6 +111,5 @@ def _number(parameter: Instruction) -> int:
 
 
 def _size(kind: str) -> float:
-    """Count the bytes of an array or of a tuple of them."""
-    arrays = SHAPE.finditer(_WORKSPACE.sub("", kind))
-    return sum(math.prod(integers(a[3])) * (1 if a[1] == "pred" else int(a[2] or 0) / 8) for a in arrays)
+    """Count the bytes of what a kernel reads or gives, but for what it works in."""
+    return count_bytes(_WORKSPACE.sub("", kind))

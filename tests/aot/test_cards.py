@@ -41,5 +41,9 @@ def test_other_counts_are_refused(topology):
         parse_count(topology)
 
 
+def test_the_gpus_of_both_tables_are_the_same():
+    assert {name for name, chip in CHIPS.items() if chip.platform == "gpu"} == set(CARDS)
+
+
 def test_a_run_has_less_than_all_of_a_gpu():
     assert CHIPS["h100"].usable_bytes == 72 * 10**9 and CHIPS["v5e"].usable_bytes == 16 * 10**9
