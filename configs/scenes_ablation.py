@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config = load_config(Path(__file__).with_name("emoji_ablation.py"))
     config.base = load_config(Path(__file__).with_name("scenes_cpu.py"))
     config.base.teacher.ema_decay = 1.0
-    config.base.checkpoint.every = 500
+    config.base.checkpoint.every = config.base.num_updates
     config.base.checkpoint.keep = 1
     config.base.samples.every = 0
     config.base.evaluation.num_prompts = 0
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         ("RATS", {}),
         ("static distillation", {"reward_weight": 0.0, "gate.kind": "constant", "gate.value": 1.0}),
         ("reward-only", {"gate.kind": "constant", "gate.value": 0.0}),
-        ("constant gate, its mean", {"gate.kind": "constant", "gate.value": 0.37}),
+        ("constant gate, its mean", {"gate.kind": "constant", "gate.value": 0.32}),
         ("moving teacher", {"teacher.ema_decay": 0.999}),
     )
 

@@ -44,6 +44,7 @@ class Experiment:
         teacher, student: as in the update.
         untrained_guided: the student's steps with the teacher's guidance.
         teacher_moves: whether the teacher follows the student.
+        is_averaged: whether an average of the student is kept.
         fns: of the frozen networks, in parts if the config asks for them.
         objective: rewards, gate and weights.
         normalised: whether the sum of the rewards needs their running moments.
