@@ -1,4 +1,4 @@
-"""Memory of an update against steps and batch, on this machine or for absent TPUs; prints one JSON line.
+"""Memory of an update against steps and batch, here or for absent chips; prints one JSON line.
 
     python benchmarks/memory.py [--topology=v5e:2x2] [--config=configs/emoji_cpu.py] [--config.FIELD=VALUE]
         [--vary=FIELD=VALUE,VALUE]
@@ -32,7 +32,7 @@ from rats_jax.config.flags import errors_in_a_line, parse_flags
 from rats_jax.errors import expect
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji_cpu.py", "As of rats_jax.main.")
-_TOPOLOGY = flags.DEFINE_string("topology", "", "TPU generation and chips, e.g. v5e:2x2; '' is this machine.")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "Absent chips, as v5e:2x2 or h100; '' is this machine.")
 _REMAT = flags.DEFINE_bool("remat", True, "Set student.remat=step.")
 _VARY = flags.DEFINE_multi_string(
     "vary",
