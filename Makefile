@@ -35,7 +35,7 @@ test-venv: $(TEST_STAMP)
 # libtpu compiles for TPUs that are not there, and jax's plugin for GPUs. They lie beside the packages, or jax would
 # look for such chips each time.
 # open_clip's networks work without torchvision, whose builds on PyPI are for CUDA and break beside a CPU torch.
-$(TEST_STAMP): $(STAMP) requirements-test.txt
+$(TEST_STAMP): $(STAMP) requirements-test.txt Makefile
 	$(PIP) install -r requirements-test.txt
 	$(PIP) install --no-deps open-clip-torch==3.3.0
 	$(PIP) install -q --no-deps --upgrade --target .venv/libtpu libtpu==$(LIBTPU)
