@@ -1,4 +1,4 @@
-"""Compile a training update for TPUs or GPUs that are not there: does it fit, and what does it cost?
+"""Compile a training update for TPUs or GPUs that are not there.
 
     python -m rats_jax.compile --config=configs/sd_tpu.py --topology=v5e:4x4
     python -m rats_jax.compile --config=configs/flux_gpu.py --topology=h100

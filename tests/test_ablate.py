@@ -40,6 +40,14 @@ def plan(**changes):
     return planning.plan(config, Path("comparison"))
 
 
+@pytest.mark.parametrize("name", ["emoji_ablation", "emoji_teachers", "scenes_ablation"])
+def test_every_comparison_that_ships_can_be_planned(name):
+    config = load_config(ROOT / "configs" / f"{name}.py")
+    jobs = planning.plan(config, Path("comparison"))
+    trained = len(config.variants) * len(config.seeds) * len(config.student_steps)
+    assert [job.variant for job in jobs[:2]] == [TEACHER, UNTRAINED] and len(jobs) >= trained
+
+
 def test_every_variant_meets_every_number_of_steps_and_every_seed():
     jobs = plan()
     config = load_config(CONFIG)

@@ -85,7 +85,9 @@ def _job(
     run.student.num_steps = num_steps
     run.student.reward_gradient_steps = min(run.student.reward_gradient_steps, num_steps)
     folder = workdir / _slug(variant) / f"steps_{num_steps}"
-    if seed is not None:
+    if seed is None:
+        run.horizon.weights = ()  # of as many steps as are trained; this one only draws
+    else:
         run.seed = seed
         folder = folder / f"seed_{seed}"
     try:
