@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 from rats_jax.aot.hlo_text import (
     BODY,
-    BRANCHES,
     CALLED,
     INTEGER,
-    NAME,
     SHAPE,
     TRIPS,
     Computation,
+    branches,
     count_bytes,
     first,
     parse,
@@ -125,9 +124,8 @@ def _cost(program: _Program, computation: Computation, label: str, arguments: li
     if opcode == "while":
         return _loop(program, computation, label, arguments)
     if opcode == "conditional":
-        names = NAME.findall(" ".join(BRANCHES.findall(tail)))
-        branches = [_count(program, name, []) for name in names]
-        return max(branches, key=lambda cost: (cost[0], sum(item.bytes * item.times for item in cost[1])))
+        costs = [_count(program, name, []) for name in branches(tail)]
+        return max(costs, key=lambda cost: (cost[0], sum(item.bytes * item.times for item in cost[1])))
     if opcode not in _CALLS:
         return product_flops(label, opcode, kind, types, tail), []
     flops = call_flops(label, kind, types, tail) if opcode == "custom-call" else 0.0

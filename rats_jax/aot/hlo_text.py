@@ -12,7 +12,8 @@ INTEGER = re.compile(r"-?\d+")
 NAME = re.compile(r"%([^\s,(){}]+)")
 """Of an operand or a computation that is called."""
 CALLED = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%([^\s,}]+)")
-BRANCHES = re.compile(r"\b(?:branch_computations=\{[^}]*|(?:true|false)_computation=%[^\s,]+)")
+TARGET = re.compile(r'\bcustom_call_target="([^"]*)"')
+_BRANCHES = re.compile(r"\b(?:branch_computations=\{[^}]*|(?:true|false)_computation=%[^\s,]+)")
 BODY = re.compile(r"\bbody=%([^\s,]+)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _COMPUTATION = re.compile(r"(ENTRY )?%(\S+) \(.*\{$")
@@ -66,6 +67,11 @@ def parse(text: str) -> tuple[str, dict[str, Computation]]:
     if not entry:
         raise ValueError("no ENTRY computation: expected the text of an optimised XLA program")
     return entry, computations
+
+
+def branches(tail: str) -> list[str]:
+    """Name the computations of a conditional, by the rest of its line."""
+    return NAME.findall(" ".join(_BRANCHES.findall(tail)))
 
 
 def integers(text: str) -> list[int]:

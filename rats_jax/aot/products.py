@@ -10,10 +10,9 @@ import math
 import re
 
 from rats_jax.aot.flops import conv_flops, dot_flops
-from rats_jax.aot.hlo_text import dims, first, integers
+from rats_jax.aot.hlo_text import TARGET, dims, first, integers
 
 _NOT_SPATIAL = ("bf", "oi", "bf")  # labels of a convolution's input, kernel and result
-_TARGET = re.compile(r'\bcustom_call_target="([^"]*)"')
 _KERNEL = re.compile(r'"body":"([^"]*)"')
 _OPAQUE = re.compile(r"matmul|gemm|dot|conv(?!ert)|attention|dnn", re.IGNORECASE)
 _FLASH = re.compile(r"splash_mha_(fwd|dkv|dq)_")
@@ -63,7 +62,7 @@ def call_flops(label: str, kind: str, types: list[str], tail: str) -> float:
     Raises:
         ValueError: one that may multiply and does not say how much.
     """
-    target = first(_TARGET, tail)
+    target = first(TARGET, tail)
     if label.startswith("online-softmax"):  # XLA:TPU's own kernel: softmax(scores) @ values
         scores = dims(types[0])
         return dot_flops(scores, dims(kind), [len(scores) - 1])

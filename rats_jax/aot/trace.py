@@ -57,33 +57,30 @@ def find_devices(topology: str) -> Sequence[Any]:
     Raises:
         ConfigError: the compiler is not installed, or does not know the topology.
     """
-    if topology.partition(":")[0] in CARDS:
-        return _find_gpus(topology)
-    if find_spec("libtpu") is None:
-        raise ConfigError("topology: expected the package libtpu: pip install 'rats_jax[tpu]'")
+    is_gpu = topology.partition(":")[0] in CARDS
+    knows = "jax's compiler for CUDA knows" if is_gpu else "libtpu knows, as v5e:4x4"
+    asked = _describe_gpus(topology) if is_gpu else _describe_tpus(topology)
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        return topologies.get_topology_desc(**asked).devices
     except Exception as error:  # whatever the plugin raises
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            f"topology={topology!r}: expected one that libtpu knows, as v5e:4x4 ({reason})"
-        ) from None
+        raise ConfigError(f"topology={topology!r}: expected one that {knows} ({reason})") from None
 
 
-def _find_gpus(topology: str) -> Sequence[Any]:
+def _describe_tpus(topology: str) -> dict[str, str]:
+    if find_spec("libtpu") is None:
+        raise ConfigError("topology: expected the package libtpu: pip install 'rats_jax[tpu]'")
+    return {"platform": "tpu", "topology_name": topology}
+
+
+def _describe_gpus(topology: str) -> dict[str, str]:
     name = topology.partition(":")[0]
     shape = "1x{}x{}".format(*parse_count(topology))  # slices, machines of each, GPUs of each
     if find_spec("jax_plugins") is None or not any(map(find_spec, _CUDA_PLUGINS)):
         raise ConfigError("topology: expected jax's compiler for CUDA: pip install 'rats_jax[cuda]'")
     chip = CHIPS[name]
     card = describe_card(CARDS[name], memory_bytes=chip.memory_bytes, bandwidth=chip.memory_bandwidth)
-    try:
-        return topologies.get_topology_desc(shape, "cuda", topology=shape, target_config=card).devices
-    except Exception as error:  # whatever the plugin raises
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            f"topology={topology!r}: expected one that jax's compiler for CUDA knows ({reason})"
-        ) from None
+    return {"platform": "cuda", "topology_name": shape, "topology": shape, "target_config": card}
 
 
 def trace(config: Any, devices: Sequence[Any]) -> Program:
@@ -119,7 +116,7 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
         "state_bytes_per_device": _bytes(state, layout.state),
         "frozen_bytes_per_device": _bytes(frozen, layout.frozen),
         "evaluations": {"teacher": experiment.teacher_nfe, "student": experiment.nfe},
-        "weight_bytes_read_per_device": _weight_bytes(config, experiment) / mesh.shape["tensor"],
+        "weight_bytes_read_per_device": _weight_bytes(config, frozen.base) / mesh.shape["tensor"],
         "analytic_flops_per_device": analytic_flops(config, experiment, config.batch_size // ways)
         / mesh.shape["tensor"],
         "trace_seconds": time.perf_counter() - start,
@@ -289,7 +286,7 @@ def _since(start: float) -> float:
     return time.perf_counter() - start
 
 
-def _weight_bytes(config: Any, experiment: Experiment) -> float:
+def _weight_bytes(config: Any, base: Any) -> float:
     """Count the bytes of the network's weights that all evaluations read, as they are kept below adapters.
 
     Weights that are trained are kept for an update in the compute dtype.
@@ -297,9 +294,8 @@ def _weight_bytes(config: Any, experiment: Experiment) -> float:
     Those of a step are made together. The student's are read again by the backward pass, and once more where
     it computes the forward pass anew.
     """
-    base = jax.tree.leaves(experiment.frozen_params().base)
     whole = None if config.lora.rank else jnp.dtype(config.compute_dtype).itemsize
-    size = sum(np.prod(x.shape, dtype=np.int64) * (whole or np.dtype(x.dtype).itemsize) for x in base)
+    size = sum(np.prod(x.shape, dtype=np.int64) * (whole or x.dtype.itemsize) for x in jax.tree.leaves(base))
     reads = config.teacher.num_steps + config.student.num_steps * (2 + (config.student.remat != "none"))
     parts = config.optimizer.accumulation_steps
     return float(size * reads * parts)

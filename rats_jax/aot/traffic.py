@@ -11,12 +11,12 @@ from collections import defaultdict
 
 from rats_jax.aot.hlo_text import (
     BODY,
-    BRANCHES,
     CALLED,
-    NAME,
+    TARGET,
     TRIPS,
     Computation,
     Instruction,
+    branches,
     count_bytes,
     first,
     parse,
@@ -27,7 +27,6 @@ _FREE = frozenset(
 )
 _SLICES = frozenset({"dynamic-slice", "slice", "gather"})
 _WORKSPACE = re.compile(r", [su]8\[\d+\]")  # of a library, beside its results
-_TARGET = re.compile(r'\bcustom_call_target="([^"]*)"')
 _PARAMETER = re.compile(r"(\d+)\)")
 
 
@@ -64,12 +63,12 @@ def _add(moved: dict[str, float], computations: dict[str, Computation], name: st
                 raise ValueError(f"{label}: the trip count of the loop is not in the text")
             _add(moved, computations, first(BODY, tail), times * int(trips))
         elif opcode == "conditional":
-            for branch in NAME.findall(" ".join(BRANCHES.findall(tail))):
+            for branch in branches(tail):
                 _add(moved, computations, branch, times)
         elif opcode == "call":
             _add(moved, computations, first(CALLED, tail), times)
         else:
-            kind = first(_TARGET, tail) if opcode == "custom-call" else re.sub(r"[.\d]+$", "", label)
+            kind = first(TARGET, tail) if opcode == "custom-call" else re.sub(r"[.\d]+$", "", label)
             moved[kind] += times * _bytes_of_kernel(computations, computations[name], instruction)
 
 

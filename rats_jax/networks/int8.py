@@ -131,13 +131,11 @@ def _scale_of(kernel: np.ndarray) -> np.ndarray:
     return np.where(scale > 0, scale, np.float32(1))
 
 
-def apply_int8(layer: nn.Module, kernel: Array, scale: Array, *inputs: Any) -> jax.Array:
-    """Compute a linear layer or convolution without its bias, whose kernel is kept in 8 bits.
+def apply_int8(layer: nn.Module, *inputs: Any) -> jax.Array:
+    """Compute a linear layer or convolution whose kernel is kept in 8 bits.
 
     Args:
-        layer: nn.Dense or Conv.
-        kernel: int8 [..., I, O].
-        scale: float32 [O].
+        layer: nn.Dense or Conv, bound to its weights: kernel int8 [..., I, O], scales [O], perhaps a bias.
         inputs: of the layer.
 
     Returns:
@@ -149,5 +147,9 @@ def apply_int8(layer: nn.Module, kernel: Array, scale: Array, *inputs: Any) -> j
     def product(kernel: Array, *inputs: Any) -> Any:
         return plain.apply({"params": {"kernel": kernel}}, *inputs)
 
+    kernel, scale = (layer.get_variable("params", name) for name in ("kernel", SCALE))
     outputs = cast(jax.Array, jax.checkpoint(product)(kernel, *inputs))
-    return (outputs * scale).astype(outputs.dtype)
+    outputs = (outputs * scale).astype(outputs.dtype)
+    if not layer.has_variable("params", "bias"):
+        return outputs
+    return outputs + layer.get_variable("params", "bias").astype(outputs.dtype)

@@ -85,9 +85,8 @@ def with_adapters(denoise_fn: DenoiseFn, *, scale: float) -> DenoiseFn:
         layer = context.module
         if context.method_name != "__call__":
             return next_fn(*args, **kwargs)
-        outputs = (
-            _apply_int8(layer, args) if layer.has_variable("params", SCALE) else next_fn(*args, **kwargs)
-        )
+        is_int8 = layer.has_variable("params", SCALE)
+        outputs = apply_int8(layer, *args) if is_int8 else next_fn(*args, **kwargs)
         if not layer.has_variable(ADAPTERS, "up"):
             return outputs
         down, up = (layer.get_variable(ADAPTERS, name) for name in ("down", "up"))
@@ -100,14 +99,6 @@ def with_adapters(denoise_fn: DenoiseFn, *, scale: float) -> DenoiseFn:
             return denoise_fn(params, latents, timestep, embeds)
 
     return adapted_fn
-
-
-def _apply_int8(layer: Any, inputs: Any) -> jax.Array:
-    kernel, scale = (layer.get_variable("params", name) for name in ("kernel", SCALE))
-    outputs = apply_int8(layer, kernel, scale, *inputs)
-    if not layer.has_variable("params", "bias"):
-        return outputs
-    return outputs + layer.get_variable("params", "bias").astype(outputs.dtype)
 
 
 def merge_adapters(params: Params, adapters: Params, *, scale: float, dtype: Any = np.float32) -> Params:

@@ -80,12 +80,13 @@ def check_devices() -> None:
 
 
 def _check_memory_share() -> None:
+    new, old = _MEMORY_SHARES
     given = {name: os.environ[name] for name in _MEMORY_SHARES if os.environ.get(name)}
     for name, value in given.items():
         expect(_is_positive(value), name, value, "a share of a GPU's memory, as 0.9")
-    expect(len(given) < 2, *next(reversed(given.items()), ("", "")), f"none beside {_MEMORY_SHARES[0]}")
+    expect(len(given) < 2, old, given.get(old), f"none beside {new}")
     if not given:
-        os.environ[_MEMORY_SHARES[0]] = str(GPU_MEMORY_SHARE)
+        os.environ[new] = str(GPU_MEMORY_SHARE)
 
 
 def _check_xla_flags(value: str) -> None:
