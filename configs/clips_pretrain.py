@@ -58,12 +58,12 @@ def get_config() -> ml_collections.ConfigDict:
     )
 
     config.vae = ml_collections.ConfigDict(
-        {"num_updates": 6000, "batch_size": 8, "learning_rate": 3e-3, "ema_decay": 0.998, "kl_weight": 1e-4}
+        {"num_updates": 3000, "batch_size": 8, "learning_rate": 3e-3, "ema_decay": 0.998, "kl_weight": 1e-4}
     )
     config.vae_model = ml_collections.ConfigDict(
         {
-            "base_dim": 16,
-            "z_dim": 4,
+            "base_dim": 8,
+            "z_dim": 8,
             "dim_mult": (1, 2),
             "num_res_blocks": 1,
             "attn_scales": (),
@@ -88,8 +88,8 @@ def get_config() -> ml_collections.ConfigDict:
             "patch_size": (1, 4, 4),
             "num_attention_heads": 4,
             "attention_head_dim": 32,
-            "in_channels": 4,
-            "out_channels": 4,
+            "in_channels": 8,
+            "out_channels": 8,
             "text_dim": 96,
             "freq_dim": 64,
             "ffn_dim": 384,

@@ -198,6 +198,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "attack_step": 4 / 255,  # sign-gradient step on the pictures that must score low
                 "attack_wrong": False,  # up to such a step on half of those that show something else, too
                 "count_share": 1 / 3,  # of pictures that show something else, those of another number
+                "extra_share": 0.0,  # of those, ones that differ from the right picture by one more thing
                 "any_sizes": False,  # of things; else smaller ones where there are more, as the flow draws
                 "kinds": config.kinds,
                 "max_logit_scale": 30.0,
@@ -236,9 +237,13 @@ def get_config() -> ml_collections.ConfigDict:
             "kinds": {"one": 0.4, "two": 0.3, "three": 0.3, "pair": 0.0},
         }
     )
-    # And at last that small things are not several for being small.
+    # Then that small things are not several for being small.
     config.third_round = config.second_round.copy_and_resolve_references()
     config.third_round.update({"num_updates": 1000, "any_sizes": True})
+    # Last, that one thing too many spoils a picture that is right in all else, as few steps draw it.
+    config.fourth_round = config.third_round.copy_and_resolve_references()
+    config.fourth_round.update({"num_updates": 1500, "extra_share": 0.5})
+    config.fourth_round.kinds = ml_collections.ConfigDict({"one": 0.5, "two": 0.3, "three": 0.1, "pair": 0.1})
 
     config.samples = ml_collections.ConfigDict({"num_images": 96, "num_steps": 50, "guidance_scale": 5.0})
     config.samples.columns = 12

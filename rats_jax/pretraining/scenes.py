@@ -7,6 +7,7 @@ are used, inside jitted functions, from the graphics in several sizes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -178,13 +179,56 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array, sizes_of: 
     Returns:
         [B, 32, 32, 3] float32 in [0, 1].
     """
+    count = jnp.sum(objects != NOTHING, axis=1, keepdims=True)
+    return _render(key, graphics, objects, grounds, count, jnp.ones(objects.shape), sizes_of)
+
+
+def render_with_extra(
+    key: Key, graphics: Array, objects: Array, grounds: Array, sizes_of: Sizes
+) -> tuple[Array, Array]:
+    """Draw scenes twice: as they should be, and with one more of their things, solid or fainter.
+
+    Args:
+        key: typed key.
+        graphics: [S, N, 28, 28, 4] uint8, of `load_graphics`.
+        objects: [B, M] int32.
+        grounds: [B] int32.
+        sizes_of: the sizes that are drawn from, of up to M + 1 objects.
+
+    Returns:
+        [B, 32, 32, 3] float32 in [0, 1], twice, alike but for the thing too many.
+    """
+    key_scene, key_which, key_opacity = jax.random.split(key, 3)
+    batch, slots = objects.shape
+    count = jnp.sum(objects != NOTHING, axis=1)
+    slot = jnp.int32(jax.random.uniform(key_which, (batch,)) * count)
+    extra = jnp.take_along_axis(objects, slot[:, None], axis=1)
+    opacity = jax.random.uniform(key_opacity, (batch, 1), minval=0.3, maxval=1.3)
+    solid, of_count = jnp.ones((batch, slots)), jnp.repeat(count[:, None], slots, axis=1)
+    both = functools.partial(
+        _render,
+        key_scene,
+        graphics,
+        jnp.concatenate([objects, extra], axis=1),
+        grounds,
+        jnp.concatenate([of_count, count[:, None] + 1], axis=1),
+        sizes_of=sizes_of,
+    )
+    opacities = [jnp.concatenate([solid, o], axis=1) for o in (0.0 * opacity, jnp.minimum(opacity, 1.0))]
+    return both(opacities[0]), both(opacities[1])
+
+
+def _render(
+    key: Key, graphics: Array, objects: Array, grounds: Array, count: Array, opacity: Array, sizes_of: Sizes
+) -> Array:
+    """Draw things [B, M] of that opacity [B, M], as large as among `count` of them, [B, M] or [B, 1]."""
     key_shade, key_size, key_place, key_mirror = jax.random.split(key, 4)
     images = shade(key_shade, jnp.asarray(list(COLOURS.values()))[grounds])
 
     present = objects != NOTHING
     allowed = np.array([[size in sizes_of[n + 1] for size in SIZES] for n in range(objects.shape[1])])
-    chances = jnp.log(jnp.asarray(allowed, jnp.float32))[jnp.sum(present, axis=1) - 1]
-    which = jax.random.categorical(key_size, chances[:, None], shape=objects.shape)
+    chances = jnp.log(jnp.asarray(allowed, jnp.float32))[count - 1]
+    which = jax.random.categorical(key_size, chances, shape=objects.shape)
     sizes = jnp.asarray(SIZES)[which]
     corners = _place(key_place, sizes, present)
     mirrored = jax.random.bernoulli(key_mirror, 0.5, objects.shape)
@@ -201,7 +245,7 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array, sizes_of: 
             jnp.clip(row, 0, _MAX_SIZE - 1),
             jnp.clip(column, 0, _MAX_SIZE - 1),
         ]
-        pixels = jnp.where(inside[..., None], pixels, 0) / 255.0
+        pixels = jnp.where(inside[..., None], pixels, 0) / 255.0 * opacity[:, i, None, None, None]
         images = images * (1.0 - pixels[..., 3:]) + pixels[..., :3]
     return jnp.clip(images, 0.0, 1.0)  # of rounding
 

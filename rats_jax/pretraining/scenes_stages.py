@@ -38,6 +38,7 @@ from rats_jax.pretraining.scenes import (
     load_graphics,
     make_prompts,
     render,
+    render_with_extra,
     sampling_weights,
     vary,
 )
@@ -186,18 +187,17 @@ def reward_draft_stage(config: Any, workdir: Path) -> None:
 
 def reward_numbers_stage(config: Any, workdir: Path) -> None:
     """Go on with the reward that RATS climbs, as config.second_round says: reward_numbers/."""
-    training = config.reward.copy_and_resolve_references()
-    training.update(config.second_round)
-    start = workdir / "reward_draft"
-    _train_reward(config, training, workdir, "reward_numbers", start=start, seed=config.seed + 21)
+    _go_on(config, config.second_round, workdir, "reward_draft", "reward_numbers", seed=config.seed + 21)
+
+
+def reward_sizes_stage(config: Any, workdir: Path) -> None:
+    """Go on with it, as config.third_round says: reward_sizes/."""
+    _go_on(config, config.third_round, workdir, "reward_numbers", "reward_sizes", seed=config.seed + 22)
 
 
 def reward_stage(config: Any, workdir: Path) -> None:
-    """Go on with it once more, as config.third_round says: reward/."""
-    training = config.reward.copy_and_resolve_references()
-    training.update(config.third_round)
-    start = workdir / "reward_numbers"
-    _train_reward(config, training, workdir, "reward", start=start, seed=config.seed + 22)
+    """Go on with it once more, as config.fourth_round says: reward/."""
+    _go_on(config, config.fourth_round, workdir, "reward_sizes", "reward", seed=config.seed + 23)
 
 
 def heldout_reward_stage(config: Any, workdir: Path) -> None:
@@ -280,6 +280,7 @@ STAGES: Mapping[str, Callable[[Any, Path], None]] = {
     "guidance": guidance_stage,
     "reward_draft": reward_draft_stage,
     "reward_numbers": reward_numbers_stage,
+    "reward_sizes": reward_sizes_stage,
     "reward": reward_stage,
     "heldout_reward": heldout_reward_stage,
     "prompts": prompts_stage,
@@ -384,6 +385,13 @@ def _write_networks(folder: Path, models: Mapping[str, dict[str, Any]], params: 
         write_model(folder / name, models[name] | marks[name], params[name], file)
 
 
+def _go_on(config: Any, changes: Any, workdir: Path, start: str, name: str, *, seed: int) -> None:
+    """Train a round of the reward with some settings changed, from the weights of the round before."""
+    training = config.reward.copy_and_resolve_references()
+    training.update(changes)
+    _train_reward(config, training, workdir, name, start=workdir / start, seed=seed)
+
+
 def _train_reward(
     config: Any, training: Any, workdir: Path, name: str, *, seed: int, start: Path | None = None
 ) -> None:
@@ -401,6 +409,11 @@ def _train_reward(
         named, share = data["colours"][rows], training.count_share
         others, elsewhere = vary(key_vary, objects, grounds, named, num_nouns, count_share=share)
         wrong = render(key_wrong, data["graphics"], others, elsewhere, sizes_of)
+        if training.extra_share:
+            key_extra, key_share = jax.random.split(jax.random.fold_in(keys[1], 0))
+            pair = render_with_extra(key_extra, data["graphics"], objects, grounds, sizes_of)
+            chosen = jax.random.bernoulli(key_share, training.extra_share, (batch_size, 1, 1, 1))
+            images, wrong = jnp.where(chosen, pair[0], images), jnp.where(chosen, pair[1], wrong)
         counts = _count(objects, num_nouns)
         fits = jnp.all(counts[:, None] == counts[None], axis=-1)
         fits &= (named[:, None] == NOTHING) | (named[:, None] == grounds[None])

@@ -18,6 +18,7 @@ from rats_jax.pretraining.scenes import (
     load_graphics,
     make_prompts,
     render,
+    render_with_extra,
     sampling_weights,
     vary,
 )
@@ -109,6 +110,21 @@ def test_a_crowd_has_a_fourth_in_half_of_the_scenes_of_three():
     assert more.shape == (200, 4) and np.all(more[:, :3] == 2) and 60 < np.sum(more[:, 3] == 2) < 140
     assert set(more[:, 3].tolist()) == {2, NOTHING}
     assert np.all(np.asarray(crowd(jax.random.key(0), two))[:, 3] == NOTHING)
+
+
+def test_a_picture_with_a_thing_too_many_is_the_right_one_beside_it():
+    batch = 256
+    rows = jnp.tile(jnp.asarray([[0, NOTHING, NOTHING], [1, 2, NOTHING]]), (batch // 2, 1))
+    draw = jax.jit(lambda key: render_with_extra(key, blocks(), rows, jnp.zeros(batch, jnp.int32), ANY_SIZES))
+    right, more = (np.asarray(images) for images in draw(jax.random.key(0)))
+    area = [np.all(np.abs(right - colour) < 1e-6, axis=-1).sum(axis=(1, 2)) for colour in np.eye(3)]
+    assert np.all(area[0][::2] >= 100) and np.all(area[0][1::2] == 0)  # the things of its prompt alone
+    assert np.all(area[1][1::2] + area[2][1::2] >= 100)
+    changed = np.any(np.abs(right - more) > 1e-6, axis=-1)
+    assert np.mean(changed.any(axis=(1, 2))) > 0.9 and changed.mean() < 0.3
+    # On white a solid red thing changes green and blue by nearly all that there is.
+    change = np.abs(right - more)[::2].max(axis=(1, 2, 3))
+    assert np.min(change[change > 0]) < 0.5 and np.mean(change > 0.85) > 0.2
 
 
 def test_a_ground_has_its_colour_and_an_open_one_any():

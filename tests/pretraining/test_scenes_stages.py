@@ -56,7 +56,8 @@ def small_config():
         config[name].update({"num_updates": 1, "images_per_corruption": 1, "corruptions": ("noise", "mix")})
         config[name].text_config.update(TOWER)
         config[name].vision_config.update(TOWER)
-    config.second_round.num_updates = config.third_round.num_updates = 1
+    for name in ("second_round", "third_round", "fourth_round"):
+        config[name].num_updates = 1
     config.samples.update({"num_images": 3, "columns": 2, "num_steps": 2})
     config.check.update({"num_images": 4, "num_steps": (2, 1)})
     return config
@@ -64,8 +65,8 @@ def small_config():
 
 def test_the_real_config_names_what_exists():
     config = load_config(CONFIG)
-    stages = ["judge", "vae", "flow", "guidance", "reward_draft", "reward_numbers", "reward"]
-    stages += ["heldout_reward", "prompts", "samples", "check"]
+    stages = ["judge", "vae", "flow", "guidance", "reward_draft", "reward_numbers"]
+    stages += ["reward_sizes", "reward", "heldout_reward", "prompts", "samples", "check"]
     assert list(STAGES) == stages
     assert set(config.reward.corruptions) | set(config.heldout_reward.corruptions) == set(CORRUPTIONS)
     assert config.heldout_reward.vision_config.hidden_size != config.reward.vision_config.hidden_size
@@ -99,7 +100,7 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(tmp_path
         assert np.all(np.isfinite(scores[name]))
     assert np.all(scores["reward"] != scores["heldout_reward"])
     # A round goes on from the one before: one update moves a weight by about the learning rate.
-    rounds = ("reward_draft", "reward_numbers", "reward")
+    rounds = ("reward_draft", "reward_numbers", "reward_sizes", "reward")
     weights = [load_file(tmp_path / name / "model.safetensors") for name in rounds]
     for before, after in itertools.pairwise(weights):
         moved = [np.abs(before[name].astype(np.float32) - after[name]).max() for name in before]
@@ -114,7 +115,7 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(tmp_path
 
     files = [file for file in tmp_path.rglob("*.safetensors")]
     times = {file: file.stat().st_mtime_ns for file in files}
-    assert len(times) == 3 + 4 + 5  # of the flow, of the pipeline, of judge and rewards
+    assert len(times) == 3 + 4 + 6  # of the flow, of the pipeline, of judge and rewards
     assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("*.state"))
     for stage in STAGES.values():
         stage(config, tmp_path)
