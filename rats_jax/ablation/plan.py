@@ -80,7 +80,8 @@ def _job(
     run: Any = ConfigDict(saved_config.from_json(saved_config.to_json(config.base)))
     for field, value in changes.items():
         known = flatten(run)
-        expect(field in known, f"variants: {variant!r}: {field}", value, f"a field{suggestion(field, known)}")
+        if field not in known:
+            expect(False, f"variants: {variant!r}: {field}", value, f"a field{suggestion(field, known)}")
         run.update_from_flattened_dict({field: value})
     run.student.num_steps = num_steps
     run.student.reward_gradient_steps = min(run.student.reward_gradient_steps, num_steps)
