@@ -228,6 +228,12 @@ def test_missing_and_unknown_fields_are_named(config):
     assert message(nested) == "student.num_steps=None: expected an integer >= 1"
 
 
+def test_no_name_is_looked_for_while_all_are_known(config, monkeypatch):
+    # It takes a tenth of a second, and a comparison checks a hundred configs.
+    monkeypatch.delattr("difflib.get_close_matches")
+    validate(config)
+
+
 def test_no_reward_and_a_reward_without_a_path(config):
     nested = config.to_dict()
     del nested["rewards"]["first"]["path"]
