@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         ("RATS", {}),
         ("static distillation", {"reward_weight": 0.0, "gate.kind": "constant", "gate.value": 1.0}),
         ("reward-only", {"gate.kind": "constant", "gate.value": 0.0}),
-        ("constant gate, its mean", {"gate.kind": "constant", "gate.value": 0.32}),
+        ("constant gate, its mean", {"gate.kind": "constant", "gate.value": 0.34}),
         ("moving teacher", {"teacher.ema_decay": 0.999}),
     )
 
