@@ -62,7 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.vae_model = ml_collections.ConfigDict(
         {
-            "base_dim": 8,
+            "base_dim": 16,
             "z_dim": 8,
             "dim_mult": (1, 2),
             "num_res_blocks": 1,
