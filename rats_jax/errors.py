@@ -61,6 +61,12 @@ def suggestion(name: str, known: Collection[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def expect_known(name: str, known: Collection[str], field: str, value: Any, expected: str) -> None:
+    """Raise the error of `expect` about a field unless `name` is known, with the closest name that is."""
+    if name not in known:  # asked first: to compare with all names takes long
+        expect(False, field, value, expected + suggestion(name, known))
+
+
 def known_keywords(function: Callable[P, T]) -> Callable[P, T]:
     """Let a function refuse keywords that it does not have with a ConfigError that proposes one."""
     known = [name for name in inspect.signature(function).parameters if name != "self"]

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rats_jax.ablation.table import TEACHER, UNTRAINED
 from rats_jax.config.fields import flatten
 from rats_jax.config.together import validate, validate_paths
-from rats_jax.errors import ConfigError, expect, suggestion
+from rats_jax.errors import ConfigError, expect, expect_known
 from rats_jax.training.teacher import describe
 from rats_jax.workdir import saved_config
 
@@ -79,9 +79,7 @@ def _job(
 ) -> Job:
     run: Any = ConfigDict(saved_config.from_json(saved_config.to_json(config.base)))
     for field, value in changes.items():
-        known = flatten(run)
-        if field not in known:
-            expect(False, f"variants: {variant!r}: {field}", value, f"a field{suggestion(field, known)}")
+        expect_known(field, flatten(run), f"variants: {variant!r}: {field}", value, "a field")
         run.update_from_flattened_dict({field: value})
     run.student.num_steps = num_steps
     run.student.reward_gradient_steps = min(run.student.reward_gradient_steps, num_steps)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rats_jax.config.fields import MONITOR_RULES, REWARD_RULES, RULES, flatten
-from rats_jax.errors import expect, suggestion
+from rats_jax.errors import expect, expect_known
 from rats_jax.paths import expect_model, expect_prompts, expect_workdir, is_hub_id, kind_of, resolve_path
 
 
@@ -27,9 +27,8 @@ def validate(config: Mapping[str, Any]) -> None:
     for section, fields in (("rewards", REWARD_RULES), ("monitor", MONITOR_RULES)):
         names[section] = list(dict.fromkeys(f.split(".")[1] for f in flat if f.startswith(f"{section}.")))
         rules |= {f"{section}.{name}.{f}": rule for name in names[section] for f, rule in fields.items()}
-    for field in flat:
-        if field not in rules:  # asked first: to look for a suggestion takes long
-            expect(False, field, flat[field], "no such field" + suggestion(field, rules))
+    for field, value in flat.items():
+        expect_known(field, rules, field, value, "no such field")
     for field, rule in rules.items():
         expect(field in flat, field, None, rule.expected)
         expect(rule.holds(flat[field]), field, flat[field], rule.expected)

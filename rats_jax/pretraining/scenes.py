@@ -7,7 +7,6 @@ are used, inside jitted functions, from the graphics in several sizes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -180,7 +179,10 @@ def render(key: Key, graphics: Array, objects: Array, grounds: Array, sizes_of: 
         [B, 32, 32, 3] float32 in [0, 1].
     """
     count = jnp.sum(objects != NOTHING, axis=1, keepdims=True)
-    return _render(key, graphics, objects, grounds, count, jnp.ones(objects.shape), sizes_of)
+    images, layout = _lay_out(key, objects, grounds, count, sizes_of)
+    for slot in range(objects.shape[1]):
+        images = _paint(images, graphics, objects, layout, slot)
+    return jnp.clip(images, 0.0, 1.0)  # of rounding
 
 
 def render_with_extra(
@@ -203,51 +205,58 @@ def render_with_extra(
     count = jnp.sum(objects != NOTHING, axis=1)
     slot = jnp.int32(jax.random.uniform(key_which, (batch,)) * count)
     extra = jnp.take_along_axis(objects, slot[:, None], axis=1)
-    opacity = jax.random.uniform(key_opacity, (batch, 1), minval=0.3, maxval=1.3)
-    solid, of_count = jnp.ones((batch, slots)), jnp.repeat(count[:, None], slots, axis=1)
-    both = functools.partial(
-        _render,
-        key_scene,
-        graphics,
-        jnp.concatenate([objects, extra], axis=1),
-        grounds,
-        jnp.concatenate([of_count, count[:, None] + 1], axis=1),
-        sizes_of=sizes_of,
-    )
-    opacities = [jnp.concatenate([solid, o], axis=1) for o in (0.0 * opacity, jnp.minimum(opacity, 1.0))]
-    return both(opacities[0]), both(opacities[1])
+    objects = jnp.concatenate([objects, extra], axis=1)
+    counts = count[:, None] + (jnp.arange(slots + 1) == slots)  # the last is as large as one of more
+    images, layout = _lay_out(key_scene, objects, grounds, counts, sizes_of)
+    for i in range(slots):
+        images = _paint(images, graphics, objects, layout, i)
+    opacity = jax.random.uniform(key_opacity, (batch, 1, 1, 1), minval=0.3, maxval=1.3)
+    more = _paint(images, graphics, objects, layout, slots, opacity=jnp.minimum(opacity, 1.0))
+    return jnp.clip(images, 0.0, 1.0), jnp.clip(more, 0.0, 1.0)  # of rounding
 
 
-def _render(
-    key: Key, graphics: Array, objects: Array, grounds: Array, count: Array, opacity: Array, sizes_of: Sizes
-) -> Array:
-    """Draw things [B, M] of that opacity [B, M], as large as among `count` of them, [B, M] or [B, 1]."""
+class _Layout(NamedTuple):
+    """How things are drawn: places in `SIZES` [B, M], corners [B, M, 2] in pixels, mirrored [B, M]."""
+
+    which: Array
+    corners: Array
+    mirrored: Array
+
+
+def _lay_out(
+    key: Key, objects: Array, grounds: Array, count: Array, sizes_of: Sizes
+) -> tuple[Array, _Layout]:
+    """Draw grounds [B, 32, 32, 3], and how things are: as large as of `count`, [B, M] or [B, 1]."""
     key_shade, key_size, key_place, key_mirror = jax.random.split(key, 4)
     images = shade(key_shade, jnp.asarray(list(COLOURS.values()))[grounds])
-
-    present = objects != NOTHING
     allowed = np.array([[size in sizes_of[n + 1] for size in SIZES] for n in range(objects.shape[1])])
     chances = jnp.log(jnp.asarray(allowed, jnp.float32))[count - 1]
     which = jax.random.categorical(key_size, chances, shape=objects.shape)
-    sizes = jnp.asarray(SIZES)[which]
-    corners = _place(key_place, sizes, present)
-    mirrored = jax.random.bernoulli(key_mirror, 0.5, objects.shape)
+    corners = _place(key_place, jnp.asarray(SIZES)[which], objects != NOTHING)
+    return images, _Layout(which, corners, jax.random.bernoulli(key_mirror, 0.5, objects.shape))
 
+
+def _paint(
+    images: Array,
+    graphics: Array,
+    objects: Array,
+    layout: _Layout,
+    slot: int,
+    *,
+    opacity: Array | float = 1.0,
+) -> Array:
+    """Draw the things of one slot over images [B, 32, 32, 3]."""
+    which, corners, mirrored = (values[:, slot, None, None] for values in layout)
+    top, left, size = corners[..., 0], corners[..., 1], jnp.asarray(SIZES)[which]
+    things = objects[:, slot, None, None]
     y, x = jnp.arange(IMAGE_SIZE)[None, :, None], jnp.arange(IMAGE_SIZE)[None, None, :]
-    for i in range(objects.shape[1]):
-        top, left, size = (v[:, None, None] for v in (corners[:, i, 0], corners[:, i, 1], sizes[:, i]))
-        row, column = y - top, x - left
-        inside = (row >= 0) & (row < size) & (column >= 0) & (column < size) & present[:, i, None, None]
-        column = jnp.where(mirrored[:, i, None, None], size - 1 - column, column)
-        pixels = graphics[
-            which[:, i, None, None],
-            objects[:, i, None, None],
-            jnp.clip(row, 0, _MAX_SIZE - 1),
-            jnp.clip(column, 0, _MAX_SIZE - 1),
-        ]
-        pixels = jnp.where(inside[..., None], pixels, 0) / 255.0 * opacity[:, i, None, None, None]
-        images = images * (1.0 - pixels[..., 3:]) + pixels[..., :3]
-    return jnp.clip(images, 0.0, 1.0)  # of rounding
+    row, column = y - top, x - left
+    inside = (row >= 0) & (row < size) & (column >= 0) & (column < size) & (things != NOTHING)
+    column = jnp.where(mirrored, size - 1 - column, column)
+    last = _MAX_SIZE - 1
+    pixels = graphics[which, things, jnp.clip(row, 0, last), jnp.clip(column, 0, last)]
+    pixels = jnp.where(inside[..., None], pixels, 0) / 255.0 * opacity
+    return images * (1.0 - pixels[..., 3:]) + pixels[..., :3]
 
 
 def shade(key: Key, colours: Array) -> Array:

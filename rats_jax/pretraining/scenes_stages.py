@@ -20,7 +20,6 @@ from rats_jax.pipelines.open import load_pipeline
 from rats_jax.pretraining.check import mean_scores, read_weights, write_check
 from rats_jax.pretraining.corrupt import CORRUPTIONS, autoencode, latent_noise
 from rats_jax.pretraining.detector import train_detector
-from rats_jax.pretraining.dual_encoder import Drawn
 from rats_jax.pretraining.flow import distil_guidance, train_flow
 from rats_jax.pretraining.flow_flux import PARTS, make_flow, make_networks
 from rats_jax.pretraining.scenes import (
@@ -28,26 +27,24 @@ from rats_jax.pretraining.scenes import (
     COLOURS,
     IMAGE_SIZE,
     KINDS,
-    NOTHING,
-    WORLD_SIZES,
-    Noun,
     Prompts,
-    Sizes,
-    choose_grounds,
     crowd,
-    load_graphics,
-    make_prompts,
     render,
-    render_with_extra,
     sampling_weights,
     vary,
 )
+from rats_jax.pretraining.scenes_data import all_prompts, count_things, draw_asked, draw_scenes, gather_data
+from rats_jax.pretraining.scenes_rewards import (
+    heldout_reward_stage,
+    reward_draft_stage,
+    reward_numbers_stage,
+    reward_sizes_stage,
+    reward_stage,
+)
 from rats_jax.pretraining.sheet import make_drawer, write_samples
 from rats_jax.pretraining.stage import (
-    find_corruptions,
     is_done,
     load_vae,
-    train_reward,
     training_state,
     with_tokenizer,
 )
@@ -88,15 +85,15 @@ def judge_stage(config: Any, workdir: Path) -> None:
 
     def draw(data: Any, key: Key, batch_size: int) -> tuple[Array, Array, Array]:
         key_prompt, key_ground, key_more, key_picture = jax.random.split(key, 4)
-        objects, grounds, _ = _draw_asked(data, key_prompt, key_ground, batch_size)
+        objects, grounds, _ = draw_asked(data, key_prompt, key_ground, batch_size)
         objects = crowd(key_more, objects)
         images = render(key_picture, data["graphics"], objects, grounds, ANY_SIZES)
-        return images, _count(objects, num_nouns), grounds
+        return images, count_things(objects, num_nouns), grounds
 
     model = config.judge_model.to_dict()
     with training_state(folder) as file:
         params = train_detector(
-            _data(config, every=True, kinds=config.judge.kinds),
+            gather_data(config, every=True, kinds=config.judge.kinds),
             draw,
             model,
             config.judge,
@@ -112,11 +109,11 @@ def vae_stage(config: Any, workdir: Path) -> None:
     folder = workdir / "pipeline" / "vae"
     if is_done(folder / "config.json"):
         return
-    model, data = config.vae_model.to_dict(), _data(config, every=True)
+    model, data = config.vae_model.to_dict(), gather_data(config, every=True)
     vae = AutoencoderKL.from_config(model)
 
     def draw(data: Any, keys: Key, batch_size: int) -> Array:
-        return _draw_scenes(data, keys, batch_size)[0]
+        return draw_scenes(data, keys, batch_size)[0]
 
     with training_state(folder) as file:
         params = train_vae(data, draw, vae, config.vae, seed=config.seed, state_file=file)
@@ -180,34 +177,9 @@ def guidance_stage(config: Any, workdir: Path) -> None:
         write_json(folder / "model_index.json", index | {name: list(c) for name, c in _CLASSES.items()})
 
 
-def reward_draft_stage(config: Any, workdir: Path) -> None:
-    """Train the reward that RATS climbs, its first round: reward_draft/."""
-    _train_reward(config, config.reward, workdir, "reward_draft", seed=config.seed + 20)
-
-
-def reward_numbers_stage(config: Any, workdir: Path) -> None:
-    """Go on with the reward that RATS climbs, as config.second_round says: reward_numbers/."""
-    _go_on(config, config.second_round, workdir, "reward_draft", "reward_numbers", seed=config.seed + 21)
-
-
-def reward_sizes_stage(config: Any, workdir: Path) -> None:
-    """Go on with it, as config.third_round says: reward_sizes/."""
-    _go_on(config, config.third_round, workdir, "reward_numbers", "reward_sizes", seed=config.seed + 22)
-
-
-def reward_stage(config: Any, workdir: Path) -> None:
-    """Go on with it once more, as config.fourth_round says: reward/."""
-    _go_on(config, config.fourth_round, workdir, "reward_sizes", "reward", seed=config.seed + 23)
-
-
-def heldout_reward_stage(config: Any, workdir: Path) -> None:
-    """Train the reward that no training sees, of another seed, size and damage: heldout_reward/."""
-    _train_reward(config, config.heldout_reward, workdir, "heldout_reward", seed=config.seed + 30)
-
-
 def prompts_stage(config: Any, workdir: Path) -> None:
     """Draw prompts that training sees, and prompts that it does not: prompts.txt, heldout_prompts.txt."""
-    rng, prompts = np.random.default_rng(config.seed), _prompts(config)
+    rng, prompts = np.random.default_rng(config.seed), all_prompts(config)
     weights = sampling_weights(prompts, config.prompts.kinds)
 
     def choose(rows: np.ndarray, name: str) -> Prompts:
@@ -230,7 +202,7 @@ def prompts_stage(config: Any, workdir: Path) -> None:
 def check_stage(config: Any, workdir: Path) -> None:
     """Judge and score renders, spoilt and wrong ones, and what the pipeline draws: check.json."""
     setting = config.check
-    data = _data(config, every=True)
+    data = gather_data(config, every=True)
     data |= {"ends": jnp.arange(1, data["colours"].size + 1) / data["colours"].size}  # all prompts alike
     keys = jax.random.split(jax.random.key(config.seed))
     judges = {
@@ -239,8 +211,8 @@ def check_stage(config: Any, workdir: Path) -> None:
         "heldout_reward": load_pickscore(str(workdir / "heldout_reward")),
     }
     judged = functools.partial(mean_scores, read_weights(judges))
-    images, objects, grounds, rows = _draw_scenes(data, keys, setting.num_images)
-    every = _prompts(config)
+    images, objects, grounds, rows = draw_scenes(data, keys, setting.num_images)
+    every = all_prompts(config)
     texts = every.choose(np.asarray(rows)).texts
     named = data["colours"][rows]
     others = vary(keys[0], objects, grounds, named, len(config.nouns), count_share=config.reward.count_share)
@@ -289,54 +261,8 @@ STAGES: Mapping[str, Callable[[Any, Path], None]] = {
 }
 
 
-def _prompts(config: Any) -> Prompts:
-    return make_prompts(_nouns(config), heldout_share=config.heldout_share, seed=config.seed)
-
-
-def _nouns(config: Any) -> list[Noun]:
-    return [Noun(*noun) for noun in config.nouns]
-
-
-def _data(config: Any, *, every: bool = False, kinds: Mapping[str, float] | None = None) -> dict[str, Array]:
-    """Gather what `_draw_scenes` draws from.
-
-    `every` takes the combinations that are held out too; `kinds` are the shares of the kinds of prompts, None
-    those of the config.
-    """
-    prompts = _prompts(config)
-    weights = sampling_weights(prompts, kinds or config.kinds)
-    weights = weights if every else np.where(prompts.heldout, 0.0, weights)
-    return {
-        "graphics": jnp.asarray(load_graphics(_nouns(config))),
-        "objects": jnp.asarray(prompts.objects),
-        "colours": jnp.asarray(prompts.colours),
-        "ends": jnp.asarray(np.cumsum(weights) / weights.sum(), jnp.float32),
-    }
-
-
-def _draw_asked(data: Any, key_prompt: Key, key_ground: Key, batch_size: int) -> tuple[Array, Array, Array]:
-    """Draw prompts and what a picture of each shows: objects [B, 3], grounds [B], rows of the prompts [B]."""
-    rows = jnp.searchsorted(data["ends"], jax.random.uniform(key_prompt, (batch_size,)))
-    rows = jnp.minimum(rows, data["ends"].size - 1)
-    return data["objects"][rows], choose_grounds(key_ground, data["colours"][rows]), rows
-
-
-def _draw_scenes(
-    data: Any, keys: Key, batch_size: int, sizes_of: Sizes = WORLD_SIZES
-) -> tuple[Array, Array, Array, Array]:
-    """Draw prompts and a picture of each: images [B, 32, 32, 3], objects, grounds, rows of the prompts."""
-    key_ground, key_picture = jax.random.split(keys[1])
-    objects, grounds, rows = _draw_asked(data, keys[0], key_ground, batch_size)
-    return render(key_picture, data["graphics"], objects, grounds, sizes_of), objects, grounds, rows
-
-
-def _count(objects: Array, num_nouns: int) -> Array:
-    """Count objects [B, 3] of each noun: [B, N] int32."""
-    return jnp.sum(jax.nn.one_hot(objects, num_nouns, dtype=jnp.int32), axis=1)
-
-
 def _write_tokenizers(config: Any, folder: Path) -> None:
-    texts = _prompts(config).texts
+    texts = all_prompts(config).texts
     write_tokenizer(texts, folder / "tokenizer", **config.tokenizer)
     write_t5_tokenizer(texts, folder / "tokenizer_2", **config.t5_tokenizer)
 
@@ -355,15 +281,18 @@ def _model_configs(config: Any, folder: Path) -> dict[str, dict[str, Any]]:
 def _latent_data(config: Any, workdir: Path, folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     """Give data, draw function and what else both trainings of the flow share."""
     vae, params, scale = load_vae(workdir / "pipeline" / "vae")
-    texts = [*_prompts(config).texts, ""]
+    texts = [*all_prompts(config).texts, ""]
     ids = {
         "text_encoder": tokenize(load_tokenizer(folder / "tokenizer"), texts),
         "text_encoder_2": tokenize(load_t5_tokenizer(folder / "tokenizer_2"), texts),
     }
-    data = _data(config) | {"vae": params, "ids": {name: jnp.asarray(rows) for name, rows in ids.items()}}
+    data = gather_data(config) | {
+        "vae": params,
+        "ids": {name: jnp.asarray(rows) for name, rows in ids.items()},
+    }
 
     def draw(data: Any, key: Key, batch_size: int) -> tuple[Array, Mapping[str, Array]]:
-        images, *_, rows = _draw_scenes(data, jax.random.split(key), batch_size)
+        images, *_, rows = draw_scenes(data, jax.random.split(key), batch_size)
         latents = scale * encode(vae, data["vae"], images)[0]
         return pack(latents), {name: values[rows] for name, values in data["ids"].items()}
 
@@ -383,42 +312,3 @@ def _write_networks(folder: Path, models: Mapping[str, dict[str, Any]], params: 
     for name in reversed(PARTS):  # the transformer last: it says that the stage is done
         file = UNET_WEIGHTS if name == "transformer" else CLIP_WEIGHTS
         write_model(folder / name, models[name] | marks[name], params[name], file)
-
-
-def _go_on(config: Any, changes: Any, workdir: Path, start: str, name: str, *, seed: int) -> None:
-    """Train a round of the reward with some settings changed, from the weights of the round before."""
-    training = config.reward.copy_and_resolve_references()
-    training.update(changes)
-    _train_reward(config, training, workdir, name, start=workdir / start, seed=seed)
-
-
-def _train_reward(
-    config: Any, training: Any, workdir: Path, name: str, *, seed: int, start: Path | None = None
-) -> None:
-    if is_done(workdir / name / "config.json"):
-        return
-    num_nouns, sizes_of = len(config.nouns), ANY_SIZES if training.any_sizes else WORLD_SIZES
-
-    def gather(ids: np.ndarray) -> Any:
-        return _data(config, kinds=training.kinds) | {"ids": jnp.asarray(ids)}
-
-    def draw(data: Any, keys: Key, batch_size: int) -> Drawn:
-        key_scene, key_vary, key_wrong = jax.random.split(keys[1], 3)
-        scene_keys = jnp.stack([keys[0], key_scene])
-        images, objects, grounds, rows = _draw_scenes(data, scene_keys, batch_size, sizes_of)
-        named, share = data["colours"][rows], training.count_share
-        others, elsewhere = vary(key_vary, objects, grounds, named, num_nouns, count_share=share)
-        wrong = render(key_wrong, data["graphics"], others, elsewhere, sizes_of)
-        if training.extra_share:
-            key_extra, key_share = jax.random.split(jax.random.fold_in(keys[1], 0))
-            pair = render_with_extra(key_extra, data["graphics"], objects, grounds, sizes_of)
-            chosen = jax.random.bernoulli(key_share, training.extra_share, (batch_size, 1, 1, 1))
-            images, wrong = jnp.where(chosen, pair[0], images), jnp.where(chosen, pair[1], wrong)
-        counts = _count(objects, num_nouns)
-        fits = jnp.all(counts[:, None] == counts[None], axis=-1)
-        fits &= (named[:, None] == NOTHING) | (named[:, None] == grounds[None])
-        return Drawn(images, data["ids"][rows], wrong, fits)
-
-    texts = _prompts(config).texts
-    corruptions = find_corruptions(training, workdir / "pipeline" / "vae")
-    train_reward(config, training, workdir / name, texts, gather, draw, corruptions, seed=seed, start=start)
