@@ -12,7 +12,7 @@ from PIL import Image
 
 from rats_jax.ablation import plan as planning
 from rats_jax.ablation.curves import summarise
-from rats_jax.ablation.run import run_all, write
+from rats_jax.ablation.run import run_all, share_out, write
 from rats_jax.ablation.table import TEACHER, UNTRAINED, compare, draw, format_tables
 from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
@@ -73,6 +73,18 @@ def test_every_variant_meets_every_number_of_steps_and_every_seed():
     others = plan(variants=(("50 steps", {}), ("20 steps", {"teacher.num_steps": 20})))
     folders = {json.loads(job.config)["teacher"]["targets"] for job in others if job.seed >= 0}
     assert len(folders) == 2 * len(config.student_steps) * len(config.seeds)
+
+
+def test_runs_that_share_a_teachers_targets_stay_in_one_process():
+    jobs = [job for job in plan() if job.seed >= 0]
+    alone, shared = share_out(jobs, 1), share_out(jobs, 2)
+    assert sorted(sum(alone, [])) == sorted(sum(shared, [])) == sorted(jobs)
+    assert all(len({(job.variant, job.num_steps) for job in share}) == 1 for share in alone)
+    targets = [[json.loads(job.config)["teacher"]["targets"] for job in share] for share in shared]
+    assert all(len(set(names)) == 1 for names in targets)
+    frozen = [names[0] for names in targets if names[0]]
+    assert len(frozen) == len(set(frozen)) > 9  # three seeds with three numbers of steps, at least
+    assert all(len(names) == 1 for names in targets if not names[0])  # of a teacher that moves
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,8 @@ def run_all(jobs: Sequence[Job], config: Any, *, processes: int, say: Callable[[
     Args:
         jobs: from `plan`.
         config: of the comparison.
-        processes: that share the processor's cores, each with the seeds of one variant at a time; 1 uses this
-            process.
-        say: gets a line for each variant and number of steps.
+        processes: that share the processor's cores; 1 uses this process.
+        say: gets a line for each share of the work, see `share_out`.
 
     Raises:
         ConfigError: a run of another config lies where one of these should, its files are damaged, or prompts
@@ -64,32 +63,49 @@ def run_all(jobs: Sequence[Job], config: Any, *, processes: int, say: Callable[[
             _find_prompts(file)  # what cannot be read is refused now, not after the training
     for job in left:
         expect_loggers(json.loads(job.config)["loggers"])
-    groups: dict[tuple[str, int], list[Job]] = {}
-    for job in left:  # runs that differ in their seed share one compiled update
-        groups.setdefault((job.variant, job.num_steps), []).append(job)
+    shares = share_out(left, processes)
     do = functools.partial(_do, settings=settings)
-    start, done_groups = time.perf_counter(), 0
+    start, num_done = time.perf_counter(), 0
 
-    def tell(group: Sequence[Job], seconds: float) -> None:
-        nonlocal done_groups
-        done_groups += 1
-        hours = (time.perf_counter() - start) / done_groups * (len(groups) - done_groups) / 3600
-        say(f"{_line(group, seconds)}; {done_groups} of {len(groups)}, {hours:.2f} hours left")
+    def tell(share: Sequence[Job], seconds: float) -> None:
+        nonlocal num_done
+        num_done += 1
+        hours = (time.perf_counter() - start) / num_done * (len(shares) - num_done) / 3600
+        say(f"{_line(share, seconds)}; {num_done} of {len(shares)}, {hours:.2f} hours left")
 
-    if processes == 1 or len(groups) < 2:
-        for group in groups.values():
-            tell(group, do(group))
+    if processes == 1 or len(shares) < 2:
+        for share in shares:
+            tell(share, do(share))
         return
     context = multiprocessing.get_context("spawn")
     turns = context.Value("i", 0)
     with ProcessPoolExecutor(processes, context, _take_cores, (turns, processes)) as pool:
-        waiting = {pool.submit(do, group): group for group in groups.values()}
+        waiting = {pool.submit(do, share): share for share in shares}
         try:
             for done in as_completed(waiting):
                 tell(waiting[done], done.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def share_out(jobs: Sequence[Job], processes: int) -> list[list[Job]]:
+    """Split jobs into shares, each of which one process does in order.
+
+    A single process takes variant after variant: runs that differ in their seed share a compiled update. Of
+    several, one takes all runs that share the targets of a frozen teacher, or each would ask that teacher
+    again; other runs are shares of their own.
+
+    Args:
+        jobs: from `plan`, or what is left of them.
+        processes: that share the work.
+    """
+    shares: dict[Any, list[Job]] = {}
+    for job in jobs:
+        variant = job.variant, job.num_steps
+        targets = json.loads(job.config)["teacher"]["targets"]
+        shares.setdefault(variant if processes == 1 else targets or (variant, job.seed), []).append(job)
+    return list(shares.values())
 
 
 def _is_done(job: Job, settings: Mapping[str, Any]) -> bool:
@@ -126,9 +142,10 @@ def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"base": run, "evaluation": json.loads(json.dumps(evaluation))}
 
 
-def _line(group: Sequence[Job], seconds: float) -> str:
-    seeds = ", ".join(str(job.seed) for job in group if job.seed >= 0)
-    return f"{group[0].variant}, {group[0].num_steps} steps{seeds and f', seeds {seeds}'}: {seconds:.0f} s"
+def _line(share: Sequence[Job], seconds: float) -> str:
+    variants = ", ".join(dict.fromkeys(job.variant for job in share))
+    seeds = ", ".join(dict.fromkeys(str(job.seed) for job in share if job.seed >= 0))
+    return f"{variants}, {share[0].num_steps} steps{seeds and f', seeds {seeds}'}: {seconds:.0f} s"
 
 
 def _take_cores(turns: Any, processes: int) -> None:
@@ -140,10 +157,10 @@ def _take_cores(turns: Any, processes: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[turn::processes])
 
 
-def _do(group: Sequence[Job], *, settings: Mapping[str, Any]) -> float:
+def _do(share: Sequence[Job], *, settings: Mapping[str, Any]) -> float:
     """Do jobs one after another; gives the seconds that they took."""
     keep_compiled()
-    return sum(_do_one(job, settings=settings) for job in group)
+    return sum(_do_one(job, settings=settings) for job in share)
 
 
 def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
