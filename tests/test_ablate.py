@@ -265,6 +265,30 @@ def test_prompts_of_the_comparison_are_read_before_anything_is_trained(tmp_path)
     run_all([], config, processes=1, say=print)  # nothing is left to do: they need not be there any more
 
 
+def test_scores_of_before_a_field_came_are_of_the_same_comparison(tmp_path):
+    config, said = load_config(CONFIG), []
+    job = planning.plan(config, tmp_path)[0]
+    job.folder.mkdir(parents=True)
+    np.savez(job.folder / "scores.npz")
+    base = json.loads(job.config)
+    del base["loggers"], base["teacher"]["targets"]
+    evaluation = {
+        name: config.evaluation.to_dict()[name] for name in ("num_prompts", "num_seeds", "prompts", "seed")
+    }
+
+    def go_on():
+        identity = json.dumps({"base": base, "evaluation": evaluation})
+        (job.folder / "job.json").write_text(identity)
+        run_all([job], config, processes=1, say=said.append)
+
+    del base["gate"]["gap"], base["num_frames"]
+    go_on()
+    assert said == ["1 of 1 were done before"]
+    base["num_frames"] = 5
+    with pytest.raises(ConfigError, match="base.num_frames=0: expected the same as in .*, 5, or another"):
+        go_on()
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "[" * 100_000])
 def test_a_damaged_file_of_a_finished_job_is_named(tmp_path, content):
     config = load_config(CONFIG)

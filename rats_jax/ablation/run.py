@@ -112,7 +112,7 @@ def _is_done(job: Job, settings: Mapping[str, Any]) -> bool:
     """Tell whether a job has its scores, and check that they are of this comparison."""
     if not (job.folder / _SCORES).exists():
         return False
-    wanted, found = flatten(_identity(job, settings)), flatten(_read_json(job.folder / _JOB))
+    wanted, found = flatten(_identity(job, settings)), flatten(_read_identity(job.folder / _JOB))
     for field in sorted(wanted | found):
         if wanted.get(field) != found.get(field):
             was, expected = found.get(field), f"the same as in {str(job.folder)!r}"
@@ -140,6 +140,15 @@ def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
     fields = "num_prompts", "num_seeds", "prompts", "seed"
     evaluation = {name: settings[name] for name in fields}
     return {"base": run, "evaluation": json.loads(json.dumps(evaluation))}
+
+
+def _read_identity(file: Path) -> dict[str, Any]:
+    """Read what `_identity` gave when the scores of a job were written, with the fields that came later."""
+    found = _read_json(file)
+    if isinstance(found.get("base"), dict):
+        found["base"] = saved_config.with_added(found["base"])
+        found["base"].pop("loggers")
+    return found
 
 
 def _line(share: Sequence[Job], seconds: float) -> str:
