@@ -190,19 +190,25 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
     judges = _judges(run, videos=model.makes_videos)
     alexnet = _alexnet() if settings["num_seeds"] > 1 else {}
     options = {"batch_size": settings["batch_size"], "progress": False}
-    scores: dict[str, Any] = {}
-    for title, file, *other in settings["prompts"]:
-        num_steps = job.num_steps if job.variant == TEACHER else (*other, job.num_steps)[0]
+
+    @functools.cache  # the teacher draws with its own steps in sets that differ in those of the others
+    def score(file: str, num_steps: int) -> Mapping[str, np.ndarray]:
         entry = Entry(job.variant, model, num_steps, model.guidance_scale)
         contest = make_contest(
-            _find_prompts(file or run.prompts),
+            _find_prompts(file),
             model.pipeline.latent_shape,
             num_prompts=settings["num_prompts"],
             num_seeds=settings["num_seeds"],
             seed=settings["seed"],
         )
         (measured,) = measure([entry], contest, judges, alexnet, None, **options)
-        scores |= {f"{title}/{name}": values for name, values in measured.scores.items()}
+        return measured.scores
+
+    scores: dict[str, Any] = {}
+    for title, file, *other in settings["prompts"]:
+        num_steps = job.num_steps if job.variant == TEACHER else (*other, job.num_steps)[0]
+        found = score(file or run.prompts, num_steps)
+        scores |= {f"{title}/{name}": values for name, values in found.items()}
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     cost = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
     write_whole(job.folder / _COST, json.dumps(cost) + "\n")
