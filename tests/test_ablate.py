@@ -40,7 +40,7 @@ def plan(**changes):
     return planning.plan(config, Path("comparison"))
 
 
-@pytest.mark.parametrize("name", ["emoji_ablation", "emoji_teachers", "scenes_ablation"])
+@pytest.mark.parametrize("name", ["emoji_ablation", "emoji_teachers", "scenes_ablation", "scenes_teachers"])
 def test_every_comparison_that_ships_can_be_planned(name):
     config = load_config(ROOT / "configs" / f"{name}.py")
     jobs = planning.plan(config, Path("comparison"))
@@ -226,7 +226,7 @@ def test_a_comparison_goes_on_where_it_stopped(models, tmp_path):
     assert table.strip() in shown and re.fullmatch(
         r"RATS, 2 steps, seeds 0, 1: \d+ s; \d of \d, 0\.\d\d hours left", said[2]
     )
-    parts = re.split(r"^(\w+)(?: prompts)?:$", table, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^(?:Prompts, )?(\w+):$", table, flags=re.MULTILINE)[1:]
     assert parts[::2] == ["training", "other", "Training"]
     names = [line.split("|")[1].strip() for line in parts[3].split("\n\n")[1].splitlines()[2:]]
     assert names == ["teacher", "untrained", "RATS", "reward-only"]

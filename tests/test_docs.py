@@ -1,6 +1,8 @@
 """Examples of the docs, run as they stand there; links that lead somewhere."""
 
 import re
+import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -73,6 +75,19 @@ def test_links_lead_to_files_of_the_checkout_and_to_headings(page):
         assert file.exists(), target
         if heading:
             assert heading in {_anchor(line) for line in _headings(file)}, target
+
+
+def test_the_tables_of_the_comparison_are_what_its_records_say(tmp_path):
+    page = (ROOT / "docs" / "results.md").read_text()
+    section = page.split("### What the gate is worth")[1].split("\n### ")[0]
+    place = "docs/records/scenes_ablation"
+    (command,) = re.findall(rf"`python -m (rats_jax\.ablate [^`]*--workdir={place}[^`]*)`", section)
+    shutil.copytree(ROOT / place, tmp_path / "records")
+    arguments = command.replace(place, str(tmp_path / "records")).split()
+    subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, check=True, capture_output=True)
+    tables = (tmp_path / "records" / "ablation.md").read_text().splitlines()
+    shown = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(shown) > 20 and [line for line in shown if line not in tables] == []
 
 
 def _headings(page):

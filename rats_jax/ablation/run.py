@@ -272,7 +272,7 @@ def write(jobs: Sequence[Job], config: Any, workdir: Path, *, say: Callable[[str
     curves = read_curves(jobs)
     outcome: dict[str, Any] = {"prompts": outcomes, "training": summarise(curves), "cost": _read_cost(jobs)}
     outcome["num_updates"], outcome["num_seeds"] = config.base.num_updates, len(config.seeds)
-    parts = [f"{title} prompts:\n\n{ablation.format_tables(found)}" for title, found in outcomes.items()]
+    parts = [f"Prompts, {title}:\n\n{ablation.format_tables(found)}" for title, found in outcomes.items()]
     table = "\n\n".join([*parts, f"Training:\n\n{format_training(outcome['training'])}"])
     hours = outcome["cost"]["cpu_seconds"] / 3600
     say(f"{table}\n\n{len(jobs)} jobs, {hours:.2f} hours of a core")

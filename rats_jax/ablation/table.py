@@ -173,7 +173,7 @@ def draw(outcomes: Mapping[str, Mapping[str, Any]], file: Path) -> None:
                 colour = {outcome["against"]: "C3", UNTRAINED: "0.5"}.get(row["variant"], "C0")
                 axis.plot([interval["low"], interval["high"]], [place, place], color=colour, linewidth=2)
                 axis.plot(interval["mean"], place, "o", color=colour)
-            axis.set_title(f"{count} steps, {title} prompts" if len(outcomes) > 1 else f"{count} steps")
+            axis.set_title(f"{title}; trained for {count} steps" if len(outcomes) > 1 else f"{count} steps")
             axis.grid(alpha=0.3)
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].invert_yaxis()

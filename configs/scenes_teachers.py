@@ -1,0 +1,23 @@
+"""What a teacher that follows its student is worth on the FLUX in miniature.
+
+    python -m rats_jax.ablate --config=configs/scenes_teachers.py --workdir=runs/scenes_teachers --jobs=2
+
+Seeds, prompts and measures are those of scenes_ablation.py.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rats_jax.config.flags import load_config
+
+
+def get_config() -> ConfigDict:
+    """Make the config of the comparison."""
+    config = load_config(Path(__file__).with_name("scenes_ablation.py"))
+    config.variants = (
+        ("frozen teacher", {}),
+        ("average of 0.999", {"teacher.ema_decay": 0.999}),  # of the main job
+        ("average of 0.99", {"teacher.ema_decay": 0.99}),
+    )
+    return config
