@@ -2,7 +2,7 @@
 
     python -m rats_jax.ablate --config=configs/scenes_ablation.py --workdir=runs/scenes_ablation
 
-Runs at full length, ten seeds each, of a frozen teacher, whose targets they share; scenes_teachers.py has others.
+Runs at full length, ten seeds each, of a frozen teacher, whose targets they share.
 """
 
 from pathlib import Path
