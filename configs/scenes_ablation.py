@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.variants = (
         ("RATS", {}),
         ("constant gate, its mean", {"gate.kind": "constant", "gate.value": 0.28}),
+        ("constant gate, its end", {"gate.kind": "constant", "gate.value": 0.16}),
         ("reward-only", {"gate.kind": "constant", "gate.value": 0.0}),
         ("static distillation", {"reward_weight": 0.0, "gate.kind": "constant", "gate.value": 1.0}),
     )
