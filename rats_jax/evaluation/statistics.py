@@ -13,6 +13,7 @@ together Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -111,8 +112,7 @@ def nested_bootstrap(differences: np.ndarray, *, num_resamples: int, seed: int) 
         ValueError: not [R, P] with R and P at least 1, or numbers that are not finite.
     """
     differences = _finite("differences", differences)
-    generator = np.random.default_rng(seed)
-    runs, prompts = (_weights(size, num_resamples, generator) for size in differences.shape)
+    runs, prompts = _nested_weights(*differences.shape, num_resamples, seed)
     return _summarise(differences.mean(), np.sum((runs @ differences) * prompts, axis=1))
 
 
@@ -142,6 +142,14 @@ def _weights(size: int, num_resamples: int, generator: np.random.Generator) -> n
     if num_resamples < 1:
         raise ValueError(f"num_resamples={num_resamples}: expected at least 1")
     return generator.multinomial(size, np.full(size, 1.0 / size), num_resamples) / size
+
+
+@functools.lru_cache(maxsize=2)  # a comparison asks for the same ones for each measure of each variant
+def _nested_weights(
+    num_runs: int, num_prompts: int, num_resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return _weights(num_runs, num_resamples, generator), _weights(num_prompts, num_resamples, generator)
 
 
 def _interval(rows: np.ndarray, weights: np.ndarray) -> Interval:
