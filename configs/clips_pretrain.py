@@ -58,18 +58,22 @@ def get_config() -> ml_collections.ConfigDict:
     )
 
     config.vae = ml_collections.ConfigDict(
-        {"num_updates": 3000, "batch_size": 8, "learning_rate": 3e-3, "ema_decay": 0.998, "kl_weight": 1e-4}
+        {"num_updates": 1400, "batch_size": 8, "learning_rate": 3e-3, "ema_decay": 0.998, "kl_weight": 1e-4}
     )
+    config.vae.optimizer = "muon"
     config.vae_model = ml_collections.ConfigDict(
         {
-            "base_dim": 16,
-            "z_dim": 8,
+            "base_dim": 32,
+            "z_dim": 16,
             "dim_mult": (1, 2),
             "num_res_blocks": 1,
             "attn_scales": (),
             "temperal_downsample": (True,),
             "scale_factor_temporal": 2,
-            "scale_factor_spatial": 2,
+            "patch_size": 2,
+            "in_channels": 12,
+            "out_channels": 12,
+            "scale_factor_spatial": 4,
         }
     )
 
@@ -83,13 +87,14 @@ def get_config() -> ml_collections.ConfigDict:
             "prompt_dropout": 0.1,  # share of prompts replaced by the empty one
         }
     )
+    config.flow.optimizer = "muon"
     config.transformer_model = ml_collections.ConfigDict(
         {
-            "patch_size": (1, 4, 4),
+            "patch_size": (1, 2, 2),
             "num_attention_heads": 4,
             "attention_head_dim": 32,
-            "in_channels": 8,
-            "out_channels": 8,
+            "in_channels": 16,
+            "out_channels": 16,
             "text_dim": 96,
             "freq_dim": 64,
             "ffn_dim": 384,

@@ -54,11 +54,11 @@ FIELDS: Mapping[str, Field] = {
     "is_residual": only(False),
     "in_channels": integer(3),
     "out_channels": integer(3),
-    "patch_size": only(None),
+    "patch_size": optional(integer(1, most=1000)),
     "scale_factor_temporal": integer(4),
     "scale_factor_spatial": integer(8),
 }
-"""By name: all arguments of the PyTorch class; is_residual and patch_size are of Wan2.2."""
+"""By name: all arguments of the PyTorch class; is_residual is of Wan2.2."""
 
 
 class AutoencoderKLWan(Network):
@@ -101,10 +101,14 @@ class AutoencoderKLWan(Network):
         for name in ("latents_mean", "latents_std"):
             expected = f"z_dim={values['z_dim']} numbers"
             expect(len(values[name]) == values["z_dim"], name, values[name], expected)
-        factors = {"temporal": 2 ** sum(in_time), "spatial": 2 ** (levels - 1)}
+        patch = values["patch_size"] or 1
+        for name in ("in_channels", "out_channels"):
+            expected = f"a multiple of {patch**2}, the pixels of patch_size={patch}"
+            expect(values[name] % patch**2 == 0, name, values[name], expected)
+        factors = {"temporal": 2 ** sum(in_time), "spatial": patch * 2 ** (levels - 1)}
         for axis, factor in factors.items():
             name = f"scale_factor_{axis}"
-            expect(values[name] == factor, name, values[name], f"{factor} of the levels")
+            expect(values[name] == factor, name, values[name], f"{factor} of levels and patches")
         return cls(FrozenDict(values), dtype=dtype, kernels=kernels)
 
     @property
@@ -125,7 +129,13 @@ class AutoencoderKLWan(Network):
     def init_params(self, key: Key) -> Params:
         """Draw float32 weights."""
         side = self.downscale  # no weight depends on it
-        return self.init(key, jnp.zeros((1, 1, side, side, self.config["in_channels"])))["params"]
+        channels = self.config["in_channels"] // self._patch**2
+        return self.init(key, jnp.zeros((1, 1, side, side, channels)))["params"]
+
+    @property
+    def _patch(self) -> int:
+        """Pixels on a side of what the networks take for one pixel of more channels."""
+        return self.config["patch_size"] or 1
 
     def setup(self) -> None:
         """Name the parts."""
@@ -155,7 +165,8 @@ class AutoencoderKLWan(Network):
             raise ValueError(
                 f"{videos.shape[1]} frames: expected 1 more than a multiple of {self.frames_per_latent}"
             )
-        mean, log_variance = jnp.split(self.quant_conv(self.encoder(videos)), 2, axis=-1)
+        moments = self.quant_conv(self.encoder(_patchify(videos, self._patch)))
+        mean, log_variance = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(log_variance, *_LOG_VARIANCE)
 
     def decode(self, latents: Array, first: bool = True) -> Array:
@@ -171,11 +182,28 @@ class AutoencoderKLWan(Network):
             t `frames_per_latent` where they are not the first.
         """
         chex.assert_rank(latents, 5)
-        return self.decoder(self.post_quant_conv(latents), first)
+        return _unpatchify(self.decoder(self.post_quant_conv(latents), first), self._patch)
 
     def __call__(self, videos: Array) -> Array:
         """Encode videos and decode the means: [B, T, H, W, 3] -> [B, T, H, W, 3]."""
         return self.decode(self.encode(videos)[0])
+
+
+def _patchify(videos: Array, patch: int) -> Array:
+    """Make each patch of pixels one of more channels: [B, T, H, W, C] -> [B, T, H / p, W / p, C p p].
+
+    Channels are ordered by channel, column and row of the patch, as `patchify` of the original has them.
+    """
+    batch, count, height, width, channels = videos.shape
+    pixels = videos.reshape(batch, count, height // patch, patch, width // patch, patch, channels)
+    return pixels.transpose(0, 1, 2, 4, 6, 5, 3).reshape(*pixels.shape[:3], pixels.shape[4], -1)
+
+
+def _unpatchify(pixels: Array, patch: int) -> Array:
+    """Undo `_patchify`."""
+    batch, count, height, width, channels = pixels.shape
+    videos = pixels.reshape(batch, count, height, width, channels // patch**2, patch, patch)
+    return videos.transpose(0, 1, 2, 6, 3, 5, 4).reshape(batch, count, height * patch, width * patch, -1)
 
 
 def decode_in_turn(vae: AutoencoderKLWan, params: Params, latents: Array) -> Array:

@@ -14,6 +14,7 @@ import optax
 from absl import logging
 
 from rats_jax.files import write_whole
+from rats_jax.pretraining.optimizers import make_optimizer
 from rats_jax.types import Array, Key, Params
 
 LossFn = Callable[[Params, Any, Key], tuple[Array, dict[str, Array]]]
@@ -29,11 +30,12 @@ def fit(
     ema_decay: float,
     seed: int,
     name: str,
+    optimizer_name: str = "adamw",
     state_file: Path | None = None,
     log_every: int = 100,
     save_every: int = 500,
 ) -> Params:
-    """Minimise `loss_fn` with AdamW, linear warm-up and a cosine to zero.
+    """Minimise `loss_fn` with linear warm-up and a cosine to zero.
 
     Args:
         loss_fn: (params, data, key) -> (loss [], metrics); draws its own batch from `data` with `key`.
@@ -44,6 +46,7 @@ def fit(
         ema_decay: decay of the weight average that is returned, ramped as (1 + n) / (10 + n).
         seed: of every draw.
         name: shown in the log.
+        optimizer_name: see `make_optimizer`.
         state_file: where the state is kept while it runs, so that a run that was stopped goes on from there
             and ends with the same weights; removed by whoever stores the result. None keeps none.
         log_every: updates between log lines.
@@ -55,7 +58,7 @@ def fit(
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, min(200, num_updates // 10), num_updates, 0.01 * learning_rate
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01))
+    optimizer = make_optimizer(optimizer_name, schedule)
     root = jax.random.key(seed)
 
     @jax.jit(donate_argnums=(0, 1, 2))
@@ -107,7 +110,11 @@ def fit_as(
     name: str,
     state_file: Path | None = None,
 ) -> Params:
-    """Fit as a config says: `training` has num_updates, learning_rate and ema_decay; all else as of `fit`."""
+    """Fit as a config says; all else as of `fit`.
+
+    Args:
+        training: num_updates, learning_rate, ema_decay, and optimizer where it is not AdamW.
+    """
     return fit(
         loss_fn,
         params,
@@ -115,6 +122,7 @@ def fit_as(
         num_updates=training.num_updates,
         learning_rate=training.learning_rate,
         ema_decay=training.ema_decay,
+        optimizer_name=training.get("optimizer", "adamw"),
         seed=seed,
         name=name,
         state_file=state_file,

@@ -42,10 +42,11 @@ LEVELS = {
 }
 LATENTS = {"z_dim": 2, "latents_mean": [0.5, 1.0], "latents_std": [2.0, 1.5]}
 WIDTHS = {"base_dim": 4, "decoder_base_dim": 8, "in_channels": 4, "out_channels": 2, "num_res_blocks": 2}
-COMPUTED = {"levels": LEVELS, "widths": WIDTHS | LATENTS | {"dropout": 0.5}}
+PATCHES = {"patch_size": 2, "in_channels": 12, "out_channels": 8, "scale_factor_spatial": 8}
+COMPUTED = {"levels": LEVELS, "widths": WIDTHS | LATENTS | {"dropout": 0.5}, "patches": PATCHES}
 WALK = [(name, change) for change in COMPUTED.values() for name in change]
 # Of training, and for the pipeline.
-WITHOUT_EFFECT = {"dropout", "latents_mean", "latents_std"}
+WITHOUT_EFFECT = {"dropout", "latents_mean", "latents_std", "patch_size", "scale_factor_spatial"}
 REFUSED = [
     ("base_dim", {"base_dim": 0}),
     ("decoder_base_dim", {"decoder_base_dim": 0}),
@@ -60,9 +61,12 @@ REFUSED = [
     ("is_residual", {"is_residual": True}),
     ("in_channels", {"in_channels": 0}),
     ("out_channels", {"out_channels": 0}),
-    ("patch_size", {"patch_size": 2}),
+    ("in_channels", PATCHES | {"in_channels": 3}),
+    ("out_channels", PATCHES | {"out_channels": 3}),
+    ("patch_size", {"patch_size": 0}),
     ("scale_factor_temporal", {"scale_factor_temporal": 8}),
     ("scale_factor_spatial", {"scale_factor_spatial": 8}),
+    ("scale_factor_spatial", PATCHES | {"scale_factor_spatial": 4}),
     ("scale_factor_spatial", {"scale_factor_spatial": None}),
     ("a_field_of_tomorrow", {"a_field_of_tomorrow": 1}),
 ]
@@ -210,7 +214,8 @@ def test_what_is_accepted_is_computed(name):
     with torch.no_grad():
         theirs = from_torch(original.decode(to_torch(latents)).sample)
     np.testing.assert_allclose(np.clip(decode(network, params, latents), -1, 1), theirs, atol=TOLERANCE)
-    shape = 2, 5, 8, 4, config.get("in_channels", 3)
+    patch = config.get("patch_size", 1)
+    shape = 2, 5, 8 * patch, 4 * patch, config.get("in_channels", 3) // patch**2
     videos = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     assert_encodes_as(original, network, params, videos)
 
