@@ -58,9 +58,15 @@ def get_config() -> ml_collections.ConfigDict:
     )
 
     config.vae = ml_collections.ConfigDict(
-        {"num_updates": 1400, "batch_size": 8, "learning_rate": 3e-3, "ema_decay": 0.998, "kl_weight": 1e-4}
+        {
+            "num_updates": 1400,
+            "batch_size": 8,
+            "learning_rate": 3e-3,
+            "optimizer": "muon",
+            "ema_decay": 0.998,
+            "kl_weight": 1e-4,
+        }
     )
-    config.vae.optimizer = "muon"
     config.vae_model = ml_collections.ConfigDict(
         {
             "base_dim": 32,
@@ -80,14 +86,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_clips = 24576  # that the flow is trained on
     config.flow = ml_collections.ConfigDict(
         {
-            "num_updates": 8000,
+            "num_updates": 3000,
             "batch_size": 64,
-            "learning_rate": 1.5e-3,
-            "ema_decay": 0.999,
+            "learning_rate": 2e-3,
+            "optimizer": "muon",
+            "ema_decay": 0.998,
             "prompt_dropout": 0.1,  # share of prompts replaced by the empty one
         }
     )
-    config.flow.optimizer = "muon"
     config.transformer_model = ml_collections.ConfigDict(
         {
             "patch_size": (1, 2, 2),
@@ -98,7 +104,7 @@ def get_config() -> ml_collections.ConfigDict:
             "text_dim": 96,
             "freq_dim": 64,
             "ffn_dim": 384,
-            "num_layers": 8,
+            "num_layers": 6,
             "cross_attn_norm": True,
             "qk_norm": "rms_norm_across_heads",
             "eps": 1e-6,
@@ -124,9 +130,10 @@ def get_config() -> ml_collections.ConfigDict:
         tower = {"intermediate_size": 256, "num_attention_heads": 4, "hidden_act": "gelu"}
         return ml_collections.ConfigDict(
             {
-                "num_updates": 2500,
+                "num_updates": 1500,
                 "images_per_corruption": 2,
                 "learning_rate": 1e-3,
+                "optimizer": "muon",
                 "ema_decay": 0.998,
                 "attack_step": 4 / 255,  # sign-gradient step on the clips that must score low
                 "attack_wrong": True,  # up to such a step on half of those that show something else, too

@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.student.ema_decay = 0.995
     config.teacher.num_steps = 50
     config.teacher.guidance_scale = 5.0
-    config.teacher.ema_decay = 0.999
+    config.teacher.ema_decay = 0.995
     config.horizon.weights = (0.1, 0.2, 0.3, 0.4)
     config.shaping_weight = 16.0
     config.gate.temperature = 0.1
