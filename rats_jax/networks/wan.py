@@ -10,7 +10,7 @@ diffusers, models/transformers/transformer_wan.py, WanTransformer3DModel.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
@@ -145,6 +145,15 @@ class WanTimeTextEmbedding(nn.Module):
         return level[:, None], modulation.reshape(-1, 6, self.features), text
 
 
+def by_rows(layer: Callable[[Array], Array], tokens: Array) -> Array:
+    """Apply a linear layer or a perceptron to [B, L, D] as to the rows of one matrix: [B, L, D'].
+
+    For the gradient of each kernel, XLA's CPU backend would transpose a copy of [B, L, D'].
+    """
+    rows = layer(tokens.reshape(-1, tokens.shape[-1]))
+    return rows.reshape(*tokens.shape[:-1], -1)
+
+
 class WanAttention(nn.Module):
     """Attention among the tokens of a video, or from them to those of the prompt.
 
@@ -170,7 +179,7 @@ class WanAttention(nn.Module):
         width = self.num_heads * self.head_dim
 
         def project(tokens: Array, name: str) -> Array:
-            return nn.Dense(width, dtype=self.dtype, name=name)(tokens)
+            return by_rows(nn.Dense(width, dtype=self.dtype, name=name), tokens)
 
         def normed(tokens: Array, name: str) -> Array:
             return nn.RMSNorm(epsilon=self.epsilon, dtype=self.dtype, name=name)(tokens)
@@ -231,7 +240,7 @@ class WanTransformerBlock(nn.Module):
             normed = norm(hidden).astype(hidden.dtype)
         hidden = hidden + attention("attn2")(normed, context)
         normed = modulate(hidden, f_shift, f_scale, epsilon=self.epsilon)
-        return add(hidden, f_gate, FeedForward(self.dtype, self.ffn_dim, name="ffn")(normed)), None
+        return add(hidden, f_gate, by_rows(FeedForward(self.dtype, self.ffn_dim, name="ffn"), normed)), None
 
 
 class WanTransformer3DModel(Network):
