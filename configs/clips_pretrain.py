@@ -118,51 +118,32 @@ def get_config() -> ml_collections.ConfigDict:
         {"num_train_timesteps": 1000, "shift": 2.0, "use_dynamic_shifting": False}
     )
 
-    def reward(**differences: object) -> ml_collections.ConfigDict:
-        tower = {"intermediate_size": 256, "num_attention_heads": 4, "hidden_act": "gelu"}
-        return ml_collections.ConfigDict(
-            {
-                "num_updates": 1500,
-                "images_per_corruption": 2,
-                "learning_rate": 1e-3,
-                "optimizer": "muon",
-                "ema_decay": 0.998,
-                "attack_step": 4 / 255,  # sign-gradient step on the clips that must score low
-                "attack_wrong": True,  # up to such a step on half of those that show something else, too
-                "max_logit_scale": 30.0,
-                "projection_dim": 64,
-                "text_config": tower | {"hidden_size": 64, "num_hidden_layers": 1},
-                "vision_config": tower
-                | {"hidden_size": 96, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8},
-                "corruptions": ("noise", "blur", "mix", "fade", "saturate", "grid", "bend", "slow", "shake")
-                + ("swap_frames",),
-            }
-            | differences
-        )
-
-    config.reward = reward()
-    # The other shares neither seed nor size nor damage with the reward, and never meets a training run.
-    other = {"intermediate_size": 192, "num_attention_heads": 4, "hidden_act": "gelu"}
-    config.heldout_reward = reward(
-        attack_step=6 / 255,
-        projection_dim=48,
-        text_config=other | {"hidden_size": 48, "num_hidden_layers": 1},
-        vision_config=other | {"hidden_size": 80, "num_hidden_layers": 4, "image_size": 40, "patch_size": 10},
-        corruptions=(
-            "noise",
-            "blur",
-            "mix",
-            "contrast",
-            "tint",
-            "swap_blocks",
-            "cut_out",
-            "slow",
-            "swap_frames",
-        ),
+    # What RATS climbs is the likelihood of a tracker of other seed, size and damage than the judge's.
+    config.reward = ml_collections.ConfigDict(config.judge.to_dict() | {"blends": 0.25, "max_severity": 0.7})
+    config.reward_model = ml_collections.ConfigDict(config.judge_model.to_dict() | {"channels": (24, 48, 64)})
+    # The other is of another kind, and never meets a training run.
+    tower = {"intermediate_size": 256, "num_attention_heads": 4, "hidden_act": "gelu"}
+    config.heldout_reward = ml_collections.ConfigDict(
+        {
+            "num_updates": 1500,
+            "images_per_corruption": 2,
+            "learning_rate": 1e-3,
+            "optimizer": "muon",
+            "ema_decay": 0.998,
+            "attack_step": 4 / 255,  # sign-gradient step on the clips that must score low
+            "attack_wrong": True,  # up to such a step on half of those that show something else, too
+            "max_logit_scale": 30.0,
+            "projection_dim": 64,
+            "text_config": tower | {"hidden_size": 64, "num_hidden_layers": 1},
+            "vision_config": tower
+            | {"hidden_size": 96, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8},
+            "corruptions": ("noise", "blur", "mix", "fade", "saturate", "grid", "bend", "slow", "shake")
+            + ("swap_frames",),
+        }
     )
 
-    config.samples = ml_collections.ConfigDict({"num_images": 24, "num_steps": 50, "guidance_scale": 4.0})
+    config.samples = ml_collections.ConfigDict({"num_images": 24, "num_steps": 50, "guidance_scale": 3.0})
     config.samples.columns = 3
     config.check = ml_collections.ConfigDict({"num_clips": 128, "severity": 0.6})
-    config.check.samplings = ((50, 4.0), (8, 4.0), (4, 4.0), (50, 1.0), (4, 1.0))
+    config.check.samplings = ((50, 3.0), (8, 3.0), (4, 3.0), (50, 1.0), (4, 1.0))
     return config

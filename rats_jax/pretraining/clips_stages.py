@@ -37,7 +37,7 @@ from rats_jax.pretraining.stage import Form, is_done, train_reward, training_sta
 from rats_jax.pretraining.tokenizer import write_t5_tokenizer
 from rats_jax.pretraining.tracker import Frames, train_tracker
 from rats_jax.pretraining.vae import channel_moments, encode, train_vae
-from rats_jax.rewards.tracker import load_tracker
+from rats_jax.rewards.tracker import load_likelihood, load_tracker
 from rats_jax.rewards.viclip import embed_videos, init_viclip, load_viclip, make_viclip
 from rats_jax.types import Array, Key, Params
 from rats_jax.weights.folder import (
@@ -67,28 +67,8 @@ _VIDEOS = Form(
 
 
 def judge_stage(config: Any, workdir: Path) -> None:
-    """Train the tracker that says what a clip shows: judge/."""
-    folder = workdir / "judge"
-    if is_done(folder / "config.json"):
-        return
-
-    def draw(data: Any, key: Key, batch_size: int) -> Frames:
-        key_clip, key_frame = jax.random.split(key)
-        # Of each clip one frame.
-        clips, track, shown, _ = _draw_clips(data, jax.random.split(key_clip), batch_size)
-        chosen = jax.random.randint(key_frame, (batch_size,), 0, NUM_FRAMES)
-        rows = jnp.arange(batch_size)
-        places = jnp.stack([values[rows, chosen] for values in track], axis=-1) / IMAGE_SIZE
-        return Frames(clips[rows, chosen], shown.things, shown.grounds, places)
-
-    model = config.judge_model.to_dict()
-    with training_state(folder) as file:
-        params = train_tracker(
-            _data(config, every=True), draw, model, config.judge, seed=config.seed + 40, state_file=file
-        )
-        words = {"nouns": [noun.one for noun in _nouns(config)], "motions": list(MOTIONS.values())}
-        words["colours"] = list(COLOURS)
-        write_model(folder, {"model_type": "tracker"} | model | words, params, CLIP_WEIGHTS)
+    """Train the tracker that says what a clip shows, and judges accuracy: judge/."""
+    _train_tracker(config, config.judge, config.judge_model, workdir / "judge", seed=config.seed + 40)
 
 
 def vae_stage(config: Any, workdir: Path) -> None:
@@ -184,13 +164,13 @@ def _write_pipeline(config: Any, folder: Path, models: Mapping[str, Any], params
 
 
 def reward_stage(config: Any, workdir: Path) -> None:
-    """Train the reward that RATS climbs: reward/."""
-    _train_reward(config, config.reward, workdir, "reward", seed=config.seed + 20)
+    """Train the tracker whose likelihood of the prompt RATS climbs, apart from the judge: reward/."""
+    _train_tracker(config, config.reward, config.reward_model, workdir / "reward", seed=config.seed + 50)
 
 
 def heldout_reward_stage(config: Any, workdir: Path) -> None:
-    """Train the reward that no training sees, of another seed, size and damage: heldout_reward/."""
-    _train_reward(config, config.heldout_reward, workdir, "heldout_reward", seed=config.seed + 30)
+    """Train the reward of another kind that no training sees, a ViCLIP: heldout_reward/."""
+    _train_viclip(config, config.heldout_reward, workdir / "heldout_reward", seed=config.seed + 20)
 
 
 def prompts_stage(config: Any, workdir: Path) -> None:
@@ -209,7 +189,8 @@ def check_stage(config: Any, workdir: Path) -> None:
     setting, data = config.check, _data(config, every=True)
     keys = jax.random.split(jax.random.key(config.seed))
     judges = {"accuracy": load_tracker(str(workdir / "judge"))}
-    judges |= {name: load_viclip(str(workdir / name)) for name in ("reward", "heldout_reward")}
+    judges["reward"] = load_likelihood(str(workdir / "reward"))
+    judges["heldout_reward"] = load_viclip(str(workdir / "heldout_reward"))
     judges = read_weights(judges)
 
     def judged(clips: Array | np.ndarray, prompts: list[str]) -> dict[str, float]:
@@ -306,8 +287,29 @@ def _load_vae(folder: Path) -> tuple[AutoencoderKLWan, Params]:
     return vae, load_safetensors(folder / VAE_WEIGHTS, vae.abstract_params())
 
 
-def _train_reward(config: Any, training: Any, workdir: Path, name: str, *, seed: int) -> None:
-    if is_done(workdir / name / "config.json"):
+def _train_tracker(config: Any, training: Any, sizes: Any, folder: Path, *, seed: int) -> None:
+    if is_done(folder / "config.json"):
+        return
+
+    def draw(data: Any, key: Key, batch_size: int) -> Frames:
+        key_clip, key_frame = jax.random.split(key)
+        # Of each clip one frame.
+        clips, track, shown, _ = _draw_clips(data, jax.random.split(key_clip), batch_size)
+        chosen = jax.random.randint(key_frame, (batch_size,), 0, NUM_FRAMES)
+        rows = jnp.arange(batch_size)
+        places = jnp.stack([values[rows, chosen] for values in track], axis=-1) / IMAGE_SIZE
+        return Frames(clips[rows, chosen], shown.things, shown.grounds, places)
+
+    model, data = sizes.to_dict(), _data(config, every=True)
+    words = {"nouns": [noun.one for noun in _nouns(config)], "motions": list(MOTIONS.values())}
+    words["colours"] = list(COLOURS)
+    with training_state(folder) as file:
+        params = train_tracker(data, draw, model, training, seed=seed, name=folder.name, state_file=file)
+        write_model(folder, {"model_type": "tracker"} | model | words, params, CLIP_WEIGHTS)
+
+
+def _train_viclip(config: Any, training: Any, folder: Path, *, seed: int) -> None:
+    if is_done(folder / "config.json"):
         return
     num_nouns = len(config.nouns)
 
@@ -324,6 +326,6 @@ def _train_reward(config: Any, training: Any, workdir: Path, name: str, *, seed:
         return Drawn(clips, data["ids"][rows], wrong, fits)
 
     corruptions = {kind: CLIP_CORRUPTIONS[kind] for kind in training.corruptions}
-    corruptions["latent_noise"] = latent_noise(*_load_vae(workdir / "pipeline" / "vae"))
+    corruptions["latent_noise"] = latent_noise(*_load_vae(folder.parent / "pipeline" / "vae"))
     texts = _prompts(config).texts
-    train_reward(config, training, workdir / name, texts, gather, draw, corruptions, seed=seed, form=_VIDEOS)
+    train_reward(config, training, folder, texts, gather, draw, corruptions, seed=seed, form=_VIDEOS)

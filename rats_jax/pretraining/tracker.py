@@ -1,4 +1,4 @@
-"""Train the judge of clips: a tracker of things on rendered frames, apart from all reward models."""
+"""Train a tracker of things, a judge or a reward of clips, on rendered frames."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def train_tracker(
     training: Any,
     *,
     seed: int,
+    name: str = "judge",
     state_file: Path | None = None,
 ) -> Params:
     """Fit things and grounds by cross-entropy, places by Huber's loss, on clean, spoilt and mixed frames.
@@ -50,7 +51,7 @@ def train_tracker(
         config: of the `Tracker`.
         training: num_updates, batch_size, learning_rate, ema_decay, and as of `blend_and_spoil`.
         seed: of initialisation and draws.
-        state_file: see `fit`.
+        name, state_file: see `fit`.
 
     Returns:
         Averaged weights.
@@ -76,4 +77,4 @@ def train_tracker(
         }
         return loss.mean(), metrics
 
-    return fit_as(training, loss_fn, params, data, seed=seed + 1, name="judge", state_file=state_file)
+    return fit_as(training, loss_fn, params, data, seed=seed + 1, name=name, state_file=state_file)

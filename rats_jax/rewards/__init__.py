@@ -15,7 +15,7 @@ from rats_jax.rewards.hpsv2 import HPSV2_0, HPSV2_1
 from rats_jax.rewards.imagereward import IMAGEREWARD
 from rats_jax.rewards.own import is_own, load_own
 from rats_jax.rewards.pickscore import PICKSCORE
-from rats_jax.rewards.tracker import TRACKER
+from rats_jax.rewards.tracker import TRACKER, TRACKER_LIKELIHOOD
 from rats_jax.rewards.viclip import VICLIP
 
 __all__ = ["REWARDS", "Reward", "find_reward", "make_score_fn"]
@@ -31,6 +31,7 @@ REWARDS: Mapping[str, Reward] = {
     "imagereward": IMAGEREWARD,
     "pickscore": PICKSCORE,
     "tracker": TRACKER,
+    "tracker_likelihood": TRACKER_LIKELIHOOD,
     "viclip": VICLIP,
 }
 """By the `kind` of a config."""

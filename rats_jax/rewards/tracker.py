@@ -1,13 +1,15 @@
-"""Accuracy of clips: whether a tracker sees the thing, the motion and the ground that the prompt names.
+"""What a tracker sees in clips: whether it is what the prompt asks for, or how likely that is.
 
-It is no reward model and nothing to train on, as it has no gradient.
+The first, accuracy, is no reward model and nothing to train on, as it has no gradient; the second has one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,6 +30,12 @@ _MOVES, _STAYS = 5 / 32, 3 / 32
 _GROWS, _KEEPS = 0.4, 0.35
 # Of row, column and size: what makes it less, and what makes it more.
 _CHANGES = (("up", "down"), ("left", "right"), ("smaller", "larger"))
+# By motion: 2 * its axis, and 1 more where it goes up the axis.
+_PLACES_IN_CHANGES = np.array([[name for pair in _CHANGES for name in pair].index(name) for name in MOTIONS])
+
+# What costs nothing: a way or growth of so much at least, and of the others so much at most.
+_WANTED, _ALLOWED = (8 / 32, 8 / 32, 0.55), (2 / 32, 2 / 32, 0.2)
+_STILL = 3.0
 
 
 class Asked(NamedTuple):
@@ -90,11 +98,45 @@ def make_accuracy_fn(tracker: Tracker) -> RewardFn:
     return accuracy_fn
 
 
-def find_motion(place: Array) -> Array:
-    """Name the motions of things: places [B, T, 3] as of `Sighting` -> [B] of `MOTIONS`, -1 for none."""
+def make_likelihood_fn(tracker: Tracker) -> RewardFn:
+    """Make (weights, videos [B, T, H, W, 3] in [0, 1], Asked) -> [B] float32, log-likelihoods, at most 0.
+
+    log p(thing), the mean over frames, + log p(ground), of all frames together, where the prompt names one,
+    + what the motion lacks, or has that it should not, by the straight lines of `find_motion`: a thing that
+    stands still costs `_STILL`. A clip that shows what is asked for earns nearly 0, and nothing beyond.
+    """
+
+    def likelihood_fn(params: Params, videos: Array, prompt: Asked) -> Array:
+        batch, count = videos.shape[:2]
+        frames = jnp.clip(videos, 0.0, 1.0).reshape(-1, *videos.shape[2:])
+        seen: Any = tracker.apply({"params": params}, frames)
+        thing, ground, place = (part.reshape(batch, count, -1) for part in seen)
+        rows = jnp.arange(batch)
+        named = jax.nn.log_softmax(thing)[rows, :, prompt.things].mean(axis=1)
+        colour = jax.nn.log_softmax(ground.mean(axis=1))[rows, prompt.grounds]
+        coloured = jnp.where(prompt.grounds == _OPEN, 0.0, colour)
+        axes, signs = jnp.divmod(jnp.asarray(_PLACES_IN_CHANGES)[prompt.motions], 2)
+        is_asked = axes[:, None] == jnp.arange(3)
+        change = measure_change(place) * jnp.where(is_asked, 2.0 * signs[:, None] - 1.0, 1.0)
+        wanted, allowed = (jnp.array(values) for values in (_WANTED, _ALLOWED))
+        lacks = jax.nn.relu(wanted - change) / wanted
+        exceeds = jax.nn.relu(jnp.abs(change) - allowed) / wanted
+        moves = _STILL * jnp.sum(jnp.where(is_asked, lacks, exceeds), axis=-1)
+        return named + coloured - moves
+
+    return likelihood_fn
+
+
+def measure_change(place: Array) -> Array:
+    """Fit lines to places [B, T, 3] as of `Sighting`: [B, 3], how far row, column and log size go."""
     time = np.linspace(-0.5, 0.5, place.shape[1])
     values = jnp.concatenate([place[..., :2], jnp.log(jnp.maximum(place[..., 2:], 1e-3))], axis=-1)
-    change = jnp.einsum("t,btd->bd", time / max(np.sum(time**2), 1e-6), values)
+    return jnp.einsum("t,btd->bd", time / max(np.sum(time**2), 1e-6), values)
+
+
+def find_motion(place: Array) -> Array:
+    """Name the motions of things: places [B, T, 3] as of `Sighting` -> [B] of `MOTIONS`, -1 for none."""
+    change = measure_change(place)
     most = jnp.array([_MOVES, _MOVES, _GROWS])
     least = jnp.array([_STAYS, _STAYS, _KEEPS])
     is_still = jnp.abs(change) <= least
@@ -108,26 +150,32 @@ def find_motion(place: Array) -> Array:
 
 
 def load_tracker(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
-    """Load a tracker as a judge of what clips show.
+    """Load a tracker as a judge of what clips show: 1 or 0, without a gradient.
 
     Args:
         path: folder with config.json and model.safetensors, the latter itself, or hub id; the config names
             things, motions and colours.
         dtype: not read: it computes in float32.
 
-    Returns:
-        The reward; 1 or 0, without a gradient.
-
     Raises:
         WeightsError: files are missing or do not fit.
     """
-    del dtype
+    return _load(path, make_accuracy_fn)
+
+
+def load_likelihood(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
+    """Load a tracker as a reward, the likelihood of what the prompt asks for; all as of `load_tracker`."""
+    return _load(path, make_likelihood_fn)
+
+
+def _load(path: str, make_fn: Callable[[Tracker], RewardFn]) -> RewardModel:
     counts = {"nouns": "num_classes", "motions": len(MOTIONS), "colours": "num_grounds"}
     tracker, words, params = load_judge(path, "tracker", Tracker, _WORDS, counts)
     nouns, motions, colours = (list(words[name]) for name in _WORDS)
     return RewardModel(
-        make_accuracy_fn(tracker), params, lambda prompts: parse_prompts(prompts, nouns, motions, colours)
+        make_fn(tracker), params, lambda prompts: parse_prompts(prompts, nouns, motions, colours)
     )
 
 
 TRACKER = Reward(load_tracker, describe=None, differentiable=False, of_videos=True)
+TRACKER_LIKELIHOOD = Reward(load_likelihood, describe=None, of_videos=True)

@@ -23,6 +23,13 @@ from tests.tiny import read_reward
 # A program runs a few times on small pictures: what takes time is to compile it.
 QUICKLY = {"xla_backend_optimization_level": 0}
 
+# What trackers see is read in prompts and weights of their own: see test_tracker.py.
+NO_WEIGHTS = [
+    kind
+    for kind, reward in REWARDS.items()
+    if reward.describe is None and reward.differentiable and kind != "tracker_likelihood"
+]
+
 
 class Case(NamedTuple):
     """A reward, its original, and the compiled (params, images, prompt inputs) -> scores and their slope."""
@@ -103,7 +110,4 @@ def pytest_generate_tests(metafunc):
     if "original" in metafunc.fixturenames:
         metafunc.parametrize("original", find_originals())
     if "any_reward" in metafunc.fixturenames:
-        no_weights = [
-            kind for kind, reward in REWARDS.items() if reward.describe is None and reward.differentiable
-        ]
-        metafunc.parametrize("any_reward", [*find_originals(), *no_weights])
+        metafunc.parametrize("any_reward", [*find_originals(), *NO_WEIGHTS])

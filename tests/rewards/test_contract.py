@@ -8,7 +8,7 @@ import pytest
 
 from rats_jax.errors import WeightsError
 from rats_jax.rewards import REWARDS
-from tests.rewards.conftest import QUICKLY
+from tests.rewards.conftest import NO_WEIGHTS, QUICKLY
 from tests.tiny import read_reward
 
 PROMPTS = ["a photo of a cat", "", "two red apples", "a dog"]
@@ -82,11 +82,8 @@ def test_towers_in_bfloat16_stay_close(original, load_folder, load_case):
 
 
 def test_a_path_is_refused_where_there_are_no_weights():
-    no_weights = [
-        kind for kind, reward in REWARDS.items() if reward.describe is None and reward.differentiable
-    ]
-    assert no_weights
-    for kind in no_weights:
+    assert NO_WEIGHTS
+    for kind in NO_WEIGHTS:
         message = f"^path='weights': expected '', the reward '{kind}' has no weights$"
         with pytest.raises(WeightsError, match=message):
             REWARDS[kind].load("weights")

@@ -10,7 +10,13 @@ import pytest
 from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.networks.tracker import Sighting, Tracker
 from rats_jax.rewards import REWARDS
-from rats_jax.rewards.tracker import MOTIONS, find_motion, make_accuracy_fn, parse_prompts
+from rats_jax.rewards.tracker import (
+    MOTIONS,
+    find_motion,
+    make_accuracy_fn,
+    make_likelihood_fn,
+    parse_prompts,
+)
 from rats_jax.weights.folder import CLIP_WEIGHTS, write_model
 from tests.tiny import read_reward
 
@@ -87,6 +93,57 @@ def test_all_that_is_asked_for_must_be_right():
         assert judge(other) == 0
 
 
+class Sees:
+    """A tracker that sees a cat on blue, surely, where it is told that things are."""
+
+    def __init__(self, place):
+        self.place = place[0]
+
+    def apply(self, variables, frames):
+        thing, ground = (
+            jnp.tile(jnp.array(values), (len(frames), 1)) for values in ([20.0, 0, 0], [0, 20.0])
+        )
+        return Sighting(thing, ground, self.place)
+
+
+def likelihood(place, prompt):
+    asked = parse_prompts([prompt], NOUNS, PHRASES, COLOURS)
+    return make_likelihood_fn(Sees(place))({}, jnp.zeros((1, 9, 16, 16, 3)), asked)[0]
+
+
+@pytest.mark.parametrize(
+    ("motion", "change"),
+    [
+        ("moves left", {"column": -0.3}),
+        ("moves right", {"column": 0.26}),
+        ("moves up", {"row": -0.4}),
+        ("moves down", {"row": 0.3, "growth": -0.1}),
+        ("grows", {"growth": 0.6}),
+        ("shrinks", {"growth": -0.7, "row": 0.05}),
+    ],
+)
+def test_a_clip_that_shows_what_is_asked_for_is_likely(motion, change):
+    seen = places(**change)
+    assert find_motion(seen)[0] == PHRASES.index(motion)
+    for ground in ("", " on blue"):
+        np.testing.assert_allclose(likelihood(seen, f"a cat {motion}{ground}"), 0.0, atol=1e-5)
+    for other in (f"an ice cream {motion}", f"a cat {motion} on red"):
+        np.testing.assert_allclose(likelihood(seen, other), -20.0, atol=1e-5)
+    others = [likelihood(seen, f"a cat {phrase}") for phrase in PHRASES if phrase != motion]
+    assert max(others) < -3.0  # it lacks that one, and has another
+
+
+def test_a_motion_is_as_likely_as_it_is_complete():
+    half, still = (likelihood(places(column=way), "a cat moves left") for way in (-0.125, 0.0))
+    np.testing.assert_allclose([half, still], [-1.5, -3.0], atol=1e-4)
+    also = likelihood(places(column=-0.25, row=0.125), "a cat moves left")
+    np.testing.assert_allclose(
+        also, -3.0 * 0.0625 / 0.25, atol=1e-4
+    )  # of what is not asked for beyond 2 / 32
+    slope = jax.grad(lambda way: likelihood(places(column=way), "a cat moves left"))(-0.1)
+    np.testing.assert_allclose(slope, -12.0, rtol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("judge") / "judge"
@@ -106,6 +163,26 @@ def test_it_loads_and_judges(folder):
     assert np.all((np.asarray(seen.place) >= 0) & (np.asarray(seen.place) <= 1))
     accuracy = jax.jit(judge.reward_fn)(judge.params, clips, judge.prepare(["a cat grows", "a cat moves up"]))
     assert accuracy.shape == (2,) and set(np.asarray(accuracy).tolist()) <= {0.0, 1.0}
+
+
+def test_it_loads_as_a_reward_with_a_slope(folder):
+    kind = REWARDS["tracker_likelihood"]
+    assert kind.of_videos and kind.differentiable
+    reward = read_reward(kind.load(str(folder)))
+    clips = np.random.default_rng(0).uniform(size=(2, 5, 16, 16, 3)).astype(np.float32)
+    prompts = reward.prepare(["a cat grows", "a cat moves up on red"])
+    score = jax.jit(reward.reward_fn)
+    scores = score(reward.params, clips, prompts)
+    assert np.all(scores < 0) and scores.dtype == jnp.float32
+    swapped = score(reward.params, clips[::-1], jax.tree.map(lambda x: x[::-1], prompts))
+    np.testing.assert_allclose(swapped[::-1], scores, rtol=1e-5)
+
+    def total(clips):
+        return jnp.sum(reward.reward_fn(reward.params, clips, prompts))
+
+    for clip in (clips, np.full_like(clips, 0.5)):
+        slope = jax.jit(jax.grad(total))(clip)
+        assert np.isfinite(slope).all() and np.all(np.abs(slope).max(axis=(1, 2, 3, 4)) > 0)
 
 
 @pytest.mark.parametrize(
