@@ -13,7 +13,7 @@ from rats_jax.config.flags import load_config
 def get_config() -> ConfigDict:
     """Make the config of the main job."""
     config = load_config(Path(__file__).with_name("default.py"))
-    config.num_updates = 320
+    config.num_updates = 240
     config.batch_size = 8
 
     config.pretrained = "assets/clips/pipeline"
@@ -35,12 +35,12 @@ def get_config() -> ConfigDict:
     config.student.guidance_scale = 1.0
     config.student.ema_decay = 0.99
     config.teacher.num_steps = 50
-    config.teacher.guidance_scale = 3.0
+    config.teacher.guidance_scale = 2.0
     # The two differ in guidance, and an average of both would be neither.
     config.teacher.ema_decay = 1.0
     config.horizon.weights = (0.1, 0.2, 0.3, 0.4)
     config.shaping_weight = 8.0
     config.gate.temperature = 0.3
     config.optimizer.learning_rate = 5e-4
-    config.optimizer.decay_updates = 320
+    config.optimizer.decay_updates = 240
     return config

@@ -34,7 +34,7 @@ _CHANGES = (("up", "down"), ("left", "right"), ("smaller", "larger"))
 _PLACES_IN_CHANGES = np.array([[name for pair in _CHANGES for name in pair].index(name) for name in MOTIONS])
 
 # What costs nothing: a way or growth of so much at least, and of the others so much at most.
-_WANTED, _ALLOWED = (8 / 32, 8 / 32, 0.55), (2 / 32, 2 / 32, 0.2)
+_WANTED, _ALLOWED = (10 / 32, 10 / 32, 0.7), (2 / 32, 2 / 32, 0.2)
 _STILL = 3.0
 
 
