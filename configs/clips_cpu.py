@@ -13,7 +13,7 @@ from rats_jax.config.flags import load_config
 def get_config() -> ConfigDict:
     """Make the config of the main job."""
     config = load_config(Path(__file__).with_name("default.py"))
-    config.num_updates = 240
+    config.num_updates = 400
     config.batch_size = 8
 
     config.pretrained = "assets/clips/pipeline"
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.prompts = "assets/clips/prompts.txt"
     config.heldout_prompts = "assets/clips/heldout_prompts.txt"
     config.rewards.likelihood = ConfigDict(
-        {"kind": "tracker_likelihood", "path": "assets/clips/reward", "weight": 0.3}
+        {"kind": "tracker_likelihood", "path": "assets/clips/reward", "weight": 0.5}
     )
     config.monitor.heldout = ConfigDict({"kind": "viclip", "path": "assets/clips/heldout_reward"})
     config.monitor.accuracy = ConfigDict({"kind": "tracker", "path": "assets/clips/judge"})
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.teacher.ema_decay = 1.0
     config.horizon.weights = (0.1, 0.2, 0.3, 0.4)
     config.shaping_weight = 8.0
-    config.gate.temperature = 0.3
+    config.gate.temperature = 0.5
     config.optimizer.learning_rate = 5e-4
-    config.optimizer.decay_updates = 240
+    config.optimizer.decay_updates = 400
     return config
