@@ -118,7 +118,8 @@ def get_config() -> ml_collections.ConfigDict:
         {"num_train_timesteps": 1000, "shift": 2.0, "use_dynamic_shifting": False}
     )
 
-    # What RATS climbs is the likelihood of a tracker of other seed, size and damage than the judge's.
+    # What RATS climbs is the likelihood of a tracker of another seed and size, and of more damage, than the
+    # judge.
     config.reward = ml_collections.ConfigDict(config.judge.to_dict() | {"blends": 0.25, "max_severity": 0.7})
     config.reward_model = ml_collections.ConfigDict(config.judge_model.to_dict() | {"channels": (24, 48, 64)})
     # The other is of another kind, and never meets a training run.
@@ -142,8 +143,8 @@ def get_config() -> ml_collections.ConfigDict:
         }
     )
 
-    config.samples = ml_collections.ConfigDict({"num_images": 24, "num_steps": 50, "guidance_scale": 3.0})
+    config.samples = ml_collections.ConfigDict({"num_images": 24, "num_steps": 50, "guidance_scale": 2.0})
     config.samples.columns = 3
     config.check = ml_collections.ConfigDict({"num_clips": 128, "severity": 0.6})
-    config.check.samplings = ((50, 3.0), (8, 3.0), (4, 3.0), (50, 1.0), (4, 1.0))
+    config.check.samplings = ((50, 3.0), (50, 2.0), (8, 2.0), (4, 2.0), (50, 1.0), (4, 1.0))
     return config

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,9 +9,9 @@ import rats_jax
 from rats_jax.config.flags import load_config
 from rats_jax.config.together import validate, validate_paths
 from rats_jax.data.prompts import read_prompts
+from rats_jax.pretraining.check import mean_scores, read_weights
 from rats_jax.rewards.tracker import load_likelihood, load_tracker
 from rats_jax.rewards.viclip import load_viclip
-from tests.tiny import read_reward
 from tests.torch_wan import draw_with_torch
 
 ROOT = Path(__file__).parents[1]
@@ -58,21 +57,16 @@ def test_pytorch_opens_the_folder_and_draws_the_same_clips(model):
 
 @pytest.mark.slow
 def test_few_steps_break_the_clips_and_every_judge_says_so(model):
-    judges = (
-        load_tracker(str(ASSETS / "judge")),
-        load_likelihood(str(ASSETS / "reward")),
-        load_viclip(str(ASSETS / "heldout_reward")),
+    judges = read_weights(
+        {
+            "accuracy": load_tracker(str(ASSETS / "judge")),
+            "reward": load_likelihood(str(ASSETS / "reward")),
+            "heldout_reward": load_viclip(str(ASSETS / "heldout_reward")),
+        }
     )
-    clips = {
-        steps: model(PROMPTS, num_steps=steps, guidance_scale=scale, seed=3)
+    few, many = (
+        mean_scores(judges, model(PROMPTS, num_steps=steps, guidance_scale=scale, seed=3), PROMPTS)
         for steps, scale in ((4, 1.0), (50, 3.0))
-    }
-    judged = {
-        steps: [
-            float(np.mean(jax.jit(judge.reward_fn)(judge.params, videos, judge.prepare(PROMPTS))))
-            for judge in map(read_reward, judges)
-        ]
-        for steps, videos in clips.items()
-    }
-    for least, many, few in zip((0.2, 1.0, 0.05), judged[50], judged[4], strict=True):
-        assert many > few + least
+    )
+    for name, least in {"accuracy": 0.2, "reward": 1.0, "heldout_reward": 0.05}.items():
+        assert many[name] > few[name] + least

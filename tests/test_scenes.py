@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,9 +9,9 @@ import rats_jax
 from rats_jax.config.flags import load_config
 from rats_jax.config.together import validate, validate_paths
 from rats_jax.data.prompts import read_prompts
+from rats_jax.pretraining.check import mean_scores, read_weights
 from rats_jax.rewards.detector import load_detector
 from rats_jax.rewards.pickscore import load_pickscore
-from tests.tiny import read_reward
 from tests.torch_flows import draw_with_torch
 
 ROOT = Path(__file__).parents[1]
@@ -59,15 +58,13 @@ def test_pytorch_opens_the_folder_and_draws_the_same_pictures(model):
 
 @pytest.mark.slow
 def test_few_steps_break_the_pictures_and_every_judge_says_so(model):
-    judge = read_reward(load_detector(str(ASSETS / "judge")))
-    rewards = [read_reward(load_pickscore(str(ASSETS / name))) for name in ("reward", "heldout_reward")]
-    pictures = {steps: model(PROMPTS, num_steps=steps, guidance_scale=5.0, seed=3) for steps in (4, 50)}
-    judged = {
-        steps: [
-            float(np.mean(jax.jit(r.reward_fn)(r.params, images, r.prepare(PROMPTS))))
-            for r in (judge, *rewards)
-        ]
-        for steps, images in pictures.items()
-    }
-    assert judged[50][0] >= 0.85 and judged[50][0] - judged[4][0] >= 0.2
-    assert all(many - few > 2.0 for many, few in zip(judged[50][1:], judged[4][1:], strict=True))
+    judges = read_weights(
+        {"accuracy": load_detector(str(ASSETS / "judge"))}
+        | {name: load_pickscore(str(ASSETS / name)) for name in ("reward", "heldout_reward")}
+    )
+    few, many = (
+        mean_scores(judges, model(PROMPTS, num_steps=steps, guidance_scale=5.0, seed=3), PROMPTS)
+        for steps in (4, 50)
+    )
+    assert many["accuracy"] >= 0.85 and many["accuracy"] - few["accuracy"] >= 0.2
+    assert all(many[name] - few[name] > 2.0 for name in ("reward", "heldout_reward"))

@@ -38,7 +38,7 @@ def train_tracker(
     training: Any,
     *,
     seed: int,
-    name: str = "judge",
+    name: str,
     state_file: Path | None = None,
 ) -> Params:
     """Fit things and grounds by cross-entropy, places by Huber's loss, on clean, spoilt and mixed frames.

@@ -15,7 +15,7 @@ import numpy as np
 
 from rats_jax.errors import ConfigError
 from rats_jax.fields import listed
-from rats_jax.networks.tracker import Tracker
+from rats_jax.networks.tracker import Sighting, Tracker
 from rats_jax.rewards.base import Reward
 from rats_jax.rewards.judge import NAME, load_judge
 from rats_jax.types import Array, Params, RewardFn, RewardModel
@@ -30,8 +30,8 @@ _MOVES, _STAYS = 5 / 32, 3 / 32
 _GROWS, _KEEPS = 0.4, 0.35
 # Of row, column and size: what makes it less, and what makes it more.
 _CHANGES = (("up", "down"), ("left", "right"), ("smaller", "larger"))
-# By motion: 2 * its axis, and 1 more where it goes up the axis.
-_PLACES_IN_CHANGES = np.array([[name for pair in _CHANGES for name in pair].index(name) for name in MOTIONS])
+# By motion: 1 for what it makes more, -1 for what it makes less, 0 for what stays.
+_WAYS = np.array([[(name == more) - (name == less) for less, more in _CHANGES] for name in MOTIONS])
 
 # What costs nothing: a way or growth of so much at least, and of the others so much at most.
 _WANTED, _ALLOWED = (10 / 32, 10 / 32, 0.7), (2 / 32, 2 / 32, 0.2)
@@ -86,11 +86,10 @@ def make_accuracy_fn(tracker: Tracker) -> RewardFn:
     """
 
     def accuracy_fn(params: Params, videos: Array, prompt: Asked) -> Array:
-        batch, count = videos.shape[:2]
-        frames = jnp.clip(videos, 0.0, 1.0).reshape(-1, *videos.shape[2:])
-        seen: Any = tracker.apply({"params": params}, frames)
-        thing, ground, place = (part.reshape(batch, count, -1) for part in seen)
-        named = jnp.sum(jnp.argmax(thing, axis=-1) == prompt.things[:, None], axis=1) >= max(count - 1, 1)
+        thing, ground, place = _look(tracker, params, videos)
+        named = jnp.sum(jnp.argmax(thing, axis=-1) == prompt.things[:, None], axis=1) >= max(
+            thing.shape[1] - 1, 1
+        )
         colour = jnp.argmax(ground.mean(axis=1), axis=-1)
         coloured = (prompt.grounds == _OPEN) | (colour == prompt.grounds)
         return jnp.float32(named & coloured & (find_motion(place) == prompt.motions))
@@ -107,24 +106,27 @@ def make_likelihood_fn(tracker: Tracker) -> RewardFn:
     """
 
     def likelihood_fn(params: Params, videos: Array, prompt: Asked) -> Array:
-        batch, count = videos.shape[:2]
-        frames = jnp.clip(videos, 0.0, 1.0).reshape(-1, *videos.shape[2:])
-        seen: Any = tracker.apply({"params": params}, frames)
-        thing, ground, place = (part.reshape(batch, count, -1) for part in seen)
-        rows = jnp.arange(batch)
+        thing, ground, place = _look(tracker, params, videos)
+        rows = jnp.arange(thing.shape[0])
         named = jax.nn.log_softmax(thing)[rows, :, prompt.things].mean(axis=1)
         colour = jax.nn.log_softmax(ground.mean(axis=1))[rows, prompt.grounds]
         coloured = jnp.where(prompt.grounds == _OPEN, 0.0, colour)
-        axes, signs = jnp.divmod(jnp.asarray(_PLACES_IN_CHANGES)[prompt.motions], 2)
-        is_asked = axes[:, None] == jnp.arange(3)
-        change = measure_change(place) * jnp.where(is_asked, 2.0 * signs[:, None] - 1.0, 1.0)
+        ways = jnp.asarray(_WAYS)[prompt.motions]
+        change = measure_change(place)
         wanted, allowed = (jnp.array(values) for values in (_WANTED, _ALLOWED))
-        lacks = jax.nn.relu(wanted - change) / wanted
+        lacks = jax.nn.relu(wanted - ways * change) / wanted
         exceeds = jax.nn.relu(jnp.abs(change) - allowed) / wanted
-        moves = _STILL * jnp.sum(jnp.where(is_asked, lacks, exceeds), axis=-1)
+        moves = _STILL * jnp.sum(jnp.where(ways != 0, lacks, exceeds), axis=-1)
         return named + coloured - moves
 
     return likelihood_fn
+
+
+def _look(tracker: Tracker, params: Params, videos: Array) -> Sighting:
+    """Look at each frame of videos [B, T, H, W, 3]: what they show, [B, T, ...]."""
+    frames = jnp.clip(videos, 0.0, 1.0).reshape(-1, *videos.shape[2:])
+    seen: Any = tracker.apply({"params": params}, frames)
+    return Sighting(*(part.reshape(*videos.shape[:2], -1) for part in seen))
 
 
 def measure_change(place: Array) -> Array:
