@@ -8,7 +8,10 @@ from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.clip import init_clip, make_clip
 from rats_jax.rewards import REWARDS
 from rats_jax.weights.open_clip import VIT_H_14, VIT_L_14, to_transformers_config
+from tests.rewards.conftest import NO_WEIGHTS
 from tests.rewards.sizes import count
+
+PUBLISHED = [kind for kind, reward in REWARDS.items() if reward.describe is not None]
 
 
 @pytest.mark.parametrize(("config", "total"), [(VIT_H_14, 986_109_441), (VIT_L_14, 427_616_513)])
@@ -18,7 +21,7 @@ def test_both_towers_have_the_published_numbers_of_weights(config, total):
     assert count(abstract_params(init_clip, module)) == total
 
 
-@pytest.mark.parametrize("kind", [kind for kind, reward in REWARDS.items() if reward.differentiable])
+@pytest.mark.parametrize("kind", [*PUBLISHED, *NO_WEIGHTS])
 def test_scores_and_slopes_have_their_shapes(kind):
     describe = REWARDS[kind].describe
     reward = REWARDS[kind].load("") if describe is None else describe(dtype=jnp.bfloat16)
