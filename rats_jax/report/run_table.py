@@ -31,10 +31,11 @@ def lay_out(summary: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
         "heldout_reward": "held-out",
         "heldout_win_rate": "beats teacher",
         "accuracy": "accuracy",
+        "motion": "motion",
         "reference_distance": "to own picture",
         "nearest_reference_distance": "to nearest",
     }
-    # Runs of before it was measured have no accuracy.
+    # Runs of before it was measured have no accuracy, or no motion.
     shown = {key: t for key, t in columns.items() if summary.get(key, {}).get("student") is not None}
     if guided_nfe == summary["nfe"] and all(
         summary[key]["untrained"] == summary[key]["untrained_cfg"] for key in shown

@@ -12,6 +12,7 @@ import numpy as np
 
 from rats_jax.data.batches import filled_batches
 from rats_jax.diffusion.draw import make_picture_fn, make_sample_fn
+from rats_jax.evaluation import guards
 from rats_jax.evaluation.reference import Reference, reference_distance
 from rats_jax.method.contracts import Contestant
 from rats_jax.training.experiment import Experiment
@@ -173,10 +174,11 @@ def summarise(
         reference: the real pictures, or None.
 
     Returns:
-        {"reward", "heldout_reward", "heldout_win_rate", "accuracy", "reference_distance",
-        "nearest_reference_distance"} by contestant, None where there is nothing to measure against, and
-        "rewards": every single reward by contestant, by name. The win rate is the share of prompts on which
-        the contestant's held-out reward is above the teacher's.
+        {"reward", "heldout_reward", "heldout_win_rate", "accuracy", "motion", "reference_distance",
+        "nearest_reference_distance"} by contestant, None where there is nothing to measure or to measure
+        against, and "rewards": every single reward by contestant, by name. The win rate is the share of
+        prompts on which the contestant's held-out reward is above the teacher's; motion is of videos, see
+        `guards.motion`.
     """
 
     def table(values: Mapping[str, np.ndarray | None]) -> dict[str, float | None]:
@@ -193,8 +195,17 @@ def summarise(
         "reward": table({who: np.asarray(combine_fn(s)) for who, s in scores.items()}),
         "heldout_reward": table({who: s.get(heldout) for who, s in scores.items()}),
         "accuracy": table({who: s.get(accuracy) for who, s in scores.items()}),
+        "motion": table({who: _measure_motion(p.images) for who, p in pictures.items()}),
         "reference_distance": table({who: own for who, (own, _) in distances.items()}),
         "nearest_reference_distance": table({who: nearest for who, (_, nearest) in distances.items()}),
         "heldout_win_rate": table(wins),
         "rewards": {name: table({who: s[name] for who, s in scores.items()}) for name in scores["teacher"]},
     }
+
+
+def _measure_motion(images: np.ndarray) -> np.ndarray | None:
+    """Measure each video [N, T, H, W, 3], one after another, so that a device holds one; None of pictures."""
+    if images.ndim != 5 or images.shape[1] < 2:
+        return None
+    motion = jax.jit(guards.motion)
+    return np.concatenate([np.asarray(motion(video[None])) for video in images])

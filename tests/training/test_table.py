@@ -176,9 +176,29 @@ def test_accuracy_is_what_the_judge_of_contents_says():
     assert table.splitlines()[0].split() == ["reward", "accuracy"]
 
 
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_motion_is_measured_of_videos(num_frames):
+    """Of frames that brighten by what the contestant says; one frame is a picture, which has none."""
+
+    def pictures(change):
+        frames = np.float32(change) * np.arange(num_frames, dtype=np.float32)
+        videos = np.broadcast_to(frames[:, None, None, None], (3, num_frames, 4, 4, 3))
+        return Pictures(videos, videos, {"half": np.zeros(3, np.float32)})
+
+    changes = {"teacher": 0.1, "untrained": 0.0, "untrained_cfg": 0.2, "student": 0.3}
+    summary = summary_of({who: pictures(change) for who, change in changes.items()}, None)
+    table = format_table(summary | {"nfe": 4, "teacher_nfe": 100, "guided_nfe": 8})
+    if num_frames == 1:
+        assert set(summary["motion"].values()) == {None} and "motion" not in table
+    else:
+        assert summary["motion"] == pytest.approx(changes)
+        assert table.splitlines()[0].split() == ["reward", "motion"]
+
+
 def test_what_cannot_be_measured_is_none_and_leaves_the_table():
     summary = summary_of(contestants(heldout=False), None)
-    for score in ("heldout_reward", "heldout_win_rate", "reference_distance", "nearest_reference_distance"):
+    distances = ("reference_distance", "nearest_reference_distance")
+    for score in ("heldout_reward", "heldout_win_rate", "accuracy", "motion", *distances):
         assert set(summary[score].values()) == {None}
     table = format_table(summary | {"nfe": 4, "teacher_nfe": 100, "guided_nfe": 8})
     assert table.splitlines()[0].split() == ["reward"]
