@@ -7,7 +7,9 @@ good or bad by itself; what counts is how far the student's leave the teacher's.
 from __future__ import annotations
 
 import chex
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rats_jax.types import Array
 
@@ -88,6 +90,23 @@ def motion(videos: Array) -> Array:
     if videos.shape[1] < 2:
         raise ValueError(f"videos has {videos.shape[1]} frames, expected at least 2")
     return jnp.mean(jnp.abs(videos[:, 1:] - videos[:, :-1]), axis=(1, 2, 3, 4))
+
+
+_MOTION = jax.jit(motion)
+
+
+def measure_motion(images: np.ndarray) -> np.ndarray | None:
+    """Measure how much each video moves, one after another, so that a device holds one.
+
+    Args:
+        images: [N, T, H, W, 3] in [0, 1], or pictures [N, H, W, 3].
+
+    Returns:
+        [N] float32 as of `motion`; None of pictures and of videos of one frame.
+    """
+    if images.ndim != 5 or images.shape[1] < 2:
+        return None
+    return np.concatenate([np.asarray(_MOTION(video[None])) for video in images])
 
 
 def diversity(images: Array) -> Array:

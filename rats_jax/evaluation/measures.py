@@ -79,7 +79,7 @@ def measure(
         ConfigError: scores that are not finite, named by the entry.
     """
     done: dict[Any, Measured] = {}
-    diversity, motion = jax.jit(perceptual.lpips_diversity), jax.jit(guards.motion)
+    diversity = jax.jit(perceptual.lpips_diversity)
     for entry in entries:
         key = id(entry.model), entry.num_steps, entry.guidance_scale
         if key in done:
@@ -94,8 +94,8 @@ def measure(
         )
         keep(entry, images)
         scores = judge(judges, contest, images, batch_size=batch_size)
-        if images.ndim == 6 and images.shape[2] > 1:
-            scores[MOTION] = np.stack([np.asarray(motion(videos)) for videos in images])
+        if (motion := guards.measure_motion(images.reshape(-1, *images.shape[2:]))) is not None:
+            scores[MOTION] = motion.reshape(images.shape[:2])
         if images.shape[1] > 1:
             sets = _frames_of_sets(images)
             size = max(batch_size // images.shape[1], 1)

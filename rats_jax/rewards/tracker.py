@@ -87,9 +87,8 @@ def make_accuracy_fn(tracker: Tracker) -> RewardFn:
 
     def accuracy_fn(params: Params, videos: Array, prompt: Asked) -> Array:
         thing, ground, place = _look(tracker, params, videos)
-        named = jnp.sum(jnp.argmax(thing, axis=-1) == prompt.things[:, None], axis=1) >= max(
-            thing.shape[1] - 1, 1
-        )
+        least = max(thing.shape[1] - 1, 1)
+        named = jnp.sum(jnp.argmax(thing, axis=-1) == prompt.things[:, None], axis=1) >= least
         colour = jnp.argmax(ground.mean(axis=1), axis=-1)
         coloured = (prompt.grounds == _OPEN) | (colour == prompt.grounds)
         return jnp.float32(named & coloured & (find_motion(place) == prompt.motions))

@@ -16,7 +16,7 @@ from rats_jax.training.table import EvaluationSet, Pictures, render_set
 from rats_jax.types import Params, TrainState
 
 _GUARDS = {name: jax.jit(guard) for name, guard in guards.PICTURE_GUARDS.items()}
-_DIVERSITY, _MOTION = jax.jit(guards.diversity), jax.jit(guards.motion)
+_DIVERSITY = jax.jit(guards.diversity)
 _ORDER = ("teacher", "untrained", "student")
 _SEEDS = 4
 
@@ -80,8 +80,8 @@ class Sheets:
     def _measure(self, pictures: Pictures) -> dict[str, float]:
         measured = {f"monitor/{name}": pictures.scores[name] for name in self._experiment.monitors}
         images = pictures.images
-        if images.ndim == 5 and images.shape[1] > 1:
-            measured["guard/motion"] = _MOTION(images)
+        if (motion := guards.measure_motion(images)) is not None:
+            measured["guard/motion"] = motion
         images = images.reshape(-1, *images.shape[-3:])  # of a video each frame
         measured |= {f"guard/{name}": guard(images) for name, guard in _GUARDS.items()}
         measured["guard/latent_std"] = np.std(pictures.latents)

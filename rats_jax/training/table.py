@@ -195,17 +195,9 @@ def summarise(
         "reward": table({who: np.asarray(combine_fn(s)) for who, s in scores.items()}),
         "heldout_reward": table({who: s.get(heldout) for who, s in scores.items()}),
         "accuracy": table({who: s.get(accuracy) for who, s in scores.items()}),
-        "motion": table({who: _measure_motion(p.images) for who, p in pictures.items()}),
+        "motion": table({who: guards.measure_motion(p.images) for who, p in pictures.items()}),
         "reference_distance": table({who: own for who, (own, _) in distances.items()}),
         "nearest_reference_distance": table({who: nearest for who, (_, nearest) in distances.items()}),
         "heldout_win_rate": table(wins),
         "rewards": {name: table({who: s[name] for who, s in scores.items()}) for name in scores["teacher"]},
     }
-
-
-def _measure_motion(images: np.ndarray) -> np.ndarray | None:
-    """Measure each video [N, T, H, W, 3], one after another, so that a device holds one; None of pictures."""
-    if images.ndim != 5 or images.shape[1] < 2:
-        return None
-    motion = jax.jit(guards.motion)
-    return np.concatenate([np.asarray(motion(video[None])) for video in images])
