@@ -1,5 +1,7 @@
 PYTHON ?= python3
 PIP ?= .venv/bin/pip
+# Python compiles what it imports, which is a small part of what is installed.
+export PIP_COMPILE ?= 0
 # A worker for each of CI's two cores; the tests of a file stay together, for they share what takes long to make.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -11,7 +13,7 @@ STAMP := .venv/.installed
 TEST_STAMP := .venv/.installed-test
 
 # What depends on the versions of other packages: their networks, schedules, tokenizers and files, one run, the
-# page, and the command that runs PyTorch beside ours.
+# page, and the command that runs PyTorch beside ours. `make test` runs these with the newest packages alone.
 NEWEST_TESTS := tests/test_newest.py tests/pipelines/test_pytorch.py tests/diffusion/test_diffusers_parity.py \
 	tests/networks/test_unet_2d.py tests/networks/test_autoencoder_kl.py tests/networks/test_flux.py \
 	tests/networks/test_sd3.py tests/networks/test_t5.py tests/networks/test_clip.py \
@@ -59,8 +61,10 @@ run: venv
 # Programs that both environments compile; two versions of jax share none.
 test test-newest: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.compiled
 
-test: lint types docs
-	$(BIN)/python -m pytest -m "not network" $(PYTEST_ARGS)
+# pip uses one core, so environments are made side by side.
+test:
+	$(MAKE) -j 2 lint types docs newest-venv
+	$(BIN)/python -m pytest -m "not network" $(NEWEST_TESTS:%=--deselect=%) $(PYTEST_ARGS)
 	$(MAKE) test-newest
 
 # With the newest packages instead of the pinned ones: `make test-newest PYTHON=python3.13 NEWEST=.venv-3.13`.

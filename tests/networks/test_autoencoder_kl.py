@@ -11,8 +11,6 @@ import torch
 from flax.traverse_util import flatten_dict
 
 from rats_jax.networks.autoencoder_kl import FIELDS, AutoencoderKL
-from rats_jax.pipelines.published import PUBLISHED
-from tests.networks.flax_originals import describe_flax, make_flax
 from tests.networks.parity import (
     as_numpy,
     assert_refused,
@@ -130,19 +128,6 @@ def test_logarithms_of_variances_are_clipped():
     params["encoder"]["conv_out"]["bias"] = jnp.array([-40.0, 40.0] * 4)
     mean, logarithm = network.apply({"params": params}, draw_inputs(config)[0], method=network.encode)
     assert set(np.unique(mean)) == {-40.0, 40.0} and set(np.unique(logarithm)) == {-30.0, 20.0}
-
-
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if "unet/config.json" in PUBLISHED[name]])
-def test_the_tree_is_that_of_the_flax_class(name):
-    config = PUBLISHED[name]["vae/config.json"]
-    network = AutoencoderKL.from_config(config, dtype=jnp.bfloat16)
-    wanted = flatten_dict(describe_flax(make_flax("vae", config)))
-    found = flatten_dict(network.abstract_params())
-    assert {path: leaf.shape for path, leaf in found.items()} == {p: leaf.shape for p, leaf in wanted.items()}
-    assert {leaf.dtype for leaf in found.values()} == {jnp.dtype(jnp.float32)}
-    assert (network.sample_size, network.downscale) == (config["sample_size"], 8)
-    assert (network.in_channels, network.latent_channels) == (3, 4)
-    assert (network.scaling_factor, network.shift_factor) == (config["scaling_factor"], None)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""CLIP, the dual encoder: every field, value and gradient against PyTorch, every name against Flax."""
+"""CLIP, the dual encoder: every field, value and gradient against PyTorch."""
 
 import copy
 import dataclasses
@@ -33,9 +33,6 @@ from tests.clip_originals import (
     TEXT,
     VISION,
     assert_trees_close,
-    attend_as_flax,
-    describe_weights,
-    draw_weights,
     grad_tree,
     randomise,
     record_attention,
@@ -244,49 +241,6 @@ def test_gradients_are_pytorchs(hidden_act, eos_token_id):
     assert_trees_close(of_params, grad_tree(original, params), atol=1e-4)
     np.testing.assert_allclose(of_pixels, pixels.grad, atol=1e-4)
     assert np.abs(of_pixels).max() > 0.01
-
-
-def make_flax(config):
-    """The module of transformers' Flax class and a function that draws its weights."""
-    flax = pytest.importorskip("transformers.models.clip.modeling_flax_clip")
-    ids = jnp.asarray(IDS)
-
-    def init(module, key):
-        return module.init(key, ids, PIXELS, jnp.ones_like(ids), jnp.zeros_like(ids))["params"]
-
-    return flax.FlaxCLIPModule(transformers.CLIPConfig(**copy.deepcopy(config))), init
-
-
-def test_tree_is_that_of_flax():
-    theirs, init = make_flax(CLIP)
-    assert describe_weights(init_clip, make_clip(CLIP)) == describe_weights(init, theirs)
-
-
-@pytest.mark.slow
-def test_initial_weights_are_those_of_flax():
-    layers = {"num_hidden_layers": 1}  # a program of many draws takes long to compile
-    config = CLIP | {"text_config": TEXT | layers, "vision_config": VISION | layers}
-    theirs, init = make_flax(config)
-    assert_trees_close(draw_weights(init_clip, make_clip(config)), draw_weights(init, theirs), atol=0)
-
-
-@pytest.mark.slow
-def test_bits_are_those_of_flax_with_its_order_of_attention():
-    theirs, _ = make_flax(CLIP)
-    ours, (_, _, params) = make_clip(CLIP, kernels=Kernels(attend=attend_as_flax)), make_pair(CLIP)
-
-    def project(module, pixels):
-        return module.visual_projection(module.vision_model(pixels)[1])
-
-    def run(module, method):
-        def loss(pixels):
-            features = module.apply({"params": params}, pixels, method=method)
-            return jnp.sum(jnp.sin(features)), features
-
-        return jax.jit(jax.grad(loss, has_aux=True))(PIXELS)
-
-    for actual, wanted in zip(run(ours, ours.project_images), run(theirs, project), strict=True):
-        np.testing.assert_array_equal(actual, wanted)
 
 
 def test_embeddings_are_pytorchs_of_unit_length_and_each_reads_its_own_tower():

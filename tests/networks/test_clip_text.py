@@ -1,4 +1,4 @@
-"""CLIP's text encoder: every field, value and gradient against PyTorch, every name against Flax."""
+"""CLIP's text encoder: every field, value and gradient against PyTorch."""
 
 import dataclasses
 
@@ -16,16 +16,12 @@ from rats_jax.networks.clip_text import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
 )
-from rats_jax.networks.kernels import Kernels
 from rats_jax.networks.pretrained_fields import PRETRAINED_FIELDS, PRETRAINED_IGNORED
 from tests.clip_originals import (
     ABOUT_TOWERS,
     IDS,
     TEXT,
     assert_trees_close,
-    attend_as_flax,
-    describe_weights,
-    draw_weights,
     grad_tree,
     randomise,
     record_attention,
@@ -183,50 +179,6 @@ def test_values_and_gradients_are_pytorchs(projects, eos_token_id, hidden_act):
         return sum(jnp.sin(output).sum() for output in run_ours(ours, params))
 
     assert_trees_close(jax.jit(jax.grad(loss))(params), grad_tree(original, params), atol=1e-4)
-
-
-def make_flax(config, *, projects=True):
-    """The module of transformers' Flax class and a function that draws its weights."""
-    flax = pytest.importorskip("transformers.models.clip.modeling_flax_clip")
-    name = "FlaxCLIPTextModelWithProjectionModule" if projects else "FlaxCLIPTextModule"
-    ids = jnp.asarray(IDS)
-
-    def init(module, key):
-        return module.init(key, ids, jnp.ones_like(ids), jnp.zeros_like(ids))["params"]
-
-    return getattr(flax, name)(transformers.CLIPTextConfig(**config)), init
-
-
-@pytest.mark.parametrize("projects", [True, False])
-def test_trees_are_those_of_flax(projects):
-    theirs, init = make_flax(TEXT, projects=projects)
-    ours = make_ours(TEXT, projects=projects)
-    assert describe_weights(CLIPTextModel.init_params, ours) == describe_weights(init, theirs)
-
-
-@pytest.mark.slow
-def test_initial_weights_are_those_of_flax():
-    theirs, init = make_flax(TEXT)
-    drawn = draw_weights(CLIPTextModel.init_params, make_ours(TEXT))
-    assert_trees_close(drawn, draw_weights(init, theirs), atol=0)
-
-
-def test_bits_are_those_of_flax_with_its_order_of_attention():
-    theirs, _ = make_flax(TEXT)
-    _, _, params = make_pair(TEXT)
-    ours = make_ours(TEXT, kernels=Kernels(attend=attend_as_flax))
-    positions = jnp.broadcast_to(jnp.arange(IDS.shape[1]), IDS.shape)
-
-    @jax.jit
-    def run_theirs(params):
-        outputs = theirs.apply(
-            {"params": params}, IDS, jnp.ones_like(IDS), positions, output_hidden_states=True
-        )
-        return outputs.last_hidden_state, outputs.hidden_states[-2], outputs.text_embeds
-
-    last, penultimate, _, projected = run_ours(ours, params)
-    for actual, wanted in zip((last, penultimate, projected), run_theirs(params), strict=True):
-        np.testing.assert_array_equal(actual, wanted)
 
 
 def test_eager_is_jitted():

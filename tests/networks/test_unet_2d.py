@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import chex
 import diffusers
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,7 @@ from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.lora import Adapted, init_adapters, variables, with_adapters
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.networks.unet_2d_config import FIELDS
-from rats_jax.pipelines.published import PUBLISHED
 from tests import tiny
-from tests.networks.flax_originals import describe_flax, init_flax, make_flax
 from tests.networks.parity import (
     assert_refused,
     assert_walks_all,
@@ -259,20 +256,6 @@ def test_one_timestep_counts_for_all():
     np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if "unet/config.json" in PUBLISHED[name]])
-def test_the_tree_is_that_of_the_flax_class(name):
-    config = PUBLISHED[name]["unet/config.json"]
-    network = UNet2DConditionModel.from_config(config, dtype=jnp.bfloat16)
-    wanted = flatten_dict(describe_flax(make_flax("unet", config)))
-    found = flatten_dict(network.abstract_params())
-    assert {path: leaf.shape for path, leaf in found.items()} == {p: leaf.shape for p, leaf in wanted.items()}
-    assert {leaf.dtype for leaf in found.values()} == {jnp.dtype(jnp.float32)}
-    assert (network.sample_size, network.in_channels, network.out_channels) == (config["sample_size"], 4, 4)
-    assert network.cross_attention_dim == config["cross_attention_dim"]
-    assert network.addition_embed_type == config.get("addition_embed_type")
-    assert network.pooled_dim == (1280 if network.addition_embed_type else 0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", UNETS)
 def test_gradients_are_those_of_the_original(kind):
@@ -385,10 +368,3 @@ def test_every_layer_with_a_kernel_can_be_adapted():
     }
     kernels = {path[:-1] for path in flatten_dict(params) if path[-1] == "kernel"}
     assert {path[:-1] for path in moved} == kernels
-
-
-@pytest.mark.slow
-def test_initial_weights_are_those_of_the_flax_class():
-    config = tiny.UNET
-    found = UNet2DConditionModel.from_config(config).init_params(jax.random.key(3))
-    chex.assert_trees_all_equal(found, init_flax(make_flax("unet", config), jax.random.key(3)))
