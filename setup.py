@@ -92,6 +92,8 @@ setup(
         "tqdm>=4.66",
         # For tokenizers alone.
         "transformers>=4.50",
+        # jax keeps compiled programs with it, in a twentieth of the time and half of the space of zlib.
+        "zstandard>=0.22; python_version < '3.14'",
     ],
     extras_require={
         "pretrain": PRETRAIN,

@@ -17,7 +17,7 @@ from tests.torch_wan import draw_with_torch
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "rats_jax" / "assets" / "clips"
 SIZE = {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 8}
-PROMPTS = read_prompts(ASSETS / "prompts.txt")[:24]
+PROMPTS = read_prompts(ASSETS / "prompts.txt")[:12]
 
 
 @pytest.fixture(scope="module")

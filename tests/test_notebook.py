@@ -8,6 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.tiny import xla_flags
+
 DOCS = Path(__file__).parents[1] / "docs"
 NOTEBOOK = DOCS / "quickstart.ipynb"
 FLAGS = "--config.seed=0"
@@ -22,7 +24,8 @@ def cells(kind):
 
 
 @pytest.mark.slow
-def test_it_trains_shows_compares_and_exports(tmp_path):
+def test_it_trains_shows_compares_and_exports(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(devices=1))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     given = [cell for cell in notebook.cells if "FLAGS = " in cell.source]
