@@ -58,8 +58,9 @@ $(NEWEST)/.installed: setup.py Makefile
 run: venv
 	$(BIN)/python -m rats_jax.main --config=configs/emoji_cpu.py --workdir=runs/emoji
 
-# Programs that both environments compile; two versions of jax share none.
-test test-newest: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.compiled
+# What is compiled once is there for both environments (two versions of jax share nothing), the next run and the next clone.
+test test-newest: export JAX_COMPILATION_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rats_jax_tests
+test test-newest: export JAX_COMPILATION_CACHE_MAX_SIZE ?= 4294967296
 
 # pip uses one core, so environments are made side by side.
 test:
@@ -92,5 +93,5 @@ docs: .venv-docs/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-docs $(NEWEST) .compiled .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-docs $(NEWEST) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

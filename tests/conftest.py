@@ -26,6 +26,7 @@ gc.set_threshold(50_000, 20, 20)
 # Runs that compile the same program again, as a resumed one does, load it; the folder goes with the tests.
 _CACHE = tempfile.TemporaryDirectory(prefix="rats_jax_compiled_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

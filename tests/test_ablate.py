@@ -40,7 +40,9 @@ def plan(**changes):
     return planning.plan(config, Path("comparison"))
 
 
-@pytest.mark.parametrize("name", ["emoji_ablation", "emoji_teachers", "scenes_ablation", "scenes_teachers"])
+@pytest.mark.parametrize(
+    "name", ["emoji_ablation", "emoji_gates", "emoji_teachers", "scenes_ablation", "scenes_teachers"]
+)
 def test_every_comparison_that_ships_can_be_planned(name):
     config = load_config(ROOT / "configs" / f"{name}.py")
     jobs = planning.plan(config, Path("comparison"))

@@ -1,4 +1,4 @@
-"""Compiling for TPUs and GPUs that are not there: the embedded default, a tiny model, and what is refused."""
+"""Compiling for TPUs and GPUs that are not there: tiny models, and what is refused."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from rats_jax.aot import trace as compiling
 from rats_jax.aot.flops import count_flops
 from rats_jax.aot.hlo import count_costs
 from rats_jax.method.update import UpdateFn
-from tests.tiny import tiny_config, write_config
+from tests.tiny import UNET, tiny_config, write_config, write_tiny_models
 
 ROOT = Path(__file__).parent.parent
 COMPILERS = [Path(sys.prefix) / name for name in ("libtpu", "libcuda")]  # where the Makefile puts them
@@ -43,15 +43,19 @@ def run(*arguments, compilers=COMPILERS):
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    file = tmp_path_factory.mktemp("compile") / "program.txt"
-    result = run(f"--config={EMOJI}", "--topology=v5e:2x2", f"--hlo={file}", *SPLIT)
+    """Of a network with kernels that are large enough to be split, over four chips."""
+    folder = tmp_path_factory.mktemp("compile")
+    write_tiny_models(folder, unet=UNET | {"block_out_channels": (128,)})
+    config = tiny_config(folder, student__num_steps=4, teacher__num_steps=50)
+    file = write_config(folder / "split.py", config)
+    result = run(f"--config={file}", "--topology=v5e:2x2", f"--hlo={folder / 'program.txt'}", *SPLIT)
     assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1]), file.read_text()
+    return config, json.loads(result.stdout.splitlines()[-1]), (folder / "program.txt").read_text()
 
 
 @pytest.mark.slow
-def test_the_embedded_default_fits_and_does_no_hidden_work(compiled):
-    report, _ = compiled
+def test_an_update_for_four_tpus_fits_and_does_no_hidden_work(compiled):
+    _, report, _ = compiled
     assert report["fits"] and report["devices"] == 4
     assert report["total_bytes"] < report["chip_bytes"]
     assert 0.95 < report["flops_ratio"] < 1.15
@@ -62,17 +66,16 @@ def test_the_embedded_default_fits_and_does_no_hidden_work(compiled):
 def test_the_student_is_split_as_the_rules_say(compiled):
     import jax
 
-    from rats_jax.config.flags import load_config
     from rats_jax.parallel.mesh import make_mesh
     from rats_jax.parallel.placement import param_sharding
     from rats_jax.training.models import describe_models
     from tests.tiny import mesh_sizes
 
-    _, text = compiled
+    config, _, text = compiled
     held = shapes_of_arguments(text)
     unet = {
         "/".join(path): leaf
-        for path, leaf in flatten_dict(describe_models(load_config(EMOJI), None).pipeline.network).items()
+        for path, leaf in flatten_dict(describe_models(config, None).pipeline.network).items()
     }
     assert held["frozen.base"] == {path: leaf.shape for path, leaf in unet.items()}
     mesh = make_mesh(mesh_sizes(fsdp=4), jax.devices()[:4])
@@ -97,7 +100,7 @@ def shapes_of_arguments(text):
 
 @pytest.mark.slow
 def test_no_frozen_network_is_gathered(compiled):
-    report, text = compiled
+    _, report, text = compiled
     split = 4 * report["trained_parameters"]
     gathered = sum(c.bytes * c.times for c in count_costs(text).collectives if c.kind == "all-gather")
     # The student is gathered once for all its steps; a frozen network besides would show.

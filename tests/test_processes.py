@@ -56,6 +56,7 @@ def start(models, workdir, *, processes, devices, **overrides):
     for process in range(processes):
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
+            "USE_TORCH": "0",  # as every command sets it
             "XLA_FLAGS": xla_flags(devices=devices),
             "PYTHONPATH": str(ROOT),
         }

@@ -40,9 +40,9 @@ def open_environment() -> None:
 def check_variables() -> None:
     """Check all that is read when jax is imported, and import it; no device is used yet.
 
-    Where torch is installed, transformers 4 would import it beside a tokenizer, which takes seconds and
-    serves no command: USE_TORCH=0 leaves it out, unless the variable is set. Of a GPU's memory jax may take
-    `GPU_MEMORY_SHARE`, unless XLA_CLIENT_MEM_FRACTION is set.
+    Where torch is installed, transformers 4 would import it beside a tokenizer, and tensorboardX, which takes
+    seconds and serves no command: USE_TORCH=0 leaves it out, unless the variable is set. Of a GPU's memory
+    jax may take `GPU_MEMORY_SHARE`, unless XLA_CLIENT_MEM_FRACTION is set.
 
     Raises:
         ConfigError: names the variable and its value.

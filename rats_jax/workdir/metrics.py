@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 import numpy as np
 from absl import logging
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
 
 from rats_jax.files import write_whole
 from rats_jax.texts import parse_json
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Import without torch, as every command wants it: USE_TORCH=0, which only transformers knows."""
+    hidden = os.environ.get("USE_TORCH") == "0" and "torch" not in sys.modules
+    modules: dict[str, Any] = sys.modules
+    if hidden:
+        modules["torch"] = None  # `import torch` says then that there is none
+    try:
+        yield
+    finally:
+        if hidden:
+            del modules["torch"]
+
+
+with _without_torch():
+    from tensorboardX import summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2
 
 _FILE, SAMPLES_FILE = "metrics.jsonl", "samples.jsonl"
 _FLUSH_SECONDS = 60

@@ -205,7 +205,7 @@ def test_processes_that_are_not_found_are_one_line(monkeypatch, environment):
 def test_a_command_leaves_torch_out():
     program = (
         "import sys; from rats_jax.parallel.environment import check_variables; check_variables(); "
-        "import rats_jax.weights.tokenizers; print('torch' in sys.modules)"
+        "import rats_jax.weights.tokenizers, rats_jax.workdir.metrics; print('torch' in sys.modules)"
     )
     kept = {name: value for name, value in os.environ.items() if name != "USE_TORCH"}
     for given, imports in (({}, "False"), ({"USE_TORCH": "1"}, "True")):
