@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.variants = (
         ("RATS", {}),
         ("temperature of 0.1", {"gate.temperature": 0.1}),
-        ("constant gate, its mean", {"gate.kind": "constant", "gate.value": 0.47}),
+        ("constant gate, its mean", {"gate.kind": "constant", "gate.value": 0.5}),
         ("constant gate of 1", {"gate.kind": "constant", "gate.value": 1.0}),
         ("reward-only", {"gate.kind": "constant", "gate.value": 0.0}),
         ("static distillation", {"reward_weight": 0.0, "gate.kind": "constant", "gate.value": 1.0}),

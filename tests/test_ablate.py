@@ -187,6 +187,9 @@ def test_the_tables_and_the_figure_show_every_row(tmp_path):
     assert re.fullmatch(rf".* \| {unknown} \| undecided {interval} \| {unknown} \|", differences[2])
     assert re.search(rf"\| 3 \| lost -0.300 .* \| lost {interval} \| {unknown} \|$", differences[3])
     assert re.search(rf"\| 3 \| \*\*won \+0.300 .*\*\* \| \*\*won {interval}\*\* \|", differences[4])
+    narrow = {"mean": -0.0012, "low": -0.002, "high": -0.0004}
+    result["rows"][-1]["measures"]["eye"]["to_variant"] = narrow
+    assert "| **won +0.0012 [+0.0004, +0.0020]** |" in format_tables(result)
     draw({"training": result, "held-out": result}, tmp_path / "ablation.png")
     assert Image.open(tmp_path / "ablation.png").width > 300
 

@@ -77,10 +77,13 @@ def test_links_lead_to_files_of_the_checkout_and_to_headings(page):
             assert heading in {_anchor(line) for line in _headings(file)}, target
 
 
-def test_the_tables_of_the_comparison_are_what_its_records_say(tmp_path):
+@pytest.mark.parametrize(
+    ("heading", "name"), [("What the gate is worth", "scenes_ablation"), ("A constant gate", "emoji_gates")]
+)
+def test_the_tables_of_a_comparison_are_what_its_records_say(heading, name, tmp_path):
     page = (ROOT / "docs" / "results.md").read_text()
-    section = page.split("### What the gate is worth")[1].split("\n### ")[0]
-    place = "docs/records/scenes_ablation"
+    section = re.split(r"\n##+ ", page.split(f"### {heading}\n")[1])[0]
+    place = f"docs/records/{name}"
     (command,) = re.findall(rf"`python -m (rats_jax\.ablate [^`]*--workdir={place}[^`]*)`", section)
     shutil.copytree(ROOT / place, tmp_path / "records")
     arguments = command.replace(place, str(tmp_path / "records")).split()

@@ -96,7 +96,7 @@ def draw_curves(curves: Curves, file: Path) -> None:
                 axis.plot(values["updates"], smooth, color=f"C{place}", label=name, linewidth=1.2)
         axes[0, column].set_title(f"{count} steps")
         axes[1, column].axhline(0.0, color="0.4", linewidth=0.8)
-        axes[2, column].set(ylim=(0.0, 1.0), xlabel="update")
+        axes[2, column].set(ylim=(-0.03, 1.03), xlabel="update")
     for axis, label in zip(
         axes[:, 0], ("reward of the student", "gap, teacher - student", "gate"), strict=True
     ):

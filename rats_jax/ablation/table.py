@@ -132,7 +132,8 @@ def _sign(interval: Mapping[str, float]) -> int:
 def _verdict(interval: Mapping[str, float]) -> str:
     """Word the interval of a variant less `against` from the side of `against`."""
     mean, low, high = -interval["mean"], -interval["high"], -interval["low"]
-    numbers = f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
+    places = 4 if 1e-4 < high - low < 1e-2 else 3  # or one that leaves out 0 would seem to end there
+    numbers = f"{mean:+z.{places}f} [{low:+z.{places}f}, {high:+z.{places}f}]"
     return {1: f"lost {numbers}", -1: f"**won {numbers}**", 0: f"undecided {numbers}"}[_sign(interval)]
 
 
