@@ -58,7 +58,8 @@ $(NEWEST)/.installed: setup.py Makefile
 run: venv
 	$(BIN)/python -m rats_jax.main --config=configs/emoji_cpu.py --workdir=runs/emoji
 
-# What is compiled once is there for both environments (two versions of jax share nothing), the next run and the next clone.
+# What is compiled once is there for both environments (two versions of jax share nothing), the next run and the next
+# clone, up to 4 GiB.
 test test-newest: export JAX_COMPILATION_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rats_jax_tests
 test test-newest: export JAX_COMPILATION_CACHE_MAX_SIZE ?= 4294967296
 

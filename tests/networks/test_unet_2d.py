@@ -257,7 +257,7 @@ def test_one_timestep_counts_for_all():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sd1", "sdxl"])  # that of XL has what that of 2.x has: heads by block
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])  # XL covers 2.x: linear projections, heads by block
 def test_gradients_are_those_of_the_original(kind):
     original, network, params = make_pair(UNETS[kind])
     latents, *others = draw_inputs(UNETS[kind])
