@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -20,6 +22,12 @@ _ON_OFF = {"", "0", "1", "true", "false", "yes", "no", "on", "off"}
 _READERS = {"jax": "JAX_", "huggingface_hub.constants": "HF_", "tqdm": "TQDM_"}
 # In the order in which they choose the devices.
 _CHOOSING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
+# From jaxlib 0.10.2 on XLA hands sums to YNNPACK on a CPU, which reads memory that nobody wrote where a factor
+# is a broadcast array: under jit sum((x @ full_like(x, 0.3)) * x) is NaN, or 1e36. The newest, 0.12.0.1, has it
+# still.
+_WRONG_SUMS = ((0, 10, 2), (0, 13))
+_LIBRARY_FLAG = "xla_cpu_experimental_ynn_fusion_type"
+_RIGHT_SUMS = f"--{_LIBRARY_FLAG}=-reduce"
 # XLA reads its flags once, and ends the process where it cannot.
 _READ_XLA_FLAGS = "from jaxlib import xla_client; xla_client.CompileOptions()"
 
@@ -35,6 +43,41 @@ def open_environment() -> None:
 
     keep_compiled()
     check_devices()
+
+
+def leave_out_wrong_sums() -> None:
+    """Have XLA compute sums on a CPU itself where those of its library are wrong, unless XLA_FLAGS choose.
+
+    Changes XLA_FLAGS, which XLA reads once, when jax is first used: `import rats_jax` calls it.
+    """
+    flags, version = os.environ.get("XLA_FLAGS", ""), importlib.metadata.version("jaxlib")
+    first, fixed = _WRONG_SUMS
+    if first <= tuple(map(int, re.findall(r"\d+", version)[:3])) < fixed and _LIBRARY_FLAG not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_RIGHT_SUMS}".strip()
+
+
+@functools.cache
+def check_sums() -> None:
+    """Compute such a sum, where jax computes on a CPU.
+
+    Raises:
+        ConfigError: it is wrong: jax was used before `import rats_jax`, or XLA_FLAGS choose the library.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    if jax.default_backend() != "cpu":
+        return
+    x = np.ones((5, 60, 60), np.float32)
+    found = jax.jit(lambda x, c: jnp.sum((x @ jnp.broadcast_to(c, x.shape)) * x))(x, np.float32(0.5))
+    wanted = "that sums on a CPU are right: import rats_jax before jax is first used, or start with"
+    expect(
+        float(found) == x.size * 30,
+        "jaxlib",
+        importlib.metadata.version("jaxlib"),
+        f"{wanted} XLA_FLAGS={_RIGHT_SUMS}",
+    )
 
 
 def check_variables() -> None:
@@ -54,8 +97,9 @@ def check_variables() -> None:
         expect(value.lower() in _ON_OFF, name, value, "1 or 0")
     devices = os.environ.get("JAX_NUM_CPU_DEVICES", "-1")
     expect(devices == "-1" or _is_count(devices), "JAX_NUM_CPU_DEVICES", devices, "a number >= 1")
-    if os.environ.get("XLA_FLAGS") and sys.executable:
-        _check_xla_flags(os.environ["XLA_FLAGS"])
+    flags = os.environ.get("XLA_FLAGS", "").replace(_RIGHT_SUMS, "").strip()
+    if flags and sys.executable:
+        _check_xla_flags(flags)
     for module, prefix in _READERS.items():
         try:
             importlib.import_module(module)
@@ -69,7 +113,7 @@ def check_devices() -> None:
     """Find the devices, which all that computes needs; call it once other processes are joined.
 
     Raises:
-        ConfigError: the platform that the environment asks for is not here, or none is.
+        ConfigError: the platform that the environment asks for is not here, or none is; as `check_sums`.
     """
     import jax
 
@@ -77,6 +121,7 @@ def check_devices() -> None:
         jax.devices()
     except (RuntimeError, AssertionError, ValueError) as error:
         _refuse(error, [name for name in _CHOOSING if os.environ.get(name)][:1], "a platform that is here")
+    check_sums()
 
 
 def _check_memory_share() -> None:

@@ -18,6 +18,7 @@ from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.errors import ConfigError, expect
 from rats_jax.fields import Field, integer, number, one_of, read_fields
 from rats_jax.networks.lora import init_adapters, merge_adapters
+from rats_jax.parallel.environment import check_sums
 from rats_jax.paths import find_model, kind_of
 from rats_jax.pipelines.base import OPTIONS, Options, Pipeline, naming_file
 from rats_jax.pipelines.open import open_pipeline, options_of
@@ -71,7 +72,7 @@ def load(
 
     Raises:
         ConfigError: it is neither, or a file, or has no such checkpoint; an argument has another type or
-            range.
+            range; as `rats_jax.parallel.environment.check_sums`.
     """
     expect(isinstance(path, str | os.PathLike) and str(path) != "", "path", path, "a folder or a hub id")
     path = str(path)
@@ -86,6 +87,7 @@ def load(
         negative_prompt=negative_prompt,
     )
     folder = find_model(path, "path")
+    check_sums()
     if kind_of(folder / saved_config.FILE) and not kind_of(folder / "model_index.json"):
         return _load_run(str(folder), step=step, dtype=dtype, chosen=chosen)
     if step is not None:

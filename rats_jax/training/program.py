@@ -18,6 +18,7 @@ from rats_jax.evaluation.reference import load_reference
 from rats_jax.method.contracts import Contestant
 from rats_jax.parallel import placement
 from rats_jax.parallel.cache import without_collections
+from rats_jax.parallel.environment import check_sums
 from rats_jax.parallel.mesh import Mesh, make_mesh, validate_batch
 from rats_jax.paths import resolve_path
 from rats_jax.training import table
@@ -93,11 +94,12 @@ class Program:
         compile_seconds: that the update took; 0 until then.
 
     Raises:
-        ConfigError: bad input, before anything is placed or compiled.
+        ConfigError: bad input, before anything is placed or compiled; as `check_sums`.
     """
 
     def __init__(self, config: Any):
         validate(config)
+        check_sums()
         self.config, self.prompts = config, find_prompts(config.prompts)
         self.mesh = mesh = make_mesh(config.mesh)
         parts = config.optimizer.accumulation_steps

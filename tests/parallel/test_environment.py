@@ -213,3 +213,47 @@ def test_a_command_leaves_torch_out():
             [sys.executable, "-c", program], env=kept | given, capture_output=True, text=True, check=True
         )
         assert done.stdout.split() == [imports], given
+
+
+_SUMS = """
+import sys
+import numpy as np
+{before}
+import rats_jax
+import jax
+import jax.numpy as jnp
+from rats_jax.errors import ConfigError
+from rats_jax.parallel.environment import check_sums
+try:
+    check_sums()
+except ConfigError as error:
+    sys.exit(str(error))
+x = np.random.default_rng(0).normal(size=(5, 60, 60)).astype(np.float32)
+found = jax.jit(lambda x: jnp.sum((x @ jnp.full_like(x, 0.7)) * x))(x)
+np.testing.assert_allclose(found, np.sum(x.sum(2) ** 2) * np.float32(0.7), rtol=1e-4)
+rows = np.zeros((32769, 3), np.float32)
+rows[:, 0] = np.arange(len(rows))
+found = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)))(rows)
+np.testing.assert_array_equal(found, rows[:, 0] ** 2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "flags", "said"),
+    [
+        ("", "", ""),
+        ("", "--xla_force_host_platform_device_count=2", ""),
+        ("import jax; jax.devices()", "", "jaxlib='.*': expected .* import rats_jax before jax is first"),
+        ("", "--xla_cpu_experimental_ynn_fusion_type=reduce", "jaxlib='.*': expected that sums on a CPU are"),
+    ],
+)
+def test_sums_on_a_cpu_are_right_or_refused(before, flags, said):
+    """Two that jaxlib 0.10.2 computes wrongly; the second is https://github.com/jax-ml/jax/issues/39103."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    program = _SUMS.format(before=before)
+    environment = kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, bool(done.stderr)) == (bool(said), bool(said)), done.stderr
+    assert re.match(said, done.stderr)
