@@ -22,8 +22,9 @@ _ON_OFF = {"", "0", "1", "true", "false", "yes", "no", "on", "off"}
 _READERS = {"jax": "JAX_", "huggingface_hub.constants": "HF_", "tqdm": "TQDM_"}
 # In the order in which they choose the devices.
 _CHOOSING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
-# From jaxlib 0.10.2 on XLA hands sums to YNNPACK on a CPU, which reads memory that nobody wrote where one factor
-# is a broadcast array: under jit sum((x @ full_like(x, 0.3)) * x) is NaN, or 1e36. 0.12.0.1, the newest, has it.
+# From jaxlib 0.10.2 on XLA hands sums to YNNPACK on a CPU, which reads memory that nobody wrote where a
+# factor is a broadcast array: under jit sum((x @ full_like(x, 0.3)) * x) is NaN, or 1e36. The newest jaxlib,
+# 0.12.0.1, has it still.
 _WRONG_SUMS = ((0, 10, 2), (0, 13))
 _LIBRARY_FLAG = "xla_cpu_experimental_ynn_fusion_type"
 _RIGHT_SUMS = f"--{_LIBRARY_FLAG}=-reduce"
