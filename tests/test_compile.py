@@ -41,6 +41,13 @@ def run(*arguments, compilers=COMPILERS):
     )
 
 
+def without_towers(models, **changes):
+    """A config whose reward has no network: less to compile."""
+    config = tiny_config(models, **changes)
+    del config.rewards.pickscore_emoji
+    return config
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """Of a network with kernels that are large enough to be split, over four chips."""
@@ -108,16 +115,17 @@ def test_no_frozen_network_is_gathered(compiled):
 
 
 @pytest.mark.slow
-def test_a_dry_run_counts_without_compiling():
-    result = run(f"--config={EMOJI}", "--topology=v5e:2x2", "--dry")
+def test_a_dry_run_counts_without_compiling(models, tmp_path):
+    config = write_config(tmp_path / "tiny.py", without_towers(models))
+    result = run(f"--config={config}", "--topology=v5e:2x2", "--dry")
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(result.stdout.splitlines()[-1])
-    assert report["analytic_flops_per_device"] > 1e9 and "compile_seconds" not in report
+    assert report["analytic_flops_per_device"] > 1e6 and "compile_seconds" not in report
 
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_said_with_advice(models, tmp_path):
-    config = write_config(tmp_path / "large.py", tiny_config(models, batch_size=2**18))
+    config = write_config(tmp_path / "large.py", without_towers(models, batch_size=2**18))
     result = run(f"--config={config}", "--topology=v5e:2x2")
     assert result.returncode == 1
     report = json.loads(result.stdout.splitlines()[-1])
@@ -160,7 +168,7 @@ def test_without_a_compiler_it_says_what_to_install(topology, compiler):
 @pytest.mark.slow
 def test_an_update_for_two_gpus_does_no_hidden_work(models, tmp_path):
     """cuDNN's convolutions and their gradients, cuBLAS's or XLA's products: all are counted."""
-    config = write_config(tmp_path / "tiny.py", tiny_config(models, batch_size=4))
+    config = write_config(tmp_path / "tiny.py", without_towers(models, batch_size=4))
     result = run(f"--config={config}", "--topology=rtx4090:2", f"--hlo={tmp_path / 'program.txt'}")
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(result.stdout.splitlines()[-1])
