@@ -29,11 +29,11 @@ def torch_stays(monkeypatch):
     monkeypatch.setenv("USE_TORCH", "1")
 
 
-def start(**variables):
+def start(program=_PROGRAM, **variables):
     """What a new process says, and its status."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM],
+        [sys.executable, "-c", program],
         env=kept | {"JAX_PLATFORMS": "cpu"} | variables,
         capture_output=True,
         text=True,
@@ -249,11 +249,6 @@ np.testing.assert_array_equal(found, rows[:, 0] ** 2)
 )
 def test_sums_on_a_cpu_are_right_or_refused(before, flags, said):
     """Two that jaxlib 0.10.2 computes wrongly; the second is https://github.com/jax-ml/jax/issues/39103."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
-    program = _SUMS.format(before=before)
-    environment = kept | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, bool(done.stderr)) == (bool(said), bool(said)), done.stderr
-    assert re.match(said, done.stderr)
+    status, error = start(_SUMS.format(before=before), XLA_FLAGS=flags)
+    assert (status, bool(error)) == (bool(said), bool(said)), error
+    assert re.match(said, error)
