@@ -48,11 +48,14 @@ def open_environment() -> None:
 def leave_out_wrong_sums() -> None:
     """Have XLA compute sums on a CPU itself where those of its library are wrong, unless XLA_FLAGS choose.
 
-    Changes XLA_FLAGS, which XLA reads once, when jax is first used: `import rats_jax` calls it.
+    Changes XLA_FLAGS, which XLA reads once, when jax is first used: `import rats_jax` calls it. The name of a
+    file of flags, which XLA_FLAGS may be, stays as it is.
     """
-    flags, version = os.environ.get("XLA_FLAGS", ""), importlib.metadata.version("jaxlib")
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    is_file = bool(flags) and not flags.startswith("-")
+    version = tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jaxlib"))[:3]))
     first, fixed = _WRONG_SUMS
-    if first <= tuple(map(int, re.findall(r"\d+", version)[:3])) < fixed and _LIBRARY_FLAG not in flags:
+    if first <= version < fixed and _LIBRARY_FLAG not in flags and not is_file:
         os.environ["XLA_FLAGS"] = f"{flags} {_RIGHT_SUMS}".strip()
 
 
