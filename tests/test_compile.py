@@ -115,12 +115,11 @@ def test_no_frozen_network_is_gathered(compiled):
 
 
 @pytest.mark.slow
-def test_a_dry_run_counts_without_compiling(models, tmp_path):
-    config = write_config(tmp_path / "tiny.py", without_towers(models))
-    result = run(f"--config={config}", "--topology=v5e:2x2", "--dry")
+def test_a_dry_run_counts_without_compiling():
+    result = run(f"--config={EMOJI}", "--topology=v5e:2x2", "--dry")
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(result.stdout.splitlines()[-1])
-    assert report["analytic_flops_per_device"] > 1e6 and "compile_seconds" not in report
+    assert report["analytic_flops_per_device"] > 1e9 and "compile_seconds" not in report
 
 
 @pytest.mark.slow
