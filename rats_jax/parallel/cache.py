@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import jax
 from absl import logging
+from etils import epath
 
 from rats_jax.errors import ConfigError
 from rats_jax.paths import expect_workdir
@@ -38,9 +39,20 @@ def keep_compiled() -> None:
     except ConfigError as error:
         logging.warning("compiled programs are not kept: %s", error)
         return
+    _drop_unfinished(place)
     jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _drop_unfinished(folder: epath.Path) -> None:
+    """Remove programs whose writing was cut off: jax would read them at each start, and keep no other.
+
+    It writes a program, `NAME-cache`, and then the time of its last use, `NAME-atime`.
+    """
+    for program in folder.glob("*-cache"):
+        if not program.with_name(f"{program.name.removesuffix('cache')}atime").exists():
+            program.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import gc
 
 import jax
 import pytest
+from jax._src.lru_cache import LRUCache
 
 from rats_jax.errors import ConfigError
 from rats_jax.parallel.cache import keep_compiled, without_collections
@@ -32,6 +33,20 @@ def test_programs_are_kept_in_the_cache_of_the_user(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "home" / ".cache" / "rats_jax")
+
+
+def test_what_was_not_written_to_its_end_is_left_out(monkeypatch, tmp_path):
+    """One program without its time, and jax would keep none from there on."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "rats_jax"
+    folder.mkdir()
+    for name in ("jit_whole-1-cache", "jit_whole-1-atime", "jit_half-2-cache"):
+        (folder / name).write_bytes(bytes(8))
+    keep_compiled()
+    assert sorted(file.name for file in folder.iterdir()) == ["jit_whole-1-atime", "jit_whole-1-cache"]
+    LRUCache(str(folder), max_size=2**20).put("jit_next-3", b"program")
+    assert (folder / "jit_next-3-cache").read_bytes() == b"program"
 
 
 @pytest.mark.parametrize(("named", "kept"), [("", None), ("~/elsewhere", "elsewhere")])
