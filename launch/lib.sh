@@ -19,7 +19,7 @@ run() {
 
 # Read options and NAME ZONE CONFIG WORKDIR [OVERRIDE ...] into variables.
 parse_arguments() {
-  dry_run=false spot=false project='' delete_after=false max_restarts=20
+  dry_run=false spot=false project='' version='' delete_after=false max_restarts=20
   while (($# > 0)); do
     case $1 in
       -h | --help)
@@ -49,6 +49,7 @@ parse_arguments() {
   (($# >= 4)) || fail "expected NAME ZONE CONFIG WORKDIR [OVERRIDE ...], got $# arguments; --help shows an example"
   name=$1 zone=$2 config=$3 workdir=${4%/}
   shift 4
+  [[ -n $version ]] || choose_version
   check_arguments "$@"
   place=("--zone=$zone")
   [[ -z $project ]] || place+=("--project=$project")
@@ -57,12 +58,27 @@ parse_arguments() {
   printf -v program ' %q' "--config=$config" "--workdir=$(remote_workdir)" "$@"
 }
 
+# The image that https://cloud.google.com/tpu/docs/runtimes names for JAX.
+choose_version() {
+  case $accelerator_type in
+    v6e-?*) version=v2-alpha-tpuv6e ;;
+    v5p-?*) version=v2-alpha-tpuv5 ;;
+    v5litepod-?*) version=v2-alpha-tpuv5-lite ;;
+    v4-?*) version=tpu-ubuntu2204-base ;;
+    *)
+      fail "--accelerator-type=$accelerator_type: expected v4-N, v5litepod-N, v5p-N or v6e-N, or a --version"
+      ;;
+  esac
+}
+
+# Only the last commit is sent.
+is_sent() { [[ $1 != /* && $(git -C "$root" cat-file -t "HEAD:./$1" 2>/dev/null) == blob ]]; }
+
 check_arguments() { # OVERRIDE ...
-  local override
+  local override path file='a file of the last commit of this checkout'
   git -C "$root" rev-parse --quiet --verify 'HEAD^{commit}' >/dev/null 2>&1 ||
     fail "$root: expected a git checkout with a commit, which is what is sent"
-  [[ $(git -C "$root" cat-file -t "HEAD:./$config" 2>/dev/null) == blob ]] ||
-    fail "CONFIG=$config: expected a file of the last commit of this checkout"
+  is_sent "$config" || fail "CONFIG=$config: expected $file"
   # Versions of scp differ in how they read other characters in a path on the machine.
   [[ $workdir == *://?* || ($workdir =~ ^[A-Za-z0-9._/-]+$ && /$workdir/ != */../*) ]] ||
     fail "WORKDIR=$workdir: expected gs://BUCKET/..., or a folder of letters, digits and . _ - without .."
@@ -70,6 +86,10 @@ check_arguments() { # OVERRIDE ...
   for override in "$@"; do
     [[ $override == --config.?* || $override == --noconfig.?* ]] ||
       fail "OVERRIDE=$override: expected --config.FIELD=VALUE; options stand before NAME"
+    [[ $override == --config.prompts=?* || $override == --config.heldout_prompts=?* ]] || continue
+    path=${override#*=} # assets/... is in the package
+    [[ $path == hf:* || $path == tfds:* || $path == *://* || $path == assets/* ]] || is_sent "$path" ||
+      fail "OVERRIDE=$override: expected $file, gs://..., hf:... or tfds:..."
   done
   [[ -z $(git -C "$root" --no-optional-locks status --porcelain) ]] ||
     echo "warning: only what is committed is sent" >&2
@@ -85,7 +105,7 @@ install_command() {
   printf 'set -e; rm -rf rats_jax_checkout; mkdir rats_jax_checkout; tar -xzf rats_jax.tar.gz -C rats_jax_checkout; '
   printf 'cd rats_jax_checkout; PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install -q --user uv; '
   printf 'python3 -m uv venv -q --allow-existing --seed --python 3.11 ../rats_jax_venv; '
-  printf '../rats_jax_venv/bin/pip install -q -e ".[tpu]"'
+  printf '../rats_jax_venv/bin/pip install -q -e ".[tpu,datasets]"'
 }
 
 # Write the command that runs the job there, quoted for its shell.

@@ -12,6 +12,7 @@ Starts N processes of python -m rats_jax.main that form one run. If one fails, a
   --devices=N    fake CPU devices per process; without it each process takes the devices that jax finds
   --logs=DIR     folder for the output of all processes but the first; a temporary one
   --dry-run      print the commands, run none
+  PYTHON=FILE    environment variable, their Python; .venv/bin/python of this checkout if there, else python3
 
 example: launch/local_processes.sh --processes=2 --devices=4 configs/emoji_cpu.py runs/two
 TEXT
@@ -56,7 +57,9 @@ for ((i = 0; i < 100; i++)); do
   (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
 done
 
-python=${PYTHON:-python3}
+python=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin/python
+[[ -x $python ]] || python=python3
+python=${PYTHON:-$python}
 command=("$python" -m rats_jax.main "--config=$config" "--workdir=$workdir" "$@")
 shared=("RATS_COORDINATOR=127.0.0.1:$port" "RATS_NUM_PROCESSES=$processes")
 if [[ -n $devices ]]; then

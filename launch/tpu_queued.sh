@@ -15,14 +15,15 @@ job that fails on a slice that is there ends the script with its status. If HF_T
 gcloud reaches several hosts only with its key in the ssh agent: ssh-add ~/.ssh/google_compute_engine
 
   --accelerator-type=TYPE  v5litepod-16
-  --version=IMAGE          v2-alpha-tpuv5-lite
+  --version=IMAGE          that of the accelerator type
   --project=PROJECT        that of gcloud's configuration
   --spot                   a cheaper slice that may be taken away
   --max-restarts=N         20
   --delete-after           delete the slice at the end
   --dry-run                print the commands of one start, run none
 
-example: launch/tpu_queued.sh --spot my-pod us-central1-a configs/sd_tpu.py gs://my-bucket/sd
+example: launch/tpu_queued.sh --spot my-pod us-central1-a configs/sd_tpu.py gs://my-bucket/sd \
+  --config.prompts=gs://my-bucket/prompts.txt
 TEXT
 }
 
@@ -76,7 +77,7 @@ was_taken_away() {
   return 1
 }
 
-accelerator_type=v5litepod-16 version=v2-alpha-tpuv5-lite seconds=${RATS_POLL_SECONDS:-30}
+accelerator_type=v5litepod-16 seconds=${RATS_POLL_SECONDS:-30}
 parse_arguments "$@"
 [[ $workdir == gs://?* ]] || fail "WORKDIR=$workdir: expected gs://BUCKET/..., which outlives the slice"
 pack

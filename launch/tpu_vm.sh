@@ -8,13 +8,14 @@ usage() {
   cat <<'TEXT'
 usage: launch/tpu_vm.sh [OPTION ...] NAME ZONE CONFIG WORKDIR [OVERRIDE ...]
 
-Creates the TPU VM NAME unless it is there, installs the last commit of this checkout with the extra `tpu`, runs
+Creates the TPU VM NAME unless it is there, installs the last commit of this checkout with the extras `tpu`
+and `datasets`, runs
   python -m rats_jax.main --config=CONFIG --workdir=WORKDIR OVERRIDE ...
 and copies a WORKDIR that is a folder back, also after a failure. A second start with the same WORKDIR resumes.
 If HF_TOKEN is set, the job gets it.
 
   --accelerator-type=TYPE  v5litepod-4
-  --version=IMAGE          v2-alpha-tpuv5-lite
+  --version=IMAGE          that of the accelerator type
   --project=PROJECT        that of gcloud's configuration
   --spot                   a cheaper machine that may be taken away
   --delete-after           delete the machine at the end, unless WORKDIR could not be copied back
@@ -24,6 +25,6 @@ example: launch/tpu_vm.sh my-tpu us-central1-a configs/emoji_cpu.py runs/emoji -
 TEXT
 }
 
-accelerator_type=v5litepod-4 version=v2-alpha-tpuv5-lite
+accelerator_type=v5litepod-4
 parse_arguments "$@"
 create_run_collect

@@ -2,7 +2,8 @@
 
     python -m rats_jax.embed --config=FILE --out=DIR
 
-A run with --config.prompt_embeds=DIR then needs no text encoder in device memory.
+A run with --config.prompt_embeds=DIR then needs no text encoder in device memory. Those of the config's
+heldout_prompts are computed as well.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def main(_: list[str]) -> None:
         from rats_jax.pipelines.stored_embeds import count_bytes, write_prompt_embeds
 
         prompts = list(find_prompts(config.prompts))
+        if config.heldout_prompts:
+            prompts += find_prompts(config.heldout_prompts, field="heldout_prompts")
         pipeline = open_pipeline(config.pretrained, dtype=config.compute_dtype, options=options_of(config))
         size = count_bytes(pipeline, prompts, dtype=config.frozen_dtype)
         expect_room(out, size, field="out", content="the embeddings")

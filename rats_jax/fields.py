@@ -44,8 +44,9 @@ def number(default: float, *, positive: bool = True) -> Field:
 
 
 def flag(default: bool) -> Field:
-    """Accept true and false."""
-    return Field(default, lambda value: isinstance(value, bool), "true or false")
+    """Accept true and false, and null where that means false by default, as published files have it."""
+    choices = (True, False) if default else (True, False, None)
+    return Field(default, lambda value: _among(value, choices), "true or false")
 
 
 def one_of(default: Any, *others: Any) -> Field:

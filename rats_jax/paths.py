@@ -28,6 +28,11 @@ def resolve_path(path: str, field: str = "path") -> Path:
     return _PACKAGE / path if path.startswith("assets/") else local_path(path, field)
 
 
+def find_file(path: str, field: str) -> Path | epath.Path:
+    """Find a file that is read: as `resolve_path`, or at an address, as gs://bucket/prompts.txt."""
+    return any_path(path, field) if is_remote(path) else resolve_path(path, field)
+
+
 def local_path(path: str, field: str) -> Path:
     """Turn a path of a config or of a command into one of the file system, `~` and `~user` expanded.
 
@@ -107,9 +112,9 @@ def expect_prompts(path: str | None, field: str) -> None:
     """Check that a path can be that of prompts: a file, 'tfds:NAME' or 'hf:OWNER/NAME'; None is not given.
 
     Raises:
-        ConfigError: as `resolve_path`, or it is none.
+        ConfigError: as `find_file`, or it is none.
     """
-    known = path is None or path.startswith(("tfds:", "hf:")) or kind_of(resolve_path(path, field)) == "file"
+    known = path is None or path.startswith(("tfds:", "hf:")) or kind_of(find_file(path, field)) == "file"
     expect(known, field, path, "an existing file, or a dataset as 'tfds:NAME' or 'hf:OWNER/NAME'")
 
 

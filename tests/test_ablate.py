@@ -12,7 +12,7 @@ from PIL import Image
 
 from rats_jax.ablation import plan as planning
 from rats_jax.ablation.curves import summarise
-from rats_jax.ablation.run import run_all, share_out, write
+from rats_jax.ablation.run import _identity, run_all, share_out, write
 from rats_jax.ablation.table import TEACHER, UNTRAINED, compare, draw, format_tables
 from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
@@ -103,6 +103,10 @@ def test_runs_that_share_a_teachers_targets_stay_in_one_process():
             "variant 'a' with 3 steps: gate.kind='soft': expected one of 'sigmoid', 'hard', 'constant'",
         ),
         ({"variants": (("a", {}, (4,)),)}, "variants: 'a'=(4,): expected some of student_steps=(3, 5, 8)"),
+        (
+            {"variants": (("a", {}, (3,)), ("b", {}))},
+            "variants: 'a'=(3,): expected all of student_steps=(3, 5, 8)",
+        ),
         ({"student_steps": (3, 3)}, "student_steps=(3, 3): expected different numbers"),
         ({"seeds": ()}, "seeds=(): expected different numbers"),
         (
@@ -292,6 +296,22 @@ def test_scores_of_before_a_field_came_are_of_the_same_comparison(tmp_path):
     base["num_frames"] = 5
     with pytest.raises(ConfigError, match="base.num_frames=0: expected the same as in .*, 5, or another"):
         go_on()
+
+
+def test_scores_of_a_file_that_was_edited_since_are_refused(tmp_path):
+    config, file = load_config(CONFIG), tmp_path / "mine.txt"
+    config.evaluation.prompts = (("mine", str(file)),)
+    file.write_text("a cat\n")
+    job = planning.plan(config, tmp_path)[0]
+    job.folder.mkdir(parents=True)
+    np.savez(job.folder / "scores.npz")
+    (job.folder / "job.json").write_text(json.dumps(_identity(job, config.evaluation.to_dict())))
+    run_all([job], config, processes=1, say=print)
+    file.write_text("a dog\n")
+    with pytest.raises(ConfigError, match=f"^files.{file}='.*': expected the same as in '{job.folder}'"):
+        run_all([job], config, processes=1, say=print)
+    file.unlink()
+    run_all([job], config, processes=1, say=print)  # nothing reads it any more
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "[" * 100_000])

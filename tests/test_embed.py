@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from rats_jax.files import new_folder
 from rats_jax.pipelines.open import load_pipeline, open_pipeline
 from rats_jax.pipelines.stored_embeds import with_stored_embeds, write_prompt_embeds
 from rats_jax.training.models import describe_models, open_models
+from rats_jax.training.program import Program
 from tests.tiny import PROMPTS, tiny_config
 
 ROOT = Path(__file__).parent.parent
@@ -64,6 +66,28 @@ def test_what_does_not_belong_to_the_run_is_refused(models, folder, tmp_path):
     stored = with_stored_embeds(pipeline, folder, source=str(models / "pipeline"))
     with pytest.raises(ConfigError, match="has no embedding of the prompt 'an unseen one'"):
         stored.tokenize(["cat", "an unseen one"])
+
+
+def test_prompts_without_an_embedding_are_refused_before_anything_is_opened(models, folder, tmp_path):
+    unseen = tmp_path / "unseen.txt"
+    unseen.write_text("an unseen one\nanother\n")
+    given = {"prompt_embeds": str(folder), "reference": ""}
+    lacks = f"prompt_embeds='{folder}': expected an embedding of every prompt, it has none of 'an unseen one'"
+    for changes in ({"heldout_prompts": str(unseen)}, {"prompts": str(unseen)}):
+        with pytest.raises(ConfigError, match=f"^{re.escape(lacks)} and 1 more$"):
+            Program(tiny_config(models, **given, **changes, pretrained="/nowhere"))
+
+
+def test_a_run_reads_no_embedding_before_it_is_wanted(models, folder, tmp_path):
+    """Their rows may be larger than the memory."""
+    damaged = shutil.copytree(folder, tmp_path / "embeds")
+    rows = np.load(damaged / "cond_0.npy")
+    np.save(damaged / "cond_0.npy", rows * np.nan)
+    config = tiny_config(models, prompt_embeds=str(damaged), reference="")
+    assert len(PROMPTS) <= config.num_updates * config.batch_size
+    program = Program(config)
+    with pytest.raises(ConfigError, match="expected a finite embedding"):
+        program.experiment.make_batch(PROMPTS[:1])
 
 
 def test_a_disk_that_fills_up_is_one_line(models, tmp_path):

@@ -39,9 +39,15 @@ def refused(call, *arguments):
 
 
 # Everything that reads or writes a path.
-READS_LOCAL = (paths.resolve_path, paths.expect_model, paths.expect_prompts)
+READS_LOCAL = (paths.resolve_path, paths.expect_model)
 WRITES_LOCAL = (paths.local_path, paths.output_file, paths.output_folder)
-OPENS_BUCKETS = (paths.any_path, paths.find_model, paths.expect_workdir)
+OPENS_BUCKETS = (
+    paths.any_path,
+    paths.find_model,
+    paths.find_file,
+    paths.expect_prompts,
+    paths.expect_workdir,
+)
 
 
 @pytest.mark.parametrize("find", [*READS_LOCAL, *WRITES_LOCAL, *OPENS_BUCKETS])

@@ -165,6 +165,10 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(finished, program, mod
     assert timeless[0] == timeless[1]
     for table in ("reward", "heldout_reward", "reference_distance"):
         assert resumed[table] == summary[table]
+    kept = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(ConfigError, match="^num_updates=3: expected at least 4, the updates that the run in"):
+        train(program, tiny_config(models, num_updates=3), tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == kept
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -29,7 +30,9 @@ from rats_jax.evaluation.fixed_set import Judges, make_contest, open_judges
 from rats_jax.evaluation.measures import measure, open_alexnet
 from rats_jax.files import whole_file, write_whole
 from rats_jax.parallel.cache import keep_compiled
+from rats_jax.paths import is_remote, local_path
 from rats_jax.pipelines.open import options_of
+from rats_jax.rewards.own import is_own
 from rats_jax.student.load import load, load_pretrained
 from rats_jax.student.model import TextToImage
 from rats_jax.texts import parse_object, read_text
@@ -114,6 +117,8 @@ def _is_done(job: Job, settings: Mapping[str, Any]) -> bool:
         return False
     wanted, found = flatten(_identity(job, settings)), flatten(_read_identity(job.folder / _JOB))
     for field in sorted(wanted | found):
+        if field.startswith("files.") and not (field in wanted and field in found):
+            continue  # a file that is gone, or scores of before digests were kept
         if wanted.get(field) != found.get(field):
             was, expected = found.get(field), f"the same as in {str(job.folder)!r}"
             expect(False, field, wanted.get(field), f"{expected}, {was!r}, or another workdir")
@@ -139,7 +144,21 @@ def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
     run.pop("loggers")  # are told what comes of it
     fields = "num_prompts", "num_seeds", "prompts", "seed"
     evaluation = {name: settings[name] for name in fields}
-    return {"base": run, "evaluation": json.loads(json.dumps(evaluation))}
+    identity = {"base": run, "evaluation": json.loads(json.dumps(evaluation))}
+    digests = _digest_files(run, settings["prompts"])
+    return identity | ({"files": digests} if digests else {})
+
+
+def _digest_files(run: Mapping[str, Any], prompts: Sequence[Sequence[Any]]) -> dict[str, str]:
+    """Give the SHA-256 of a user's own files that a job reads, rewards and prompts, by their paths."""
+    rewards = [reward["kind"] for name in ("rewards", "monitor") for reward in run[name].values()]
+    paths = [kind.rpartition(":")[0] for kind in rewards if is_own(kind)]
+    named = run["prompts"], run["heldout_prompts"], *(row[1] for row in prompts)
+    paths += [p for p in named if p and not is_remote(p) and not p.startswith(("assets/", "tfds:", "hf:"))]
+    files = {path: local_path(path, "files") for path in paths}
+    return {
+        path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in files.items() if file.is_file()
+    }
 
 
 def _read_identity(file: Path) -> dict[str, Any]:

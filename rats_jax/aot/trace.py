@@ -99,6 +99,8 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
     mesh = make_mesh(config.mesh, devices)
     parts = config.optimizer.accumulation_steps
     validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
+    rendered = config.evaluation.batch_size
+    validate_batch(mesh, field="evaluation.batch_size", batch_size=rendered, parts=1)
     experiment = make_experiment(config, describe_models(config, mesh.devices.flat[0]), mesh)
     state, frozen = experiment.abstract_state(), abstract(experiment.frozen_params())
     layout = make_layout(experiment, mesh, config.sharding)

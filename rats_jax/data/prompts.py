@@ -10,12 +10,13 @@ from typing import Any
 
 import grain
 import numpy as np
+from etils import epath
 
 from rats_jax.data.captions import Captions, open_captions
 from rats_jax.data.hub_dataset import open_hub_dataset
 from rats_jax.data.rows import brief, check_prompt, read_rows, strip
 from rats_jax.errors import ConfigError
-from rats_jax.paths import resolve_path
+from rats_jax.paths import find_file
 
 # More than any run. A dataset without end, in batches of one, has a length that overflows inside grain.
 _EPOCHS = 2**31
@@ -28,7 +29,7 @@ def find_prompts(path: str, *, field: str = "prompts") -> Sequence[str]:
     """Find the prompts that a config names: of a file, or, read when they are wanted, of a dataset.
 
     Args:
-        path: of a file, or 'tfds:...' or 'hf:...'.
+        path: of a file, here or at an address, or 'tfds:...' or 'hf:...'.
         field: of the config, which errors begin with.
 
     Raises:
@@ -39,12 +40,12 @@ def find_prompts(path: str, *, field: str = "prompts") -> Sequence[str]:
             return open_captions(path)
         if path.startswith("hf:"):
             return open_hub_dataset(path)
-        return read_prompts(resolve_path(path, "prompts"))
+        return read_prompts(find_file(path, "prompts"))
     except ConfigError as error:
         raise ConfigError(f"{field}={str(error).removeprefix('prompts=')}") from None
 
 
-def read_prompts(path: str | Path) -> list[str]:
+def read_prompts(path: str | Path | epath.Path) -> list[str]:
     """Read the prompts of a file, in its order; blank lines are skipped.
 
     Args:
@@ -61,7 +62,7 @@ def read_prompts(path: str | Path) -> list[str]:
     return [record["prompt"] for _, record in read_records(path)]
 
 
-def read_records(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
+def read_records(path: str | Path | epath.Path) -> list[tuple[str, dict[str, Any]]]:
     """Read a file as `read_prompts` does: the place of each row, for messages, and its fields.
 
     The prompt is under `prompt`, wherever the file has it.

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from rats_jax.errors import ConfigError, reason_of
 from rats_jax.texts import MARK, is_whole, parse_whole_json, read_text, split_lines
 
@@ -30,7 +32,7 @@ def has_fields(path: str | Path) -> bool:
     return Path(path).suffix.lower() in _READERS
 
 
-def read_rows(path: str | Path) -> list[Row]:
+def read_rows(path: str | Path | epath.Path) -> list[Row]:
     """Read the rows of a file, in its order; blank lines are skipped.
 
     Args:
@@ -50,7 +52,7 @@ def read_rows(path: str | Path) -> list[Row]:
             f"{suffix} is not read"
         )
     try:
-        text = read_text(Path(path))
+        text = read_text(Path(path) if isinstance(path, str) else path)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"prompts={str(path)!r}: expected a readable text file ({reason_of(error)})"

@@ -236,6 +236,14 @@ _CLASSES: Mapping[str, _Class] = {
 """By class name; other classes are refused."""
 
 
+def has_steps_offset(scheduler_config: Mapping[str, Any]) -> bool:
+    """Tell whether the class of a scheduler_config.json is known and reads `steps_offset`."""
+    try:
+        return "steps_offset" in _CLASSES[_class_name(scheduler_config)].fields
+    except ValueError:
+        return False
+
+
 def read_scheduler_config(scheduler_config: Mapping[str, Any]) -> SchedulerSettings:
     """Read a scheduler_config.json as its class means it.
 

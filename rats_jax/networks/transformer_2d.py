@@ -24,8 +24,7 @@ class Attention(nn.Module):
     Attributes:
         num_heads: N.
         head_dim: features of a head.
-        upcast: compute attention in float32 whatever dtype is.
-        dtype: of the rest of the computation and of the result.
+        dtype: of the computation and the result.
         kernels: of the device.
 
     Source: Attention in diffusers/models/attention_processor.py.
@@ -33,7 +32,6 @@ class Attention(nn.Module):
 
     num_heads: int
     head_dim: int
-    upcast: bool = False
     dtype: Any = jnp.float32
     kernels: Kernels = PLAIN
 
@@ -45,7 +43,7 @@ class Attention(nn.Module):
 
         def project(x: Array, name: str) -> Array:
             x = nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(x)
-            return split_heads(x.astype(jnp.float32) if self.upcast else x, self.num_heads)
+            return split_heads(x, self.num_heads)
 
         query, key, value = project(inputs, "to_q"), project(context, "to_k"), project(context, "to_v")
         attended = join_heads(self.kernels.attend(query, key, value))
@@ -100,8 +98,7 @@ class BasicTransformerBlock(nn.Module):
         num_heads: N.
         head_dim: features of a head.
         only_cross_attention: the first attention reads the prompt too.
-        upcast_attention: compute attention in float32 whatever dtype is.
-        dtype: of the rest of the computation and of the result.
+        dtype: of the computation and the result.
         kernels: of the device.
 
     Source: BasicTransformerBlock in diffusers/models/attention.py.
@@ -110,7 +107,6 @@ class BasicTransformerBlock(nn.Module):
     num_heads: int
     head_dim: int
     only_cross_attention: bool = False
-    upcast_attention: bool = False
     dtype: Any = jnp.float32
     kernels: Kernels = PLAIN
 
@@ -127,8 +123,7 @@ class BasicTransformerBlock(nn.Module):
         return nn.LayerNorm(epsilon=_LAYER_NORM_EPSILON, dtype=self.dtype, name=name)
 
     def _attention(self, name: str) -> Attention:
-        heads = self.num_heads, self.head_dim
-        return Attention(*heads, self.upcast_attention, dtype=self.dtype, kernels=self.kernels, name=name)
+        return Attention(self.num_heads, self.head_dim, dtype=self.dtype, kernels=self.kernels, name=name)
 
 
 class Transformer2DModel(nn.Module):
@@ -140,8 +135,7 @@ class Transformer2DModel(nn.Module):
         num_groups: of the norm.
         use_linear_projection: projections are linear layers, else convolutions of 1 x 1.
         only_cross_attention: no position reads another.
-        upcast_attention: compute attention in float32 whatever dtype is.
-        dtype: of the rest of the computation and of the result.
+        dtype: of the computation and the result.
         kernels: of the device.
 
     Source: Transformer2DModel in diffusers/models/transformers/transformer_2d.py.
@@ -152,7 +146,6 @@ class Transformer2DModel(nn.Module):
     num_groups: int
     use_linear_projection: bool = False
     only_cross_attention: bool = False
-    upcast_attention: bool = False
     dtype: Any = jnp.float32
     kernels: Kernels = PLAIN
 
@@ -170,7 +163,6 @@ class Transformer2DModel(nn.Module):
                 num_heads=self.num_heads,
                 head_dim=head_dim,
                 only_cross_attention=self.only_cross_attention,
-                upcast_attention=self.upcast_attention,
                 dtype=self.dtype,
                 kernels=self.kernels,
                 name=f"transformer_blocks_{i}",

@@ -229,7 +229,6 @@ class UNet2DConditionModel(Network):
             num_groups=self.config["norm_num_groups"],
             use_linear_projection=self.config["use_linear_projection"],
             only_cross_attention=level.only_cross_attention,
-            upcast_attention=self.config["upcast_attention"],
             dtype=self.dtype,
             kernels=self.kernels,
         )

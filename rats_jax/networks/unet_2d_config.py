@@ -61,7 +61,7 @@ FIELDS: Mapping[str, Field] = {
     "addition_embed_type": one_of(None, "text_time"),
     "addition_time_embed_dim": optional(integer(256, least=2)),
     "num_class_embeds": only(None),
-    "upcast_attention": flag(False),
+    "upcast_attention": anything(False),  # about the range of float16; PyTorch's own kernels pass over it
     "resnet_time_scale_shift": one_of("default", "scale_shift"),
     "time_embedding_type": only("positional"),
     "time_embedding_dim": optional(integer(None)),

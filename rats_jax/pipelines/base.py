@@ -218,6 +218,7 @@ class Family:
         optional: folders that the index may leave out, as [null, null].
         options: of VIDEO_OPTIONS, those that it has.
         max_sequence_length: networks -> tokens of a prompt that a T5 encoder of the family reads by itself.
+        repair: (file, content) -> content, as PyTorch's pipeline mends config files of old.
     """
 
     networks: Mapping[str, Any]
@@ -225,6 +226,7 @@ class Family:
     optional: frozenset[str] = frozenset()
     options: tuple[str, ...] = ()
     max_sequence_length: Callable[[Mapping[str, Any]], int] = lambda networks: 0
+    repair: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = lambda file, config: config
 
 
 def make_diffusion_grid_fn(parts: Parts) -> Callable[[int, str], Grid]:

@@ -18,7 +18,17 @@ from rats_jax.networks.kernels import find_kernels
 from rats_jax.networks.t5 import T5EncoderModel
 from rats_jax.paths import is_hub_id, kind_of, resolve_path
 from rats_jax.pipelines import PIPELINES
-from rats_jax.pipelines.base import OPTIONS, OWN, VIDEO_OPTIONS, Family, Options, Parts, Pipeline, naming_file
+from rats_jax.pipelines.base import (
+    OPTIONS,
+    OWN,
+    SCHEDULER_FILE,
+    VIDEO_OPTIONS,
+    Family,
+    Options,
+    Parts,
+    Pipeline,
+    naming_file,
+)
 from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.types import Params
 from rats_jax.weights.find import find_weights
@@ -124,11 +134,15 @@ def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family,
     family, kernels = PIPELINES[kind], find_kernels(device or jax.devices()[0])
     if published is None:
         naming_file(f"{path}/model_index.json", functools.partial(_check_index, index, family))
+
+    def repaired(file: str) -> Mapping[str, Any]:
+        return family.repair(file, read(file))
+
     networks = {}
     for name, network in family.networks.items():
         if name in family.optional and not any(index.get(name) or ()):
             continue
-        config, file = read(f"{name}/config.json"), f"{path}/{name}/config.json"
+        config, file = repaired(f"{name}/config.json"), f"{path}/{name}/config.json"
         found = _class_name(config, network.__name__)
         if found != network.__name__:
             raise WeightsError(f"{file!r}: _class_name={found!r}: expected {network.__name__!r}")
@@ -141,7 +155,7 @@ def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family,
     length, most = options.max_sequence_length, family.max_sequence_length(networks)
     expected = f"from 1 to {_MOST_TOKENS}, or 0 for {most}" if most else "0: no encoder of this model is a T5"
     expect(length == 0 or (most > 0 and length <= _MOST_TOKENS), "max_sequence_length", length, expected)
-    scheduler_config = read("scheduler/scheduler_config.json")
+    scheduler_config = repaired(SCHEDULER_FILE)
     return family, Parts(path, index, networks, shapes, {}, scheduler_config, options)
 
 

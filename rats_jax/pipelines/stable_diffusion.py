@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
 from rats_jax.diffusion.guidance import with_guidance
 from rats_jax.diffusion.schedule import get_prediction_type
-from rats_jax.diffusion.scheduler_config import ddim_shares_timesteps, read_scheduler_config
+from rats_jax.diffusion.scheduler_config import (
+    ddim_shares_timesteps,
+    has_steps_offset,
+    read_scheduler_config,
+)
 from rats_jax.errors import WeightsError
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.lora import variables
 from rats_jax.networks.unet_2d import UNet2DConditionModel
+from rats_jax.parallel.compiler import UNET_ON_GPU
 from rats_jax.pipelines.base import (
     OWN,
     SCHEDULER_FILE,
@@ -113,6 +121,7 @@ def compose_unet_pipeline(
         write_flax=functools.partial(write_flax_pipeline, parts, "unet"),
         write_scheduler=None if prediction_type == "flow" else functools.partial(write_ddim, parts),
         network_name="unet",
+        gpu_options=UNET_ON_GPU,
         exports_own_spacing=shared or prediction_type == "flow",  # which has no other spacing to choose
     )
 
@@ -134,7 +143,25 @@ def latent_size(parts: Parts) -> tuple[int, int]:
     return parts.latent_size(own, downscale, multiple=downscale * halvings)
 
 
+def repair(file: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Mend what converters of old wrote wrongly.
+
+    Source: StableDiffusionPipeline.__init__ of diffusers, which does so with a warning.
+    """
+    config = dict(config)
+    if file == "unet/config.json":
+        size, written_by = config.get("sample_size"), str(config.get("_diffusers_version"))
+        if isinstance(size, int) and size < 64 and re.match(r"0\.[0-8](\.|$)", written_by):
+            config["sample_size"] = 64
+    if file == SCHEDULER_FILE and has_steps_offset(config):
+        config["steps_offset"] = 1
+        if config.get("clip_sample") is True:
+            config["clip_sample"] = False
+    return config
+
+
 FAMILY = Family(
     networks={"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel},
     compose=compose,
+    repair=repair,
 )

@@ -21,18 +21,15 @@ _ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 class XLEmbeds(NamedTuple):
-    """What the UNet of SDXL is conditioned on.
+    """What the UNet of SDXL is conditioned on beside the picture's size.
 
     Attributes:
         tokens: [B, L, D1 + D2] of both text encoders.
         pooled: [B, D2'] of the second one.
-        time_ids: [B, 6] float32: height and width of the original, top and left of the crop, height and width
-            of the target, pixels.
     """
 
     tokens: Array
     pooled: Array
-    time_ids: Array
 
 
 def compose(parts: Parts) -> Pipeline:
@@ -45,6 +42,7 @@ def compose(parts: Parts) -> Pipeline:
     _check_conditioning(parts)
     uncond_ids = {name: parts.tokenize[name]([""]) for name in _ENCODERS}
     height, width = (networks["vae"].downscale * length for length in latent_size(parts))
+    # Height and width of the original, top and left of the crop, height and width of the target, pixels.
     time_ids = np.array([height, width, 0, 0, height, width], np.float32)
 
     def tokenize(prompts: list[str]) -> PromptInputs:
@@ -55,19 +53,18 @@ def compose(parts: Parts) -> Pipeline:
             networks[name].apply({"params": params[name]}, jnp.asarray(ids[name])) for name in _ENCODERS
         )
         tokens = jnp.concatenate([first.penultimate, second.penultimate], axis=-1)
-        rows = jnp.broadcast_to(jnp.asarray(time_ids), (tokens.shape[0], 6))
-        return XLEmbeds(tokens, second.projected, rows)
+        return XLEmbeds(tokens, second.projected)
 
     def encode_fn(params: Params, prompt: PromptInputs) -> PromptEmbeds:
         cond = encode(params, prompt)
         if parts.index.get("force_zeros_for_empty_prompt", True):
-            zeros = jnp.zeros_like(cond.tokens), jnp.zeros_like(cond.pooled)
-            return PromptEmbeds(cond, XLEmbeds(*zeros, cond.time_ids))
+            return PromptEmbeds(cond, jax.tree.map(jnp.zeros_like, cond))
         empty = encode(params, uncond_ids)
         return PromptEmbeds(cond, jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), empty, cond))
 
     def denoise_fn(params: Params, latents: Array, timestep: Array, embeds: XLEmbeds) -> Array:
-        outputs: Any = unet.apply(variables(params), latents, timestep, *embeds)
+        sizes = jnp.broadcast_to(time_ids, (latents.shape[0], 6))
+        outputs: Any = unet.apply(variables(params), latents, timestep, *embeds, sizes)
         return outputs.astype(jnp.float32)
 
     return compose_unet_pipeline(

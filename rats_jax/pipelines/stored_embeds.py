@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,9 +100,7 @@ def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipe
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"prompt_embeds={str(folder)!r}: expected a folder that rats_jax.embed wrote ({reason_of(error)})"
-        ) from None
+        raise _not_ours(folder, error) from None
     if pretrained != source:
         raise ConfigError(
             f"prompt_embeds={str(folder)!r}: expected embeddings of pretrained={source!r}, these are of "
@@ -133,6 +131,24 @@ def with_stored_embeds(pipeline: Pipeline, folder: Path, *, source: str) -> Pipe
 
     empty = jax.tree.unflatten(jax.tree.structure(abstract.uncond), uncond)
     return _replace_encoder(pipeline, find, empty, abstract)
+
+
+def expect_stored(folder: Path, prompts: Iterable[str]) -> None:
+    """Check, before the work, that a folder has an embedding of every prompt; none is read.
+
+    Raises:
+        ConfigError: the folder is none, or lacks one; names the first.
+    """
+    try:
+        stored = set(_read_index(folder / "prompts.json").texts)
+    except (OSError, ValueError) as error:
+        raise _not_ours(folder, error) from None
+    missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in stored]
+    if missing:
+        raise ConfigError(
+            f"prompt_embeds={str(folder)!r}: expected an embedding of every prompt, it has none of "
+            f"{missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}"
+        )
 
 
 def with_abstract_embeds(pipeline: Pipeline) -> Pipeline:
@@ -172,6 +188,12 @@ def _abstract_embeds(pipeline: Pipeline, dtype: Any = None) -> PromptEmbeds:
     return jax.eval_shape(pipeline.encode_fn, text_encoder, pipeline.tokenize([""]))
 
 
+def _not_ours(folder: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"prompt_embeds={str(folder)!r}: expected a folder that rats_jax.embed wrote ({reason_of(error)})"
+    )
+
+
 def _leaves(tree: Any) -> list[Any]:
     return jax.tree.leaves(tree)
 
@@ -186,8 +208,16 @@ def _as_stored(x: Any) -> np.ndarray:
     return x.view(np.uint16) if x.dtype == jnp.bfloat16 else x.astype(np.float32)
 
 
-def _read_index(file: Path) -> tuple[Any, Any, list[str]]:
-    """Read what the model was called, the negative prompt, and the prompts of the rows.
+class _Index(NamedTuple):
+    """What the model was called, the negative prompt, and the prompts of the rows."""
+
+    pretrained: Any
+    negative: Any
+    texts: list[str]
+
+
+def _read_index(file: Path) -> _Index:
+    """Read prompts.json.
 
     Those of before name no negative prompt: it was the empty one. OSError or ValueError where there are no
     prompts.
@@ -196,7 +226,7 @@ def _read_index(file: Path) -> tuple[Any, Any, list[str]]:
     texts = index.get("prompts") if isinstance(index, dict) else None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{file.name}: expected a list of texts as prompts")
-    return index.get("pretrained"), index.get("negative_prompt", ""), texts
+    return _Index(index.get("pretrained"), index.get("negative_prompt", ""), texts)
 
 
 def _read(file: Path, *, rows: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.errors import WeightsError
-from rats_jax.fields import integer, needed, number, read_fields
+from rats_jax.fields import integer, needed, number, only, read_fields
 from rats_jax.networks.blip import ImageTower, TextTower
 from rats_jax.networks.preprocess import crop_to_square_half_even, normalise
 from rats_jax.rewards.aesthetic import collapse_layers
@@ -45,7 +45,17 @@ _MED_FIELDS = {
     **{name: needed(integer(None)) for name in _MED_CONFIG},
     "num_hidden_layers": needed(integer(None, most=200)),
     "layer_norm_eps": needed(number(1e-12)),
+    "hidden_act": only("gelu"),
+    "position_embedding_type": only("absolute"),
+    "add_cross_attention": only(True),
+    "add_type_embeddings": only(False),
 }
+# About the file, training, or drawing texts; the sizes of the picture's tower are those of its weights.
+_MED_IGNORED = (
+    *("architectures", "model_type", "transformers_version", "torch_dtype", "gradient_checkpointing"),
+    *("attention_probs_dropout_prob", "hidden_dropout_prob", "classifier_dropout", "initializer_range"),
+    *("pad_token_id", "type_vocab_size", "use_cache", "encoder_width"),
+)
 
 
 def load_imagereward(path: str, *, dtype: Any = jnp.float32) -> RewardModel:
@@ -131,7 +141,7 @@ def make_text_tower(config: dict[str, Any], *, dtype: Any) -> TextTower:
     Raises:
         ValueError: a field is missing or wrong; names it.
     """
-    values = read_fields(config, _MED_FIELDS, ignored=config.keys())
+    values = read_fields(config, _MED_FIELDS, ignored=_MED_IGNORED)
     return TextTower(
         vocab_size=values["vocab_size"],
         max_positions=values["max_position_embeddings"],

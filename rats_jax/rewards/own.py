@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,13 @@ from rats_jax.types import Array, Params, PromptInputs, RewardFn, RewardModel
 def is_own(kind: str) -> bool:
     """Tell FILE.py:NAME from the kinds of this package."""
     return kind.rpartition(":")[0].endswith(".py")
+
+
+def digest_of(kind: str) -> str:
+    """Give the SHA-256 of the file of FILE.py:NAME, to be kept with its scores; '' of other kinds."""
+    if not is_own(kind):
+        return ""
+    return hashlib.sha256(local_path(kind.rpartition(":")[0], "kind").read_bytes()).hexdigest()
 
 
 def load_own(kind: str, field: str = "kind") -> Reward:

@@ -165,7 +165,7 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
         "comfyui_file": COMFYUI_FILE,
         "latent_shape": model.pipeline.latent_shape,
         "pipeline_class": index["_class_name"].removeprefix("Flax"),
-        **_sampling(model, config),
+        **_sampling(model, config, index),
         **_tokenizing(model, index),
     }
     kind = "flow" if _is_flow(model) else "diffusion"
@@ -192,10 +192,13 @@ def _is_flow(model: TextToImage) -> bool:
     return model.pipeline.prediction_type == "flow"
 
 
-def _sampling(model: TextToImage, config: Any) -> dict[str, Any]:
+def _sampling(model: TextToImage, config: Any, index: Mapping[str, Any]) -> dict[str, Any]:
     """Say how diffusers samples as the student does, where that is not the default."""
     fields = ("height", "width", "max_sequence_length")
     options = {field: config[field] for field in fields if config.get(field)}
+    for encoder, rows in _token_ids(model).items():
+        if "T5" in _tokenizer_of(encoder, index)[1]:  # whose tokens diffusers counts by another default
+            options["max_sequence_length"] = rows.shape[1]
     if not _is_flow(model):
         scheduler = 'DDIMScheduler.from_pretrained("THIS_FOLDER", subfolder="scheduler")'
         return {
@@ -225,19 +228,28 @@ def _sampling(model: TextToImage, config: Any) -> dict[str, Any]:
     }
 
 
+def _token_ids(model: TextToImage) -> dict[str, Any]:
+    """Give the ids [1, L] of no prompt, by text encoder."""
+    ids = model.pipeline.tokenize([""])
+    return ids if isinstance(ids, dict) else {"text_encoder": ids}
+
+
+def _tokenizer_of(encoder: str, index: Mapping[str, Any]) -> tuple[str, str]:
+    """Give the folder and the class of the tokenizer of a text encoder."""
+    folder = encoder.replace("text_encoder", "tokenizer")
+    return folder, index[folder][1].removeprefix("Flax")
+
+
 def _tokenizing(model: TextToImage, index: Mapping[str, Any]) -> dict[str, str]:
     """Say how the inputs of the program are made of prompts."""
-    ids = model.pipeline.tokenize([""])
-    by_encoder = ids if isinstance(ids, dict) else {"text_encoder": ids}
     classes, calls = {}, {}
-    for encoder, rows in by_encoder.items():
-        folder = encoder.replace("text_encoder", "tokenizer")
-        classes[encoder] = index[folder][1].removeprefix("Flax")
+    for encoder, rows in _token_ids(model).items():
+        folder, classes[encoder] = _tokenizer_of(encoder, index)
         calls[encoder] = f'ids({classes[encoder]}, "{folder}", {rows.shape[1]})'
     several = ", ".join(f'"{encoder}": {call}' for encoder, call in calls.items())
     return {
         "tokenizers": ", ".join(sorted(set(classes.values()))),
-        "ids": f"{{{several}}}" if isinstance(ids, dict) else calls["text_encoder"],
+        "ids": f"{{{several}}}" if isinstance(model.pipeline.tokenize([""]), dict) else calls["text_encoder"],
     }
 
 

@@ -120,9 +120,13 @@ class Experiment:
             for name, reward in rewards.items()
         }
 
+    def make_reward_inputs(self, prompts: list[str]) -> dict[str, PromptInputs]:
+        """Prepare B prompts for every trained reward: NumPy arrays [B, ...]."""
+        return _prepare(self.rewards, prompts)
+
     def make_batch(self, prompts: list[str]) -> Batch:
-        """Prepare B prompts for the text encoder and for every reward: NumPy arrays [B, ...]."""
-        return Batch(self.pipeline.tokenize(prompts), _prepare(self.rewards, prompts))
+        """Prepare B prompts for the text encoder and for every trained reward likewise."""
+        return Batch(self.pipeline.tokenize(prompts), self.make_reward_inputs(prompts))
 
     def make_monitor_inputs(self, prompts: list[str]) -> dict[str, PromptInputs]:
         """Prepare B prompts for every monitored reward likewise."""

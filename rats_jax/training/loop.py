@@ -13,7 +13,7 @@ from etils import epath
 from rats_jax.config.together import validate
 from rats_jax.data.batches import Rounds
 from rats_jax.data.prompts import make_prompt_iterator
-from rats_jax.errors import StoppedError
+from rats_jax.errors import StoppedError, expect
 from rats_jax.files import expect_room, format_bytes, free_bytes, naming_disk
 from rats_jax.parallel import processes
 from rats_jax.paths import any_path, expect_workdir, is_remote
@@ -26,7 +26,7 @@ from rats_jax.training.stop import watch_for_stop
 from rats_jax.training.summary import finish
 from rats_jax.training.teacher import open_targets
 from rats_jax.workdir import checkpoint
-from rats_jax.workdir.folder import claim, open_logs
+from rats_jax.workdir.folder import claim, keep_config, open_logs
 from rats_jax.workdir.lock import locked
 from rats_jax.workdir.loggers import open_loggers
 from rats_jax.workdir.services import expect_loggers
@@ -90,6 +90,10 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
         if position is not None:
             stream.set_state(position)
         step, root = int(state.step), jax.random.key(config.seed)
+        expected = f"at least {step}, the updates that the run in {workdir!r} has made"
+        expect(step <= config.num_updates, "num_updates", config.num_updates, expected)
+        if writes:
+            keep_config(workdir, config)
         say(program.describe(step))
         if config.samples.every or config.evaluation.num_prompts:
             _ = program.render_fns  # reads the monitors, which may not be finite, before anything is compiled

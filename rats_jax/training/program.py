@@ -21,6 +21,7 @@ from rats_jax.parallel.cache import without_collections
 from rats_jax.parallel.environment import check_sums
 from rats_jax.parallel.mesh import Mesh, make_mesh, validate_batch
 from rats_jax.paths import resolve_path
+from rats_jax.pipelines.stored_embeds import expect_stored
 from rats_jax.training import table
 from rats_jax.training.experiment import Experiment
 from rats_jax.training.models import open_models
@@ -87,8 +88,9 @@ class Program:
         mesh: of devices.
         experiment: the functions.
         reference: the real pictures of the prompts, or None.
-        evaluation_set: of the table and of the sheets.
+        evaluation_set: of the table, or None.
         heldout_set: of the table of prompts that training does not see, or None.
+        sheet_set: of the sheets of samples: whole batches, with at least as many pictures as are shown.
         layout: of state, frozen weights and batches.
         rows: of the global batch, those of this process.
         compile_seconds: that the update took; 0 until then.
@@ -100,12 +102,16 @@ class Program:
     def __init__(self, config: Any):
         validate(config)
         check_sums()
-        self.config, self.prompts = config, find_prompts(config.prompts)
+        self.config, self.prompts, settings = config, find_prompts(config.prompts), config.evaluation
+        unseen = ()
+        if config.heldout_prompts and settings.num_prompts:
+            unseen = _find_heldout_prompts(config, self.prompts)
+        if config.prompt_embeds:
+            expect_stored(resolve_path(config.prompt_embeds), [*self.prompts, *unseen])
         self.mesh = mesh = make_mesh(config.mesh)
         parts = config.optimizer.accumulation_steps
         validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
-        rendered = config.evaluation.batch_size
-        validate_batch(mesh, field="evaluation.batch_size", batch_size=rendered, parts=1)
+        validate_batch(mesh, field="evaluation.batch_size", batch_size=settings.batch_size, parts=1)
         with without_collections():
             models = open_models(config, mesh.devices.flat[0])
         self.experiment = experiment = make_experiment(config, models, mesh)
@@ -113,18 +119,22 @@ class Program:
         if config.reference:
             path = resolve_path(config.reference)
             self.reference = load_reference(path, self.prompts, experiment.pipeline.image_shape())
-        self.evaluation_set = table.make_evaluation_set(experiment, self.prompts, config.evaluation)
-        self.heldout_set = None
-        if config.heldout_prompts and config.evaluation.num_prompts:
-            prompts = _find_heldout_prompts(config, self.prompts)
-            self.heldout_set = table.make_evaluation_set(experiment, prompts, config.evaluation)
+        draw_set = functools.partial(table.make_evaluation_set, experiment, settings=settings)
+        count, shown = settings.num_prompts, config.samples.num + -config.samples.num % settings.batch_size
+        self.evaluation_set = draw_set(self.prompts, count=count) if count else None
+        self.heldout_set = draw_set(unseen, count=count) if unseen else None
+        self.sheet_set = draw_set(self.prompts, count=shown)
+        read = [
+            chosen.prompts for chosen in (self.evaluation_set, self.heldout_set, self.sheet_set) if chosen
+        ]
         if len(self.prompts) <= config.num_updates * config.batch_size:
             # All will be seen: what the rewards read of them is computed together, not batch by batch.
-            experiment.make_batch(list(self.prompts))
-            experiment.make_monitor_inputs(list(self.prompts))
-        for chosen in (self.evaluation_set, self.heldout_set):
-            if chosen is not None:  # what a reward cannot read it refuses now, not after the training
-                experiment.make_monitor_inputs(chosen.prompts)
+            read.insert(0, list(self.prompts))
+            if not config.prompt_embeds:  # which are read when they are wanted
+                experiment.pipeline.tokenize(list(self.prompts))
+        for prompts in read:  # what a reward cannot read it refuses now, not after the training
+            experiment.make_reward_inputs(prompts)
+            experiment.make_monitor_inputs(prompts)
         self.layout = make_layout(experiment, mesh, config.sharding)
         self.rows = placement.local_rows(self.layout.batch, config.batch_size)
         self.compile_seconds = 0.0

@@ -22,7 +22,7 @@ _SEEDS = 4
 
 
 class Sheets:
-    """Draws the first batch of the evaluation set; rows that do not change are drawn once.
+    """Draws the set of the sheets; rows that do not change are drawn once.
 
     Args:
         program: of the run.
@@ -39,7 +39,7 @@ class Sheets:
             state: of the run.
 
         Returns:
-            The sheet, with reward and gate under each picture, and a record of the whole batch: rewards,
+            The sheet, with reward and gate under each picture, and a record of the whole set: rewards,
             monitored rewards and guards, of student and teacher, and the student's diversity.
         """
         rows = dict(self._fixed)
@@ -49,7 +49,7 @@ class Sheets:
         combine_fn = self._experiment.objective.combine_fn
         rewards = {name: np.asarray(combine_fn(rows[name].scores, state.rewards)) for name in _ORDER}
         images = {name: rows[name].images[: self._count] for name in _ORDER}
-        prompts = self._program.evaluation_set.prompts[: len(images["teacher"])]
+        prompts = self._program.sheet_set.prompts[: self._count]
         sheet = figures.draw_sheet(images, self._captions(rows, rewards, state), prompts)
         record = {f"reward/{name}": float(np.mean(rewards[name])) for name in _ORDER}
         for who in ("student", "teacher"):
@@ -90,15 +90,14 @@ class Sheets:
 
     def _measure_diversity(self, student: Params) -> float:
         """Draw several seeds of a few prompts with the student: how much its pictures still differ."""
-        size, prompts = self._program.evaluation_set.batch_size, self._program.evaluation_set.prompts
-        seeds = min(_SEEDS, size)
-        chosen = [prompt for prompt in prompts[: max(size // seeds, 1)] for _ in range(seeds)]
+        size, prompts = self._program.sheet_set.batch_size, self._program.sheet_set.prompts
+        chosen = [prompt for prompt in prompts[: max(size // _SEEDS, 1)] for _ in range(_SEEDS)]
         shape = (len(chosen), *self._experiment.pipeline.latent_shape)
         noise = np.asarray(jax.random.normal(jax.random.key(0), shape, jnp.float32))
         images = self._render("student", student, EvaluationSet(chosen, noise, size)).images
         tall = images.reshape(len(images), -1, *images.shape[-2:])  # frames of a video below each other
-        return float(np.mean(_DIVERSITY(tall.reshape(-1, seeds, *tall.shape[1:]))))
+        return float(np.mean(_DIVERSITY(tall.reshape(-1, _SEEDS, *tall.shape[1:]))))
 
     def _render(self, role: str, params: Params, chosen: EvaluationSet | None = None) -> Pictures:
-        chosen, render = chosen or self._program.evaluation_set, self._program.render_fns[role]
-        return render_set(self._experiment, render, params, chosen, num_batches=1)
+        chosen, render = chosen or self._program.sheet_set, self._program.render_fns[role]
+        return render_set(self._experiment, render, params, chosen)

@@ -51,9 +51,9 @@ def finish(
     Returns:
         The content of summary.json.
     """
-    judges = config.evaluation.num_prompts > 0
+    judges = program.evaluation_set is not None
     summary: dict[str, Any] = {}
-    if judges:
+    if program.evaluation_set is not None:
         summary = _score(program, config, state, program.evaluation_set, program.reference)
     if program.heldout_set is not None:
         summary["heldout_prompts"] = _score(program, config, state, program.heldout_set, None)

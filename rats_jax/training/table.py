@@ -55,20 +55,22 @@ class EvaluationSet:
     batch_size: int
 
 
-def make_evaluation_set(experiment: Experiment, prompts: Sequence[str], settings: Any) -> EvaluationSet:
-    """Draw the prompts and the noise of the table.
+def make_evaluation_set(
+    experiment: Experiment, prompts: Sequence[str], settings: Any, *, count: int
+) -> EvaluationSet:
+    """Draw prompts and noise of a table or of sheets.
 
     Args:
         experiment: for the shape of the latents.
         prompts: all prompts of the run.
-        settings: num_prompts, batch_size and seed; prompts beyond the last repeat with other noise. Where no
-            table is wanted, one batch for the sheets of samples.
+        settings: batch_size and seed.
+        count: of prompts; those beyond the last repeat with other noise.
 
     Returns:
-        The set; the same for the same settings, whatever the run did before.
+        The set; the same for the same settings, whatever the run did before, and the beginning of a longer
+        one.
     """
     order = np.random.default_rng(settings.seed).permutation(len(prompts))
-    count = settings.num_prompts or settings.batch_size
     chosen = [prompts[int(order[i % len(order)])] for i in range(count)]
     shape = (count, *experiment.pipeline.latent_shape)
     noise = np.asarray(jax.random.normal(jax.random.key(settings.seed), shape, jnp.float32))
@@ -129,8 +131,6 @@ def render_set(
     render_fn: Callable[..., Any],
     params: Params,
     evaluation_set: EvaluationSet,
-    *,
-    num_batches: int | None = None,
 ) -> Pictures:
     """Draw and judge the set, batch by batch.
 
@@ -139,13 +139,12 @@ def render_set(
         render_fn: one of `Program.render_fns`.
         params: of the contestant.
         evaluation_set: prompts and noise.
-        num_batches: only so many batches from the start; None is all.
 
     Returns:
         NumPy arrays over the rendered prompts.
     """
     total, parts = len(evaluation_set.prompts), []
-    for rows, kept in list(filled_batches(total, evaluation_set.batch_size))[:num_batches]:
+    for rows, kept in filled_batches(total, evaluation_set.batch_size):
         prompts = [evaluation_set.prompts[i] for i in rows]
         inputs = experiment.make_batch(prompts), experiment.make_monitor_inputs(prompts)
         result = render_fn(params, *inputs, evaluation_set.noise[rows])

@@ -98,9 +98,7 @@ def _arguments_sd(pipeline: Any, latents: Any, embeds: PromptEmbeds, inputs: Inp
 
 def _encode_xl(pipeline: Any, prompts: list[str], inputs: Inputs) -> PromptEmbeds:
     cond, uncond, pooled, uncond_pooled = pipeline.encode_prompt(prompts, device=pipeline.device)
-    height, width = inputs.size
-    time_ids = cond.new_tensor([[height, width, 0, 0, height, width]]).repeat(len(prompts), 1)
-    return PromptEmbeds(XLEmbeds(cond, pooled, time_ids), XLEmbeds(uncond, uncond_pooled, time_ids))
+    return PromptEmbeds(XLEmbeds(cond, pooled), XLEmbeds(uncond, uncond_pooled))
 
 
 def _sections_xl(pipeline: Any) -> list[Section]:
@@ -115,7 +113,9 @@ def _sections_xl(pipeline: Any) -> list[Section]:
 
 
 def _evaluate_xl(pipeline: Any, latents: Any, timestep: Any, cond: Any, scale: float) -> Any:
-    added = {"text_embeds": cond.pooled, "time_ids": cond.time_ids}
+    height, width = (pipeline.vae_scale_factor * length for length in latents.shape[-2:])
+    time_ids = cond.pooled.new_tensor([[height, width, 0, 0, height, width]]).repeat(len(cond.pooled), 1)
+    added = {"text_embeds": cond.pooled, "time_ids": time_ids}
     return pipeline.unet(latents, timestep, cond.tokens, added_cond_kwargs=added).sample
 
 

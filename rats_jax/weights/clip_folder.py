@@ -15,6 +15,7 @@ from rats_jax.data.batches import filled_batches
 from rats_jax.errors import WeightsError
 from rats_jax.networks.clip import IMAGE_TOWER, TEXT_TOWER, embed_text, init_clip, make_clip
 from rats_jax.types import Params
+from rats_jax.weights.clip_preprocess import check_preprocessing
 from rats_jax.weights.find import TRANSFORMERS_WEIGHTS
 from rats_jax.weights.folder import describe, read_json
 from rats_jax.weights.hub import find_file, get_file
@@ -59,12 +60,15 @@ def load_clip(
         The dual encoder.
 
     Raises:
-        WeightsError: files are missing, or weights are missing, extra or mis-shaped.
+        WeightsError: files are missing, or weights are missing, extra or mis-shaped; it is made for pictures
+            with other colours, or resized in another way, than are computed here.
     """
     config, source = read_clip_config(path, default_config)
     # Plain kernels on every device: cuDNN's attention takes neither the 257 tokens of a ViT/14 nor the 77 of
     # a prompt, and the one convolution of a tower has no loop around it.
     module, abstract = describe(source, lambda: make_clip(config, dtype=dtype), init_clip)
+    if default_config is None:  # else the reward's own code says what it shows the tower
+        check_preprocessing(path, image_size=module.config.vision_config.image_size)
     file = get_file(path, *weights)
     state = read_state_dict(file, lambda shard: find_file(path, shard))
     if is_open_clip(state):

@@ -57,15 +57,15 @@ def open_logs(workdir: str, *, writes: bool) -> Iterator[Logs]:
 
 
 def claim(workdir: str, config: Mapping[str, Any], *, writes: bool) -> None:
-    """Take a new work directory, or check that the run in it had the same config.
+    """Make a new work directory, or check that the run in it had the same config.
 
     Args:
         workdir: folder or gs:// address.
         config: of this start.
-        writes: whether this process writes config.json; all others only check.
+        writes: whether this process makes it; all others only check.
 
     Raises:
-        ConfigError: it is no path, or a file, cannot be written, or holds a run with another config.
+        ConfigError: it is no path, or a file, cannot be made, or holds a run with another config.
     """
     folder = any_path(workdir, "workdir")
     if kind_of(folder) == "file":
@@ -73,11 +73,25 @@ def claim(workdir: str, config: Mapping[str, Any], *, writes: bool) -> None:
     file = folder / saved_config.FILE
     if file.exists():
         saved_config.validate_resume(saved_config.read(file), config, workdir=workdir)
-    if not writes:
-        return
+    if writes:
+        with _expecting_folder(workdir):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def keep_config(workdir: str, config: Mapping[str, Any]) -> None:
+    """Write the config of this start beside the run, once nothing refuses it any more.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    with _expecting_folder(workdir):
+        write_whole(any_path(workdir, "workdir") / saved_config.FILE, saved_config.to_json(config))
+
+
+@contextmanager
+def _expecting_folder(workdir: str) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, saved_config.to_json(config))
+        yield
     except OSError as error:
         raise ConfigError(f"workdir={workdir!r}: expected a writable folder ({reason_of(error)})") from None
 

@@ -1,6 +1,8 @@
 """Captions of small TFDS datasets that are written here, without TensorFlow."""
 
 import io
+import json
+import shutil
 import sys
 
 import numpy as np
@@ -176,6 +178,29 @@ def test_the_first_caption_of_every_example_is_a_prompt(path):
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tfds:coco_captions",
+        "tfds:coco_captions/2014",
+        "tfds:coco_captions:1.1.0:val",
+        "tfds:coco_captions/2014:1.1.0",
+    ],
+)
+def test_a_dataset_of_the_catalog_is_read_without_its_code(path, data_dir):
+    """TFDS has code for this one, which imports TensorFlow."""
+    folder = data_dir / "coco_captions" / "2014" / "1.1.0"
+    if not folder.exists():
+        shutil.copytree(data_dir / "rats_coco" / "1.0.0", folder)
+        for file in folder.iterdir():
+            if file.name == "dataset_info.json":
+                info = json.loads(file.read_text()) | {"name": "coco_captions", "version": "1.1.0"}
+                file.write_text(json.dumps(info | {"configName": "2014"}))
+            file.rename(folder / file.name.replace("rats_coco", "coco_captions"))
+    assert sorted(find_prompts(path)) == sorted(text.strip() for text in TEXTS)
+    assert "tensorflow" not in sys.modules
+
+
 def test_examples_without_a_caption_are_left_out_and_counted(caplog):
     prompts = find_prompts("tfds:rats_some_empty")
     assert (
@@ -232,7 +257,11 @@ def test_positions_belong_to_a_dataset():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("tfds:rats_nowhere", "prompts='tfds:rats_nowhere': expected a TFDS dataset"),
+        (
+            "tfds:rats_nowhere",
+            "prompts='tfds:rats_nowhere': expected a dataset that `tfds build` has prepared",
+        ),
+        ("tfds:rats_plain:9.0.0", "expected a dataset that `tfds build` has prepared"),
         ("tfds:", "prompts='tfds:': expected 'tfds:NAME"),
         ("tfds:rats_plain:test", "expected a split of the prepared dataset, found 'train', 'val'"),
         ("tfds:rats_labels", "expected one of the features captions, caption, .*, found label"),

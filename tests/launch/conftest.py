@@ -96,6 +96,7 @@ def checkout(tmp_path):
     shutil.copytree(LAUNCH, root / "launch")
     (root / "configs").mkdir()
     (root / "configs" / "emoji_cpu.py").write_text("")
+    (root / "a  b.txt").write_text("a prompt")
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", *identity, *command], cwd=root, check=True)

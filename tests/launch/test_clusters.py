@@ -26,6 +26,14 @@ exit {status}
 """
 
 
+def make_programs(folder, texts):
+    for name, text in texts.items():
+        program = folder / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+
+
 def test_the_models_of_a_jobset_know_every_field():
     """Those of Kubeflow's trainer, made from the API of JobSet; they lose a field that they do not know."""
     models = pytest.importorskip("kubeflow_trainer_api.models", reason="pip install kubeflow-trainer-api")
@@ -71,6 +79,10 @@ def test_the_image_runs_the_console_script():
     assert '"rats-jax = ' in (LAUNCH.parent / "setup.py").read_text()
 
 
+def test_the_image_has_the_package_that_prompts_of_the_hub_need():
+    assert 'RUN pip install --no-cache-dir "/rats_jax[tpu,datasets]"' in (LAUNCH / "Dockerfile").read_text()
+
+
 def test_skypilot_reads_its_task():
     sky = pytest.importorskip("sky", reason="pip install skypilot, in an environment of its own: it is large")
     fields = yaml.safe_load(TASK.read_text())
@@ -95,14 +107,13 @@ def test_the_nodes_of_skypilot_find_each_other_and_hand_on_the_status(
 ):
     task = yaml.safe_load(TASK.read_text())
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [StoppedError.status]
-    for name, text in {
-        "home/rats_jax_venv/bin/rats-jax": PROGRAM.format(status=status),
-        **({"bin/nvidia-smi": "#!/bin/sh\n"} if has_gpu else {}),
-    }.items():
-        program = tmp_path / name
-        program.parent.mkdir(parents=True, exist_ok=True)
-        program.write_text(text)
-        program.chmod(0o755)
+    make_programs(
+        tmp_path,
+        {
+            "home/rats_jax_venv/bin/rats-jax": PROGRAM.format(status=status),
+            **({"bin/nvidia-smi": "#!/bin/sh\n"} if has_gpu else {}),
+        },
+    )
     given = {
         **{"WORKDIR": "gs://bucket/a run", "OVERRIDES": "--config.seed=1 --config.batch_size=64"},
         **{"SKYPILOT_NUM_NODES": str(nodes), "SKYPILOT_NODE_RANK": "1"},
@@ -125,6 +136,28 @@ def test_the_nodes_of_skypilot_find_each_other_and_hand_on_the_status(
     ]
     assert processes == joined
     validate_overrides(arguments)
+
+
+@pytest.mark.parametrize(("has_gpu", "extras"), [(True, ".[cuda,datasets]"), (False, ".[tpu,datasets]")])
+def test_the_setup_of_skypilot_installs_what_the_machine_and_prompts_of_the_hub_need(
+    tmp_path, has_gpu, extras
+):
+    make_programs(
+        tmp_path,
+        {
+            "home/rats_jax_venv/bin/pip": '#!/bin/sh\nprintf "%s\\n" "$@"\n',
+            "bin/python3": "#!/bin/sh\n",
+            **({"bin/nvidia-smi": "#!/bin/sh\n"} if has_gpu else {}),
+        },
+    )
+    done = subprocess.run(
+        ["bash", "-c", yaml.safe_load(TASK.read_text())["setup"]],
+        env={"HOME": str(tmp_path / "home"), "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["install", "-q", extras, "gcsfs"]
 
 
 @pytest.mark.parametrize("part", ["setup", "run"])

@@ -13,6 +13,7 @@ SCRIPTS = sorted(
     path.name for path in LAUNCH.glob("*.s*") if path.suffix in (".sh", ".sbatch") and path.stem != "lib"
 )
 ARGUMENTS = ["my-tpu", "us-central1-a", "configs/emoji_cpu.py"]
+TPU = [*ARGUMENTS, "gs://b/r"]
 NASTY = ["--config.prompts=a  b.txt", "--config.lora.targets=to_q$|'x'; echo \"gone\" & `id`"]
 
 
@@ -64,6 +65,26 @@ def test_a_machine_that_is_ready_is_used_and_any_other_refused(checkout):
     result = checkout.launch("tpu_vm.sh", *ARGUMENTS, "runs/a")
     assert result.returncode == 1 and "my-tpu is PREEMPTED: expected READY" in result.stderr
     assert checkout.verbs() == ["describe"]
+
+
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_pod.sh", "tpu_queued.sh"])
+@pytest.mark.parametrize(
+    ("options", "version"),
+    [
+        (["--accelerator-type=v6e-16"], "v2-alpha-tpuv6e"),
+        (["--accelerator-type=v5p-8"], "v2-alpha-tpuv5"),
+        (["--accelerator-type=v5litepod-8"], "v2-alpha-tpuv5-lite"),
+        (["--accelerator-type=v4-8"], "tpu-ubuntu2204-base"),
+        (["--version=mine", "--accelerator-type=v9-8"], "mine"),
+        ([], "v2-alpha-tpuv5-lite"),
+    ],
+)
+def test_the_image_is_that_of_the_accelerator_type_unless_one_is_named(checkout, script, options, version):
+    result = checkout.launch(script, *options, *TPU)
+    assert result.returncode == 0, result.stderr
+    created = next(call for call in checkout.calls() if call[1] == "create")
+    flag = "--runtime-version" if script == "tpu_queued.sh" else "--version"
+    assert {f"{flag}={version}", *options[-1:]} <= set(created)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +153,14 @@ def test_what_the_machine_runs_gets_every_argument_as_it_was(checkout, tmp_path)
     for command in commands(checkout):
         subprocess.run(["bash", "-c", command], cwd=machine, env=environment, check=True)
     calls = [json.loads(line) for line in (machine / "calls.jsonl").read_text().splitlines()]
-    assert calls[-2]["arguments"] == ["install", "-q", "-e", ".[tpu]"]
+    assert calls[-2]["arguments"] == ["install", "-q", "-e", ".[tpu,datasets]"]
     assert calls[-1] == {
         "arguments": [
             *("-m", "rats_jax.main", "--config=configs/emoji_cpu.py", "--workdir=../rats_jax_runs/runs/a"),
             *NASTY,
         ],
         "token": token,
-        "here": ["configs", "launch"],
+        "here": ["a  b.txt", "configs", "launch"],
     }
     assert (machine / "rats_jax_runs" / "runs" / "a").is_dir()
 
@@ -171,9 +192,6 @@ def test_a_dry_run_does_nothing_and_pasted_does_it_all(checkout, script, tmp_pat
     assert outcome() == expected
 
 
-TPU = [*ARGUMENTS, "gs://b/r"]
-
-
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
@@ -185,6 +203,9 @@ TPU = [*ARGUMENTS, "gs://b/r"]
         ("tpu_vm.sh", [*ARGUMENTS, "runs/../a"], "WORKDIR=runs/../a: expected gs://BUCKET"),
         ("tpu_vm.sh", [*ARGUMENTS, "a run"], "WORKDIR=a run: expected gs://BUCKET"),
         ("tpu_vm.sh", [*TPU, "--dry-run"], "OVERRIDE=--dry-run: expected --config.FIELD"),
+        ("tpu_vm.sh", ["--accelerator-type=v9-8", *TPU], "--accelerator-type=v9-8: expected v4-N, v"),
+        ("tpu_vm.sh", [*TPU, "--config.prompts=/configs/emoji_cpu.py"], "OVERRIDE=--config.prompts=/configs"),
+        ("tpu_pod.sh", [*TPU, "--config.prompts=configs"], "OVERRIDE=--config.prompts=configs: expected a"),
         ("tpu_pod.sh", [*ARGUMENTS, "runs/a"], "WORKDIR=runs/a: expected gs://BUCKET"),
         ("tpu_queued.sh", [*ARGUMENTS, "runs/a"], "WORKDIR=runs/a: expected gs://BUCKET"),
         ("tpu_queued.sh", ["--max-restarts=x", *TPU], "--max-restarts=x: expected a num"),
@@ -200,6 +221,21 @@ def test_bad_arguments_are_one_line(checkout, script, arguments, message):
     result = checkout.launch(script, *arguments)
     assert result.returncode == 2 and not checkout.calls()
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_pod.sh", "tpu_queued.sh"])
+@pytest.mark.parametrize("field", ["prompts", "heldout_prompts"])
+def test_a_file_of_prompts_is_sent_or_refused(checkout, script, field):
+    (checkout.root / "x.txt").write_text("a prompt")
+    result = checkout.launch(script, *TPU, f"--config.{field}=x.txt")
+    assert result.returncode == 2 and not checkout.calls()
+    assert result.stderr == (
+        f"error: OVERRIDE=--config.{field}=x.txt: expected a file of the last commit of this checkout, "
+        "gs://..., hf:... or tfds:...\n"
+    )
+    for value in ("a  b.txt", "./a  b.txt", "gs://b/x.txt", "hf:a/b", "tfds:a", "assets/x.txt", ""):
+        result = checkout.launch(script, "--dry-run", *TPU, f"--config.{field}={value}")
+        assert result.returncode == 0, result.stderr
 
 
 def test_what_is_not_committed_is_said_to_stay(checkout):

@@ -1,6 +1,7 @@
 """The launch scripts for several processes: on this machine, and under SLURM."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -43,6 +44,20 @@ def test_local_processes_know_each_other(checkout, tmp_path):
     assert records[0][4:] == [*program, *NASTY]
     assert result.stdout == "process 0\n"
     assert (tmp_path / "the logs" / "process_2.log").read_text() == "process 2\n"
+
+
+def test_the_python_is_the_one_that_is_named_else_that_of_the_checkout_if_it_has_one(checkout):
+    def find_python(**changes):
+        result = checkout.launch("local_processes.sh", "--dry-run", *JOB, **{"PYTHON": ""} | changes)
+        words = shlex.split(result.stdout.splitlines()[0])
+        return words[words.index("-m") - 1]
+
+    assert find_python() == "python3"
+    folder = checkout.root / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    program = shell(folder, "true")
+    assert find_python() == program and find_python(PYTHON="my python") == "my python"
+    assert "PYTHON=" in checkout.launch("local_processes.sh", "--help").stdout
 
 
 def test_one_process_that_fails_ends_even_those_that_ignore_it(checkout, tmp_path):

@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
-from rats_jax.parallel.compiler import TRANSFORMER_ON_GPU, choose_options
+from rats_jax.parallel.compiler import TRANSFORMER_ON_GPU, UNET_ON_GPU, choose_options
 
 
-def test_xla_knows_every_option():
-    double = jax.jit(lambda x: 2 * x, compiler_options=dict(TRANSFORMER_ON_GPU))
+@pytest.mark.parametrize("options", [TRANSFORMER_ON_GPU, UNET_ON_GPU])
+def test_xla_knows_every_option(options):
+    double = jax.jit(lambda x: 2 * x, compiler_options=dict(options))
     assert double(jnp.float32(3)) == 6
 
 

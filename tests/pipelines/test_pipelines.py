@@ -92,7 +92,7 @@ def test_guidance_is_two_evaluations_and_none_is_one(pipeline):
 
 def test_a_chosen_spacing_takes_the_place_of_the_scheduler_s(pipeline):
     assert pipeline.grid_fn(4, "").timesteps.tolist() == [999, 749, 499, 249]
-    assert pipeline.grid_fn(4, "leading").timesteps.tolist() == [750, 500, 250, 0]
+    assert pipeline.grid_fn(4, "leading").timesteps.tolist() == [751, 501, 251, 1]
     assert pipeline.prediction_type == "v_prediction"
 
 

@@ -86,6 +86,16 @@ BAD = {
         change("med_config.json", hidden_size="24"),
         "med_config.json': hidden_size='24': expected an integer >= 1",
     ),
+    "a BERT config with another activation": (
+        "imagereward",
+        change("med_config.json", hidden_act="relu"),
+        "med_config.json': hidden_act='relu': expected 'gelu'",
+    ),
+    "a BERT config with relative positions": (
+        "imagereward",
+        change("med_config.json", position_embedding_type="relative_key"),
+        "med_config.json': position_embedding_type='relative_key': expected 'absolute'",
+    ),
     "a BERT config with too many layers": (
         "imagereward",
         change("med_config.json", num_hidden_layers=10**6),

@@ -72,3 +72,21 @@ def test_the_evaluation_of_another_checkpoint_is_not_shown(card, tmp_path):
     assert "## Evaluation" not in card(250) and "## Scores" in card(250)
     assert "## Evaluation" in card(200) and "## Scores" not in card(200)
     assert "## Evaluation" not in card(100) and "## Scores" not in card(100)
+
+
+@pytest.mark.parametrize(("kind", "chosen", "said"), [("T5", 0, 256), ("T5", 12, 12), ("CLIP", 0, None)])
+def test_the_card_says_how_many_tokens_t5_reads(models, kind, chosen, said):
+    """FLUX.1 [schnell] reads 256, and diffusers' pipeline gives it 512 if it is not told."""
+    ids = {"text_encoder": np.zeros((1, 77)), "text_encoder_2": np.zeros((1, chosen or 256))}
+    pipeline = SimpleNamespace(
+        prediction_type="flow",
+        tokenize=lambda prompts: ids,
+        image_shape=lambda: (16, 24, 3),
+        grid_fn=lambda count, spacing: SimpleNamespace(noise_rates=np.linspace(1, 0, count + 1)),
+    )
+    sampling = {"timestep_spacing": "", "sampler": "ddim", "num_steps": 4, "guidance_scale": 1.0}
+    index = {"tokenizer": ["", "CLIPTokenizer"], "tokenizer_2": ["", f"{kind}TokenizerFast"]}
+    config = tiny_config(models, max_sequence_length=chosen)
+    options = model_card._sampling(TextToImage("", pipeline, **sampling), config, index)["options"]
+    assert options.startswith(", height=16, width=24")
+    assert (f", max_sequence_length={said}" in options) == ("max_sequence_length" in options) == bool(said)

@@ -71,6 +71,18 @@ def test_targets_of_another_teacher_are_refused(tmp_path, field, value):
     assert f"expected targets with {field}={value!r}" in str(caught.value)
 
 
+def test_targets_with_scores_of_a_file_that_was_edited_since_are_refused(tmp_path):
+    file, folder = tmp_path / "mine.py", str(tmp_path / "targets")
+    file.write_text("first")
+    config = CONFIG.copy_and_resolve_references()
+    config.rewards.mine = {"kind": f"{file}:red", "path": "", "weight": 1.0}
+    TargetStore(folder, config, PROMPTS, ROWS).write(7, targets())
+    assert TargetStore(folder, config, PROMPTS, ROWS).read(7) is not None
+    file.write_text("second")
+    with pytest.raises(ConfigError, match="rewards.mine.file"):
+        TargetStore(folder, config, PROMPTS, ROWS)
+
+
 def test_targets_of_other_prompts_are_refused(tmp_path):
     TargetStore(str(tmp_path), CONFIG, PROMPTS, ROWS)
     with pytest.raises(ConfigError, match="expected targets with prompts="):

@@ -297,7 +297,7 @@ def arrivals_in_program(config, monkeypatch):
         pipeline=SimpleNamespace(image_shape=lambda: (2, 2, 3), latent_shape=(2, 2, 3)),
         abstract_state=lambda: {},
         frozen_params=lambda: {},
-        make_batch=lambda prompts: None,
+        make_reward_inputs=lambda prompts: None,
         make_monitor_inputs=lambda prompts: None,
     )
     mesh = make_mesh(mesh_sizes(), jax.devices()[:1])
@@ -305,6 +305,7 @@ def arrivals_in_program(config, monkeypatch):
     seen.put(program, "make_mesh", lambda *_: mesh)
     seen.put(program, "validate_batch")
     seen.put(program, "open_models")
+    seen.put(program, "expect_stored")
     seen.put(program, "make_experiment", experiment)
     seen.put(program, "load_reference")
     seen.put(program.placement, "param_sharding")
@@ -322,6 +323,9 @@ def arrivals_in_program(config, monkeypatch):
         "batch_size": (batches["batch_size"].batch_size, made.rows[-1] + 1),
         "optimizer.accumulation_steps": batches["batch_size"].parts,
         "reference": seen.load_reference.args[0],
+        "prompt_embeds": seen.expect_stored.args[0]
+        if seen.expect_stored.args[1] == ["a", "b", "c"]
+        else None,
         "evaluation.num_prompts": len(chosen.prompts),
         "evaluation.batch_size": (batches["evaluation.batch_size"].batch_size, chosen.batch_size),
         "evaluation.seed": VALUES["evaluation.seed"] if same else None,
@@ -343,6 +347,7 @@ def arrivals_in_loop(config, monkeypatch):
     logs = SimpleNamespace(folder=None)
     seen.put(loop, "make_prompt_iterator", SimpleNamespace(set_state=None))
     seen.put(loop, "claim")
+    seen.put(loop, "keep_config")
     seen.put(loop, "locked", lambda *_, **__: contextlib.nullcontext())
     seen.put(loop, "open_logs", lambda *_, **__: contextlib.nullcontext(logs))
     seen.put(loop.checkpoint, "open_manager", lambda *_, **__: contextlib.nullcontext(manager))

@@ -4,7 +4,7 @@ import pytest
 
 from rats_jax.errors import ConfigError
 from rats_jax.workdir import folder as workdir
-from rats_jax.workdir.folder import claim, open_logs
+from rats_jax.workdir.folder import claim, keep_config, open_logs
 
 
 def test_a_local_run_writes_where_it_is_asked_to(tmp_path):
@@ -46,6 +46,8 @@ def test_only_the_process_that_writes_claims_a_folder(tmp_path):
     claim(str(tmp_path / "run"), {"seed": 1}, writes=False)
     assert not (tmp_path / "run").exists()
     claim(str(tmp_path / "run"), {"seed": 1}, writes=True)
+    assert list((tmp_path / "run").iterdir()) == []  # until nothing refuses the start
+    keep_config(str(tmp_path / "run"), {"seed": 1})
     with pytest.raises(ConfigError, match="another config .seed: 1 -> 2"):
         claim(str(tmp_path / "run"), {"seed": 2}, writes=False)
     (tmp_path / "file").write_text("")
@@ -71,11 +73,13 @@ def test_a_folder_in_place_of_the_config_is_named(tmp_path):
 
 def test_a_config_with_a_path_that_is_not_utf_8_is_read_back(tmp_path):
     for updates in (4, 5):
-        claim(str(tmp_path), {"num_updates": updates, "prompts": "caf\udce9.txt"}, writes=True)
+        config = {"num_updates": updates, "prompts": "caf\udce9.txt"}
+        claim(str(tmp_path), config, writes=True)
+        keep_config(str(tmp_path), config)
 
 
 def test_a_config_that_an_editor_saved_with_a_mark_is_read(tmp_path):
-    claim(str(tmp_path), {"num_updates": 4}, writes=True)
+    keep_config(str(tmp_path), {"num_updates": 4})
     file = tmp_path / "config.json"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
     claim(str(tmp_path), {"num_updates": 5}, writes=False)
