@@ -100,7 +100,8 @@ def get_config() -> ConfigDict:
     # Why a moving teacher (ema_decay < 1) may have another guidance scale than the student; '' refuses it.
     config.teacher.mixed_guidance_reason = ""
     # Folder in which a frozen teacher's targets are kept: an update that another run with the same noise,
-    # prompts and noise levels has made already needs no teacher. '' keeps none.
+    # prompts and noise levels has made already needs no teacher; weights at the same path are taken for the
+    # same. '' keeps none.
     config.teacher.targets = ""
     # Updates after which prompts and noise begin again: the teacher's targets of the first round serve all
     # later ones, which cost the student's part alone, until a moving teacher has moved: then it must divide
@@ -141,7 +142,7 @@ def get_config() -> ConfigDict:
     config.reward_loss.margin = 1.0
 
     # The rewards whose weighted sum is trained, by name: ConfigDict(kind=, path=, weight=).
-    # kind: one of rats_jax.rewards.REWARDS, e.g. 'hpsv2.1'; path: folder, file or hub id, '' for the weights
+    # kind: one of rats_jax.rewards.REWARDS, e.g. 'hpsv2.1', or FILE.py:NAME; path: folder, file or hub id, '' for the weights
     # that were published (or for none, if the kind has none).
     config.rewards = ConfigDict()
     # Add the rewards in units of their running standard deviations, so that weights compare like with like.

@@ -1,4 +1,4 @@
-r"""RATS on Stable Diffusion 1.5 at 512x512, for one node of eight GPUs with 80 GB.
+r"""RATS on Stable Diffusion 1.5 at 512x512, for one node of eight GPUs with 40 GB or more.
 
     python -m rats_jax.main --config=configs/sd_gpu.py --workdir=runs/sd --config.prompts=FILE
 
@@ -6,7 +6,7 @@ As configs/sd_tpu.py, which it starts from; what differs stands here. Several no
 with a copy of the weights:
 
     sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sbatch configs/sd_gpu.py runs/sd \
-        --config.mesh.dcn_data=4 --config.batch_size=64
+        --config.mesh.dcn_data=4 --config.batch_size=64 --config.evaluation.batch_size=64
 
 LoRA, of two samples at a time on a card with 12 GB: --config.lora.rank=32
 --config.optimizer.learning_rate=1e-4 --config.batch_size=2 --config.evaluation.batch_size=2. What

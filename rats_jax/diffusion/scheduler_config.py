@@ -237,11 +237,12 @@ _CLASSES: Mapping[str, _Class] = {
 
 
 def has_steps_offset(scheduler_config: Mapping[str, Any]) -> bool:
-    """Tell whether the class of a scheduler_config.json is known and reads `steps_offset`."""
+    """Tell whether the class of a scheduler_config.json is one of PyTorch's that reads `steps_offset`."""
     try:
-        return "steps_offset" in _CLASSES[_class_name(scheduler_config)].fields
+        name = _class_name(scheduler_config)
     except ValueError:
         return False
+    return "steps_offset" in _CLASSES[name].fields and not name.startswith("Flax")
 
 
 def read_scheduler_config(scheduler_config: Mapping[str, Any]) -> SchedulerSettings:

@@ -10,8 +10,8 @@ from typing import Any
 _TRITON = "xla_gpu_enable_triton_gemm"
 
 UNET_ON_GPU = (
-    # With matrix products of its own XLA (jaxlib 0.10.2) ends the compilation of SDXL at 1024x1024, a picture at
-    # a time, after minutes: "Couldn't find output tile sizes", of the resize before a reward.
+    # With matrix products of its own XLA (jaxlib 0.10.2) ends the compilation of SDXL at 1024x1024, a picture
+    # at a time, after minutes: "Couldn't find output tile sizes", of the resize before a reward.
     (_TRITON, False),
 )
 TRANSFORMER_ON_GPU = (
