@@ -142,8 +142,8 @@ def get_config() -> ConfigDict:
     config.reward_loss.margin = 1.0
 
     # The rewards whose weighted sum is trained, by name: ConfigDict(kind=, path=, weight=).
-    # kind: one of rats_jax.rewards.REWARDS, e.g. 'hpsv2.1', or FILE.py:NAME; path: folder, file or hub id, '' for the weights
-    # that were published (or for none, if the kind has none).
+    # kind: one of rats_jax.rewards.REWARDS, e.g. 'hpsv2.1', or FILE.py:NAME; path: folder, file or hub id, ''
+    # for the weights that were published (or for none, if the kind has none).
     config.rewards = ConfigDict()
     # Add the rewards in units of their running standard deviations, so that weights compare like with like.
     config.normalise_rewards = False

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from rats_jax import rewards
+from rats_jax.config.flags import load_config
+from rats_jax.config.together import validate
+from rats_jax.rewards.open import expect_known_kinds
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -44,11 +47,16 @@ def test_every_reward_has_its_row():
 
 def test_rewards_of_ones_own_file_are_those_of_the_page(tmp_path, monkeypatch):
     section = (ROOT / "docs" / "own.md").read_text().split("## Rewards")[1].split("## Models")[0]
-    file, loader = (
+    file, own_config, loader = (
         code for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if "import" in code
     )
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(f"{file}\n{loader}")
+    Path("mine_config.py").write_text(own_config)
+    config = load_config(Path("mine_config.py"))
+    validate(config)
+    expect_known_kinds(config)
+    assert set(config.rewards) == {"hpsv2", "red"} and {"clip"} <= set(config.monitor)
     np.save("weights.npy", np.array([1.0, 2.0, 3.0], np.float32))
     images = np.random.default_rng(0).uniform(size=(2, 4, 4, 3)).astype(np.float32)
     mean = images.mean((1, 2))

@@ -44,7 +44,7 @@ FOLDERS = {
     },
     "ablation": {
         *("parallel", "config", "data", "workdir", "report", "student", "evaluation", "training"),
-        "pipelines",
+        *("pipelines", "rewards"),
     },
     "aot": {"parallel", "training"},
     "pretraining": {

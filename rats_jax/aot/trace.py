@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -94,8 +95,25 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
         The program; its counts are per device and update.
 
     Raises:
-        ConfigError: a mesh, batch or model that does not fit.
+        ConfigError: a mesh, batch or model that does not fit; cuDNN is missing.
     """
+    with _naming_cudnn():
+        return _trace(config, devices)
+
+
+@contextlib.contextmanager
+def _naming_cudnn() -> Iterator[None]:
+    """Say in one line that the attention of a GPU cannot be traced: jax asks cuDNN for its version."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        expected = "cuDNN, which a GPU's attention is traced with: pip install 'rats_jax[cuda]'"
+        raise ConfigError(f"topology: expected {expected} ({error})") from None
+
+
+def _trace(config: Any, devices: Sequence[Any]) -> Program:
     mesh = make_mesh(config.mesh, devices)
     parts = config.optimizer.accumulation_steps
     validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)

@@ -8,7 +8,6 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rats_jax.errors import ConfigError
 from rats_jax.types import Array
 
 # What the kernels of cuDNN take on every GPU that has them.
@@ -73,7 +72,7 @@ def attend_cudnn(query: Array, key: Array, value: Array, mask: Array | None = No
     if not fits:
         return attend(query, key, value, mask)
     if whole:
-        return _call_cudnn(query, key, value)
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     filled = (
         jnp.pad(x, ((0, 0), (0, -x.shape[1] % _LENGTHS_STEP), (0, 0), (0, 0))) for x in (query, key, value)
     )
@@ -81,17 +80,8 @@ def attend_cudnn(query: Array, key: Array, value: Array, mask: Array | None = No
         name: jnp.full(query.shape[:1], length, jnp.int32)
         for name, length in zip(("query_seq_lengths", "key_value_seq_lengths"), lengths, strict=True)
     }
-    return _call_cudnn(*filled, **counts)[:, : lengths[0]]
-
-
-def _call_cudnn(*arrays: Array, **counts: Array) -> Array:
-    try:
-        return jax.nn.dot_product_attention(*arrays, **counts, implementation="cudnn")
-    except RuntimeError as error:
-        if "cuDNN" not in str(error):
-            raise
-        reason = f"expected cuDNN, as pip install 'rats_jax[cuda]' brings it ({error})"
-        raise ConfigError(f"attention on a GPU: {reason}") from None
+    attended = jax.nn.dot_product_attention(*filled, **counts, implementation="cudnn")
+    return attended[:, : lengths[0]]
 
 
 def split_heads(x: Array, num_heads: int) -> Array:

@@ -56,7 +56,7 @@ def _of_transformers(size: int) -> Mapping[str, Field]:
 
 def _of_open_clip(size: int) -> Mapping[str, Field]:
     return {
-        "size": one_of(size, [size, size]),
+        "size": one_of(size, (size, size)),
         "mode": only("RGB"),
         "mean": _near(MEAN),
         "std": _near(STD),

@@ -5,11 +5,14 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rats_jax.data.prompts import make_prompt_iterator, read_prompts
+from rats_jax import paths
+from rats_jax.data.prompts import find_prompts, make_prompt_iterator, read_prompts
 from rats_jax.errors import ConfigError
+from rats_jax.paths import expect_prompts
 
 PROMPTS = [f"prompt {i}" for i in range(11)]
 
@@ -40,6 +43,16 @@ def test_a_bad_line_of_jsonl_is_named(tmp_path, line):
     file.write_text('{"prompt": "a cat"}\n' + line)
     with pytest.raises(ConfigError, match=r"prompts.jsonl:2'.*JSON object"):
         read_prompts(file)
+
+
+def test_prompts_in_a_bucket_are_those_of_a_file(tmp_path, monkeypatch):
+    """A folder in place of the bucket, opened as an address is."""
+    (tmp_path / "prompts.csv").write_text("prompt,n\na cat,1\n")
+    monkeypatch.setattr(paths, "any_path", lambda path, field: epath.Path(tmp_path) / path.rpartition("/")[2])
+    assert find_prompts("gs://bucket/prompts.csv") == ["a cat"]
+    expect_prompts("gs://bucket/prompts.csv", "prompts")
+    with pytest.raises(ConfigError, match="^prompts='gs://bucket/no.csv': expected an existing file"):
+        expect_prompts("gs://bucket/no.csv", "prompts")
 
 
 def test_missing_and_empty_files_are_named(tmp_path):

@@ -23,7 +23,8 @@ from rats_jax.fields import (
         (integer(4, least=0), [0], [-1, False]),
         (number(1.0), [1, 0.5], [0, -1, float("nan"), float("inf"), True, None, "1"]),
         (number(0, positive=False), [0, -1.5], [float("-inf"), float("nan"), False]),
-        (flag(False), [True, False], [0, 1, None, "true"]),
+        (flag(False), [True, False, None], [0, 1, "true"]),  # null is false, as in PyTorch
+        (flag(True), [True, False], [0, 1, None, "true"]),
         (one_of("a", "b", None), ["a", "b", None], ["c", False, 0]),
         (one_of(1, 0), [1, 0], [True, False, 2, None]),
         (only(False), [False, None], [True, 0]),

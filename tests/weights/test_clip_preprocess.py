@@ -29,6 +29,7 @@ def test_what_transformers_and_open_clip_write_is_taken(tmp_path):
     written = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert written["image_mean"] and written["resample"] == 3
     options = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0}
+    options["size"] = [32, 32]
     write(tmp_path, "open_clip_config.json", {"model_cfg": {}, "preprocess_cfg": OPENAI | options})
     check_preprocessing(str(tmp_path), image_size=32)
     # The sizes and names of older files.
