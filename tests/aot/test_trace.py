@@ -11,9 +11,7 @@ def test_without_cudnn_it_says_what_to_install(monkeypatch):
         raise RuntimeError("cuDNN not found.")
 
     monkeypatch.setattr(tracing, "_trace", fails)
-    with pytest.raises(
-        ConfigError, match=r"^topology: expected cuDNN, .*\[cuda\]' .cuDNN not found"
-    ):
+    with pytest.raises(ConfigError, match=r"^topology: expected cuDNN, .*\[cuda\]' .cuDNN not found"):
         tracing.trace(None, [])
 
 
