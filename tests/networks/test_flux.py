@@ -45,7 +45,7 @@ REFUSED = [
     ("num_attention_heads", {"num_attention_heads": "2"}),
     ("joint_attention_dim", {"joint_attention_dim": [40]}),
     ("pooled_projection_dim", {"pooled_projection_dim": None}),
-    ("guidance_embeds", {"guidance_embeds": None}),
+    ("guidance_embeds", {"guidance_embeds": 1}),
     ("axes_dims_rope", {"axes_dims_rope": [4, 8, 10]}),
     ("axes_dims_rope", {"axes_dims_rope": [3, 9, 12]}),
     ("axes_dims_rope", {"axes_dims_rope": [12, 12]}),
