@@ -28,8 +28,8 @@ def resolve_path(path: str, field: str = "path") -> Path:
     return _PACKAGE / path if path.startswith("assets/") else local_path(path, field)
 
 
-def find_file(path: str, field: str) -> Path | epath.Path:
-    """Find a file that is read: as `resolve_path`, or at an address, as gs://bucket/prompts.txt."""
+def find_path(path: str, field: str) -> Path | epath.Path:
+    """Find what is read, here or in a bucket: as `resolve_path`, or an address as `any_path`."""
     return any_path(path, field) if is_remote(path) else resolve_path(path, field)
 
 
@@ -86,13 +86,13 @@ def find_model(path: str, field: str) -> Path | epath.Path:
     """Find where a model would lie that is a folder: a run, here or in a bucket, or a pipeline.
 
     Args:
-        path: as for `resolve_path` or `any_path`, or a hub id, of which nothing lies here.
+        path: as for `find_path`, or a hub id, of which nothing lies here.
         field: as of `local_path`.
 
     Raises:
         ConfigError: as those, or it is a file, or nothing.
     """
-    found = any_path(path, field) if is_remote(path) else resolve_path(path, field)
+    found = find_path(path, field)
     known = kind_of(found) == "folder" or is_hub_id(path)
     expect(known, field, path, "an existing folder, or a hub id 'owner/name'")
     return found
@@ -112,10 +112,15 @@ def expect_prompts(path: str | None, field: str) -> None:
     """Check that a path can be that of prompts: a file, 'tfds:NAME' or 'hf:OWNER/NAME'; None is not given.
 
     Raises:
-        ConfigError: as `find_file`, or it is none.
+        ConfigError: as `find_path`, or it is none.
     """
-    known = path is None or path.startswith(("tfds:", "hf:")) or kind_of(find_file(path, field)) == "file"
+    known = path is None or is_dataset(path) or kind_of(find_path(path, field)) == "file"
     expect(known, field, path, "an existing file, or a dataset as 'tfds:NAME' or 'hf:OWNER/NAME'")
+
+
+def is_dataset(path: str) -> bool:
+    """Tell prompts of a dataset, 'tfds:NAME' or 'hf:OWNER/NAME', from those of a file."""
+    return path.startswith(("tfds:", "hf:"))
 
 
 def is_remote(path: str) -> bool:

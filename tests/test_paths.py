@@ -44,7 +44,7 @@ WRITES_LOCAL = (paths.local_path, paths.output_file, paths.output_folder)
 OPENS_BUCKETS = (
     paths.any_path,
     paths.find_model,
-    paths.find_file,
+    paths.find_path,
     paths.expect_prompts,
     paths.expect_workdir,
 )

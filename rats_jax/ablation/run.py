@@ -30,9 +30,9 @@ from rats_jax.evaluation.fixed_set import Judges, make_contest, open_judges
 from rats_jax.evaluation.measures import measure, open_alexnet
 from rats_jax.files import whole_file, write_whole
 from rats_jax.parallel.cache import keep_compiled
-from rats_jax.paths import is_remote, local_path
+from rats_jax.paths import is_dataset, is_remote, local_path
 from rats_jax.pipelines.open import options_of
-from rats_jax.rewards.own import is_own
+from rats_jax.rewards.own import file_of
 from rats_jax.student.load import load, load_pretrained
 from rats_jax.student.model import TextToImage
 from rats_jax.texts import parse_object, read_text
@@ -152,13 +152,11 @@ def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _digest_files(run: Mapping[str, Any], prompts: Sequence[Sequence[Any]]) -> dict[str, str]:
     """Give the SHA-256 of a user's own files that a job reads, rewards and prompts, by their paths."""
     rewards = [reward["kind"] for name in ("rewards", "monitor") for reward in run[name].values()]
-    paths = [kind.rpartition(":")[0] for kind in rewards if is_own(kind)]
     named = run["prompts"], run["heldout_prompts"], *(row[1] for row in prompts)
-    paths += [p for p in named if p and not is_remote(p) and not p.startswith(("assets/", "tfds:", "hf:"))]
-    files = {path: local_path(path, "files") for path in paths}
-    return {
-        path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in files.items() if file.is_file()
-    }
+    own = [path for path in named if not (is_dataset(path) or is_remote(path) or path.startswith("assets/"))]
+    files = {path: local_path(path, "files") for path in (*map(file_of, rewards), *own) if path}
+    there = {path: file.read_bytes() for path, file in files.items() if file.is_file()}
+    return {path: hashlib.sha256(content).hexdigest() for path, content in there.items()}
 
 
 def _read_identity(file: Path) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -20,10 +19,9 @@ from rats_jax.aot.flops import count_flops
 from rats_jax.aot.hlo import count_costs
 from rats_jax.aot.traffic import count_traffic
 from rats_jax.errors import ConfigError
-from rats_jax.parallel.mesh import make_mesh, validate_batch
 from rats_jax.training.experiment import Experiment, abstract
 from rats_jax.training.models import describe_models
-from rats_jax.training.program import jit_update, make_layout
+from rats_jax.training.program import jit_update, make_layout, open_mesh
 from rats_jax.training.setup import make_denoise_fn, make_experiment
 from rats_jax.types import Batch, PromptEmbeds
 
@@ -97,16 +95,9 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
     Raises:
         ConfigError: a mesh, batch or model that does not fit; cuDNN is missing.
     """
-    with _naming_cudnn():
-        return _trace(config, devices)
-
-
-@contextlib.contextmanager
-def _naming_cudnn() -> Iterator[None]:
-    """Say in one line that the attention of a GPU cannot be traced: jax asks cuDNN for its version."""
     try:
-        yield
-    except RuntimeError as error:
+        return _trace(config, devices)
+    except RuntimeError as error:  # jax asks cuDNN for its version when it traces attention
         if "cuDNN" not in str(error):
             raise
         expected = "cuDNN, which a GPU's attention is traced with: pip install 'rats_jax[cuda]'"
@@ -114,11 +105,7 @@ def _naming_cudnn() -> Iterator[None]:
 
 
 def _trace(config: Any, devices: Sequence[Any]) -> Program:
-    mesh = make_mesh(config.mesh, devices)
-    parts = config.optimizer.accumulation_steps
-    validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
-    rendered = config.evaluation.batch_size
-    validate_batch(mesh, field="evaluation.batch_size", batch_size=rendered, parts=1)
+    mesh = open_mesh(config, devices)
     experiment = make_experiment(config, describe_models(config, mesh.devices.flat[0]), mesh)
     state, frozen = experiment.abstract_state(), abstract(experiment.frozen_params())
     layout = make_layout(experiment, mesh, config.sharding)

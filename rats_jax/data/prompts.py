@@ -16,7 +16,7 @@ from rats_jax.data.captions import Captions, open_captions
 from rats_jax.data.hub_dataset import open_hub_dataset
 from rats_jax.data.rows import brief, check_prompt, read_rows, strip
 from rats_jax.errors import ConfigError
-from rats_jax.paths import find_file
+from rats_jax.paths import find_path
 
 # More than any run. A dataset without end, in batches of one, has a length that overflows inside grain.
 _EPOCHS = 2**31
@@ -40,7 +40,7 @@ def find_prompts(path: str, *, field: str = "prompts") -> Sequence[str]:
             return open_captions(path)
         if path.startswith("hf:"):
             return open_hub_dataset(path)
-        return read_prompts(find_file(path, "prompts"))
+        return read_prompts(find_path(path, "prompts"))
     except ConfigError as error:
         raise ConfigError(f"{field}={str(error).removeprefix('prompts=')}") from None
 

@@ -20,6 +20,7 @@ from rats_jax.fields import MOST_PIXELS
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.parallel.compiler import choose_options
 from rats_jax.types import Array, DecodeFn, DenoiseFn, EncodeFn, Grid, Params, PromptInputs
+from rats_jax.weights.folder import naming_file
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 
@@ -299,15 +300,3 @@ def read_field(parts: Parts, file: str, read: Callable[..., Any], *arguments: An
         WeightsError: in place of its ValueError.
     """
     return naming_file(f"{parts.source}/{file}", functools.partial(read, *arguments))
-
-
-def naming_file(file: str, read: Callable[[], Any]) -> Any:
-    """Run what reads a config file, and name the file in its ValueError.
-
-    Raises:
-        WeightsError: "'file': field=value: expected ...".
-    """
-    try:
-        return read()
-    except ValueError as error:
-        raise WeightsError(f"{file!r}: {error}") from None

@@ -27,12 +27,11 @@ from rats_jax.pipelines.base import (
     Options,
     Parts,
     Pipeline,
-    naming_file,
 )
 from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.types import Params
 from rats_jax.weights.find import find_weights
-from rats_jax.weights.folder import read_json
+from rats_jax.weights.folder import naming_file, read_json
 from rats_jax.weights.hub import find_file, get_file
 from rats_jax.weights.state_dict import open_weights
 from rats_jax.weights.stored import read_all

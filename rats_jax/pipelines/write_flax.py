@@ -27,10 +27,10 @@ from rats_jax.fields import Field, anything, flag, integer, listed, number, one_
 from rats_jax.fields import expect as expect_field
 from rats_jax.networks import autoencoder_kl, unet_2d_config
 from rats_jax.networks.clip_text import TEXT_FIELDS
-from rats_jax.pipelines.base import Parts, naming_file, read_field
+from rats_jax.pipelines.base import Parts, read_field
 from rats_jax.pipelines.write import copy_tokenizers, kept_index
 from rats_jax.types import Params
-from rats_jax.weights.folder import read_json, write_json
+from rats_jax.weights.folder import naming_file, read_json, write_json
 from rats_jax.weights.hub import get_file
 
 _SCHEDULER = "scheduler/scheduler_config.json"

@@ -8,7 +8,7 @@ from typing import Any
 from rats_jax.errors import WeightsError
 from rats_jax.fields import Field, read_fields
 from rats_jax.types import Params
-from rats_jax.weights.folder import CLIP_WEIGHTS, describe, read_json
+from rats_jax.weights.folder import CLIP_WEIGHTS, describe, naming_file, read_json
 from rats_jax.weights.hub import get_file
 from rats_jax.weights.state_dict import load_safetensors
 
@@ -44,10 +44,7 @@ def load_judge(
         raise WeightsError(f"{file!r}: expected a {kind}'s, with {', '.join(words)}")
     sizes = {name: value for name, value in config.items() if name not in (*words, "model_type")}
     judge, abstract = describe(file, lambda: network.from_config(sizes), network.init_params)
-    try:
-        named = read_fields({name: config[name] for name in words}, words)
-    except ValueError as error:
-        raise WeightsError(f"{file!r}: {error}") from None
+    named = naming_file(file, lambda: read_fields({name: config[name] for name in words}, words))
     for name, size in count_of.items():
         found = len(named[name])
         if isinstance(size, int) and found != size:

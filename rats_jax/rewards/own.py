@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +17,15 @@ from rats_jax.rewards.base import Reward
 from rats_jax.types import Array, Params, PromptInputs, RewardFn, RewardModel
 
 
+def file_of(kind: str) -> str:
+    """Give FILE.py of FILE.py:NAME, '' of the kinds of this package."""
+    path = kind.rpartition(":")[0]
+    return path if path.endswith(".py") else ""
+
+
 def is_own(kind: str) -> bool:
     """Tell FILE.py:NAME from the kinds of this package."""
-    return kind.rpartition(":")[0].endswith(".py")
-
-
-def digest_of(kind: str) -> str:
-    """Give the SHA-256 of the file of FILE.py:NAME, to be kept with its scores; '' of other kinds."""
-    if not is_own(kind):
-        return ""
-    return hashlib.sha256(local_path(kind.rpartition(":")[0], "kind").read_bytes()).hexdigest()
+    return file_of(kind) != ""
 
 
 def load_own(kind: str, field: str = "kind") -> Reward:

@@ -196,7 +196,7 @@ def _sampling(model: TextToImage, config: Any, index: Mapping[str, Any]) -> dict
     """Say how diffusers samples as the student does, where that is not the default."""
     fields = ("height", "width", "max_sequence_length")
     options = {field: config[field] for field in fields if config.get(field)}
-    for encoder, rows in _token_ids(model).items():
+    for encoder, rows in _by_encoder(model.pipeline.tokenize([""])).items():
         if "T5" in _tokenizer_of(encoder, index)[1]:  # whose tokens diffusers counts by another default
             options["max_sequence_length"] = rows.shape[1]
     if not _is_flow(model):
@@ -228,9 +228,8 @@ def _sampling(model: TextToImage, config: Any, index: Mapping[str, Any]) -> dict
     }
 
 
-def _token_ids(model: TextToImage) -> dict[str, Any]:
-    """Give the ids [1, L] of no prompt, by text encoder."""
-    ids = model.pipeline.tokenize([""])
+def _by_encoder(ids: Any) -> dict[str, Any]:
+    """Give the token ids of a pipeline by text encoder; those of a single one come without its name."""
     return ids if isinstance(ids, dict) else {"text_encoder": ids}
 
 
@@ -242,14 +241,14 @@ def _tokenizer_of(encoder: str, index: Mapping[str, Any]) -> tuple[str, str]:
 
 def _tokenizing(model: TextToImage, index: Mapping[str, Any]) -> dict[str, str]:
     """Say how the inputs of the program are made of prompts."""
-    classes, calls = {}, {}
-    for encoder, rows in _token_ids(model).items():
+    ids, classes, calls = model.pipeline.tokenize([""]), {}, {}
+    for encoder, rows in _by_encoder(ids).items():
         folder, classes[encoder] = _tokenizer_of(encoder, index)
         calls[encoder] = f'ids({classes[encoder]}, "{folder}", {rows.shape[1]})'
     several = ", ".join(f'"{encoder}": {call}' for encoder, call in calls.items())
     return {
         "tokenizers": ", ".join(sorted(set(classes.values()))),
-        "ids": f"{{{several}}}" if isinstance(model.pipeline.tokenize([""]), dict) else calls["text_encoder"],
+        "ids": f"{{{several}}}" if isinstance(ids, dict) else calls["text_encoder"],
     }
 
 

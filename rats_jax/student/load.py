@@ -20,11 +20,11 @@ from rats_jax.fields import Field, integer, number, one_of, read_fields
 from rats_jax.networks.lora import init_adapters, merge_adapters
 from rats_jax.parallel.environment import check_sums
 from rats_jax.paths import find_model, kind_of
-from rats_jax.pipelines.base import OPTIONS, Options, Pipeline, naming_file
+from rats_jax.pipelines.base import OPTIONS, Options, Pipeline
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student import arguments
 from rats_jax.student.model import Origin, TextToImage
-from rats_jax.weights.folder import read_json
+from rats_jax.weights.folder import naming_file, read_json
 from rats_jax.weights.hub import find_file
 from rats_jax.weights.stored import is_finite
 from rats_jax.workdir import checkpoint, saved_config

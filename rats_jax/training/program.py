@@ -108,10 +108,7 @@ class Program:
             unseen = _find_heldout_prompts(config, self.prompts)
         if config.prompt_embeds:
             expect_stored(resolve_path(config.prompt_embeds), [*self.prompts, *unseen])
-        self.mesh = mesh = make_mesh(config.mesh)
-        parts = config.optimizer.accumulation_steps
-        validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
-        validate_batch(mesh, field="evaluation.batch_size", batch_size=settings.batch_size, parts=1)
+        self.mesh = mesh = open_mesh(config)
         with without_collections():
             models = open_models(config, mesh.devices.flat[0])
         self.experiment = experiment = make_experiment(config, models, mesh)
@@ -280,6 +277,23 @@ class Program:
             inputs += (jax.eval_shape(experiment.teach_fn, state.teacher, *inputs[1:]),)
         with without_collections(), jax.set_mesh(self.mesh):
             return update.lower(*inputs)
+
+
+def open_mesh(config: Any, devices: Sequence[Any] | None = None) -> Mesh:
+    """Make the mesh of a config, and check that its batches can be split over it.
+
+    Args:
+        config: fields as in configs/default.py, already validated.
+        devices: as of `make_mesh`.
+
+    Raises:
+        ConfigError: as `make_mesh` and `validate_batch`.
+    """
+    mesh = make_mesh(config.mesh, devices)
+    parts, rendered = config.optimizer.accumulation_steps, config.evaluation.batch_size
+    validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
+    validate_batch(mesh, field="evaluation.batch_size", batch_size=rendered, parts=1)
+    return mesh
 
 
 def _find_heldout_prompts(config: Any, trained: Sequence[str]) -> Sequence[str]:

@@ -51,7 +51,6 @@ def finish(
     Returns:
         The content of summary.json.
     """
-    judges = program.evaluation_set is not None
     summary: dict[str, Any] = {}
     if program.evaluation_set is not None:
         summary = _score(program, config, state, program.evaluation_set, program.reference)
@@ -70,7 +69,7 @@ def finish(
     if writes:
         records = read_metrics(book.folder)
         summary |= _read_curves(records)
-        found = {"table": summary} if judges else {}
+        found = {} if program.evaluation_set is None else {"table": summary}
         if "heldout_prompts" in summary:
             found[_UNSEEN] = summary | summary["heldout_prompts"]
         shown = [run_table.format_table(scores) for scores in found.values()]

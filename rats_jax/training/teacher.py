@@ -20,9 +20,9 @@ from rats_jax.config.fields import flatten
 from rats_jax.errors import ConfigError, reason_of
 from rats_jax.files import naming_disk, write_whole
 from rats_jax.parallel import placement, processes
-from rats_jax.paths import any_path
+from rats_jax.paths import any_path, local_path
 from rats_jax.pipelines.base import OPTIONS
-from rats_jax.rewards.own import digest_of
+from rats_jax.rewards.own import file_of
 from rats_jax.texts import parse_object, read_text
 from rats_jax.types import Batch, FrozenParams, Key, Params, Targets, TrainState
 
@@ -141,8 +141,10 @@ def describe(config: Any, prompts: Sequence[str]) -> dict[str, Any]:
         for name, reward in config.rewards.items()
         for field in ("kind", "path")
     }
-    files = {name: digest_of(reward["kind"]) for name, reward in config.rewards.items()}
-    rewards |= {f"rewards.{name}.file": digest for name, digest in files.items() if digest}
+    for name, reward in config.rewards.items():
+        if file := file_of(reward["kind"]):
+            content = local_path(file, f"rewards.{name}.kind").read_bytes()
+            rewards[f"rewards.{name}.file"] = hashlib.sha256(content).hexdigest()
     later = (*OPTIONS, "lora.base_dtype")  # folders of before name none
     chosen = {field: flat[field] for field in later if flat[field]}
     return {field: flat[field] for field in _FIELDS} | chosen | rewards | {"prompts": digest}

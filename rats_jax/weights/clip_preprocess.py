@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-from rats_jax.errors import WeightsError
 from rats_jax.fields import Field, anything, one_of, only, read_fields
 from rats_jax.networks.preprocess import MEAN, STD
-from rats_jax.weights.folder import read_json
+from rats_jax.weights.folder import naming_file, read_json
 from rats_jax.weights.hub import find_file
 
 _BICUBIC = 3  # of PIL
@@ -30,14 +30,11 @@ def check_preprocessing(path: str, *, image_size: int) -> None:
         ("open_clip_config.json", _of_open_clip(image_size), "preprocess_cfg"),
     ):
         file = find_file(path, name)
-        if file is None:
-            continue
-        config: Any = read_json(file)
-        config = config.get(inside, {}) if inside else config
-        try:
-            read_fields(config, fields, ignored=_ABOUT_THE_FILE)
-        except ValueError as error:
-            raise WeightsError(f"{str(file)!r}: {error}") from None
+        if file is not None:
+            config: Any = read_json(file)
+            config = config.get(inside, {}) if inside else config
+            read = functools.partial(read_fields, config, fields, ignored=_ABOUT_THE_FILE)
+            naming_file(str(file), read)
 
 
 def _of_transformers(size: int) -> Mapping[str, Field]:

@@ -132,6 +132,18 @@ def write_sharded(
         write_json(folder / f"{name}.index.json", index)
 
 
+def naming_file(file: str, read: Callable[[], Any]) -> Any:
+    """Run what reads a config file, and name the file in its ValueError.
+
+    Raises:
+        WeightsError: "'file': field=value: expected ...".
+    """
+    try:
+        return read()
+    except ValueError as error:
+        raise WeightsError(f"{file!r}: {error}") from None
+
+
 def describe(source: str, make: Callable[[], Any], init: Any) -> tuple[Any, Params]:
     """Build a network and the shapes of its weights.
 
@@ -143,10 +155,7 @@ def describe(source: str, make: Callable[[], Any], init: Any) -> tuple[Any, Para
     Raises:
         WeightsError: no network can be built from this config; names the field where one is refused.
     """
-    try:
-        module = make()
-    except ValueError as error:
-        raise WeightsError(f"{source!r}: {error}") from None
+    module = naming_file(source, make)
     try:
         return module, abstract_params(init, module)
     except Exception as error:  # sizes that do not fit each other
