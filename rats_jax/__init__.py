@@ -1,48 +1,39 @@
-"""Reward-Aware Trajectory Shaping (RATS) of few-step generators, in JAX."""
+"""Reward-Aware Trajectory Shaping (RATS) of few-step generators, in JAX.
+
+model = rats_jax.load(path)
+images = model(["a black cat"], num_steps=4, seed=0)  # [B, H, W, 3] in [0, 1]
+score = rats_jax.load_reward("pickscore")
+scores = score(images, ["a black cat"])  # [B]
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rats_jax.errors import known_keywords
-from rats_jax.parallel.environment import leave_out_wrong_sums
+from rats_jax.parallel import environment
 
 if TYPE_CHECKING:
-    from rats_jax.student.model import TextToImage
+    from rats_jax.evaluation.reward import load_reward
+    from rats_jax.student.load import load
 
-
+__all__ = ["load", "load_reward"]
 __version__ = "0.1.0"
 
-leave_out_wrong_sums()
+environment.leave_out_wrong_sums()
 
 
-@known_keywords
-def load(
-    path: str,
-    *,
-    step: int | None = None,
-    dtype: str = "float32",
-    height: int = 0,
-    width: int = 0,
-    max_sequence_length: int = 0,
-    num_frames: int = 0,
-    flow_shift: float = 0.0,
-    negative_prompt: str = "",
-) -> TextToImage:
-    """Load what draws pictures or videos: see `rats_jax.student.load`, which this imports when it is called.
+def __getattr__(name: str) -> Any:
+    """Import what is public when it is first asked for: jax and diffusers take seconds."""
+    if name == "load":
+        from rats_jax.student.load import load
 
-    images = rats_jax.load(path)(["a black cat"], num_steps=4, seed=0)  # [B, H, W, 3] in [0, 1]
-    """
-    from rats_jax.student.load import load as load_model
+        return load
+    if name == "load_reward":
+        from rats_jax.evaluation.reward import load_reward
 
-    return load_model(
-        path,
-        step=step,
-        dtype=dtype,
-        height=height,
-        width=width,
-        max_sequence_length=max_sequence_length,
-        num_frames=num_frames,
-        flow_shift=flow_shift,
-        negative_prompt=negative_prompt,
-    )
+        return load_reward
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return ["__version__", *__all__]

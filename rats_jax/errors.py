@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import functools
-import inspect
 import reprlib
-from collections.abc import Callable, Collection
-from typing import Any, ParamSpec, TypeVar
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from collections.abc import Collection
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -65,18 +60,3 @@ def expect_known(name: str, known: Collection[str], field: str, value: Any, expe
     """Raise the error of `expect` about a field unless `name` is known, with the closest name that is."""
     if name not in known:  # asked first: to compare with all names takes long
         expect(False, field, value, expected + suggestion(name, known))
-
-
-def known_keywords(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function refuse keywords that it does not have with a ConfigError that proposes one."""
-    known = [name for name in inspect.signature(function).parameters if name != "self"]
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **keywords: P.kwargs) -> T:
-        for name, value in keywords.items():
-            if name not in known:
-                expected = f"one of the keywords {', '.join(known)}{suggestion(name, known)}"
-                raise ConfigError(f"{name}={reprlib.repr(value)}: expected {expected}")
-        return function(*args, **keywords)
-
-    return checked

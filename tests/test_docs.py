@@ -15,6 +15,7 @@ from rats_jax import rewards
 from rats_jax.config.flags import load_config
 from rats_jax.config.together import validate
 from rats_jax.rewards.open import expect_known_kinds
+from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -68,6 +69,17 @@ def test_rewards_of_ones_own_file_are_those_of_the_page(tmp_path, monkeypatch):
         reward = rewards.find_reward(f"mine.py:{name}").load(path)
         found = jax.jit(reward.reward_fn)(reward.params, images, reward.prepare(["one", "two"]))
         np.testing.assert_allclose(found, scores, rtol=1e-5, atol=1e-6)
+
+
+def test_the_lines_for_a_notebook_draw_score_and_update(models, capsys):
+    section = (ROOT / "docs" / "own.md").read_text().split("## In a notebook")[1]
+    draw, update = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert run(draw, "draw").scores.shape == (2,)
+    small = tiny_config(models)
+    code = update.replace('load_config("emoji_cpu")', "small")
+    namespace = {"small": small}
+    exec(code, namespace)
+    assert int(namespace["state"].step) == 3 and capsys.readouterr().out.count("'gate/mean'") == 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -35,7 +35,8 @@ FOLDERS = {
         *{"diffusion", "networks", "weights", "pipelines", "rewards", "report"},
     },
     "evaluation": {
-        *{"diffusion", "method", "networks", "weights", "rewards", "config", "data", "report", "student"},
+        *{"diffusion", "method", "networks", "weights", "rewards", "parallel", "config", "data", "report"},
+        "student",
     },
     "demonstration": {"data", "workdir", "report", "student", "evaluation"},
     "training": {

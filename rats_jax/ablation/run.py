@@ -34,7 +34,7 @@ from rats_jax.paths import is_dataset, is_remote, local_path
 from rats_jax.pipelines.open import options_of
 from rats_jax.rewards.own import file_of
 from rats_jax.student.load import load, load_pretrained
-from rats_jax.student.model import TextToImage
+from rats_jax.student.model import Generator
 from rats_jax.texts import parse_object, read_text
 from rats_jax.training.loop import train
 from rats_jax.training.program import Program
@@ -237,7 +237,7 @@ def _do_one(job: Job, *, settings: Mapping[str, Any]) -> float:
 
 # A process opens networks and rewards, and compiles what draws with them, once for all of its jobs; the
 # program that trains is kept while only the seed changes.
-_DRAWERS: dict[Any, TextToImage] = {}
+_DRAWERS: dict[Any, Generator] = {}
 _JUDGES: dict[str, Judges] = {}
 _PROGRAM: dict[str, Program] = {}
 

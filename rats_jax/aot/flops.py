@@ -130,10 +130,11 @@ def count_flops(fn: Callable[..., Any], *args: Any) -> float:
         ValueError: if a while loop, whose trip count a trace does not say, holds a dot or a convolution, or
             if a primitive (a foreign call, a ragged dot) multiplies out of sight.
     """
-    return _jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
+    return jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
-def _jaxpr_flops(jaxpr: Any) -> float:
+def jaxpr_flops(jaxpr: Any) -> float:
+    """Count the flops of a trace: see `count_flops`."""
     return sum((_equation_flops(equation) for equation in jaxpr.eqns), start=0.0)
 
 
@@ -159,7 +160,7 @@ def _equation_flops(equation: Any) -> float:
         return _CUDNN_PRODUCTS[name] * 2.0 * batch * queries * keys * heads * features
     if name in _OPAQUE:
         raise ValueError(f"{name}: its multiply-adds cannot be counted from the trace")
-    inner = [_jaxpr_flops(jaxpr) for jaxpr in _jaxprs(params.values())]
+    inner = [jaxpr_flops(jaxpr) for jaxpr in _jaxprs(params.values())]
     if name == "cond":
         return max(inner)
     if name == "while" and any(inner):

@@ -15,21 +15,21 @@ from jax.experimental import topologies
 
 from rats_jax.aot.cards import CARDS, describe_card, parse_count
 from rats_jax.aot.chips import CHIPS, Chip, estimate_seconds
-from rats_jax.aot.flops import count_flops
+from rats_jax.aot.flops import jaxpr_flops
 from rats_jax.aot.hlo import count_costs
 from rats_jax.aot.traffic import count_traffic
 from rats_jax.errors import ConfigError
 from rats_jax.training.experiment import Experiment, abstract
 from rats_jax.training.models import describe_models
 from rats_jax.training.program import jit_update, make_layout, open_mesh
-from rats_jax.training.setup import make_denoise_fn, make_experiment
-from rats_jax.types import Batch, PromptEmbeds
+from rats_jax.training.setup import make_experiment
+from rats_jax.types import Batch
 
 # Of CUDA 12 and 13.
 _CUDA_PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 
 
-class Program(NamedTuple):
+class TracedUpdate(NamedTuple):
     """A traced update: what can be lowered, and what is known of it before."""
 
     traced: Any
@@ -82,7 +82,7 @@ def _describe_gpus(topology: str) -> dict[str, str]:
     return {"platform": "cuda", "topology_name": shape, "topology": shape, "target_config": card}
 
 
-def trace(config: Any, devices: Sequence[Any]) -> Program:
+def trace(config: Any, devices: Sequence[Any]) -> TracedUpdate:
     """Trace the update of a config on a mesh of devices.
 
     Args:
@@ -104,7 +104,7 @@ def trace(config: Any, devices: Sequence[Any]) -> Program:
         raise ConfigError(f"topology: expected {expected} ({error})") from None
 
 
-def _trace(config: Any, devices: Sequence[Any]) -> Program:
+def _trace(config: Any, devices: Sequence[Any]) -> TracedUpdate:
     mesh = open_mesh(config, devices)
     experiment = make_experiment(config, describe_models(config, mesh.devices.flat[0]), mesh)
     state, frozen = experiment.abstract_state(), abstract(experiment.frozen_params())
@@ -114,7 +114,6 @@ def _trace(config: Any, devices: Sequence[Any]) -> Program:
     start = time.perf_counter()
     with jax.set_mesh(mesh):
         traced = update.trace(state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
     counts = {
         "devices": mesh.size,
         "mesh": dict(mesh.shape),
@@ -124,11 +123,10 @@ def _trace(config: Any, devices: Sequence[Any]) -> Program:
         "frozen_bytes_per_device": _bytes(frozen, layout.frozen),
         "evaluations": {"teacher": experiment.teacher_nfe, "student": experiment.nfe},
         "weight_bytes_read_per_device": _weight_bytes(config, frozen.base) / mesh.shape["tensor"],
-        "analytic_flops_per_device": analytic_flops(config, experiment, config.batch_size // ways)
-        / mesh.shape["tensor"],
+        "analytic_flops_per_device": jaxpr_flops(traced.jaxpr.jaxpr) / mesh.size,
         "trace_seconds": time.perf_counter() - start,
     }
-    return Program(traced, experiment.pipeline.compiler_options(mesh.devices.flat[0]), counts)
+    return TracedUpdate(traced, experiment.pipeline.compiler_options(mesh.devices.flat[0]), counts)
 
 
 def abstract_batch(experiment: Experiment, batch_size: int) -> Batch:
@@ -140,68 +138,11 @@ def abstract_batch(experiment: Experiment, batch_size: int) -> Batch:
     return jax.tree.map(widen, experiment.make_batch([""]))
 
 
-def analytic_flops(config: Any, experiment: Experiment, batch_size: int) -> float:
-    """Count the multiply-adds of an update from the evaluations of each network, times two.
-
-    The teacher's steps are forward passes. A step of the student costs a forward and a backward pass, into
-    its weights and its input, and one more forward pass with `student.remat='step'`. Decoder and rewards see
-    both results; their backward pass is into their input alone, and with parts they are evaluated once more.
-
-    Args:
-        config: of the run.
-        experiment: of the same config.
-        batch_size: samples on a device.
-    """
-    pipeline, fns = experiment.pipeline, experiment.fns
-    frozen, state = abstract(experiment.frozen_params()), experiment.abstract_state()
-    latents = jax.ShapeDtypeStruct((batch_size, *pipeline.latent_shape), jnp.float32)
-    batch = abstract_batch(experiment, batch_size)
-    embeds: PromptEmbeds = jax.eval_shape(fns.encode_fn, frozen.text_encoder, batch.prompt)
-    images = jax.ShapeDtypeStruct((batch_size, *pipeline.image_shape()), jnp.float32)
-    timestep = jax.ShapeDtypeStruct((), jnp.int32)
-    teacher_fn, student_fn = (
-        make_denoise_fn(config, pipeline, config[role].guidance_scale) for role in ("teacher", "student")
-    )
-
-    def student(base: Any, *arguments: Any) -> Any:
-        def evaluate(trained: Any, latents: Any, timestep: Any, embeds: Any) -> Any:
-            params = experiment.student.params_fn(base, trained)
-            return jnp.sum(student_fn(params, latents, timestep, embeds))
-
-        return jax.grad(evaluate, argnums=(0, 1))(*arguments)
-
-    def teacher(base: Any, trained: Any, *arguments: Any) -> Any:
-        return teacher_fn(experiment.teacher.params_fn(base, trained), *arguments)
-
-    def decoded(latents: Any, params: Any) -> Any:
-        return jnp.sum(fns.decode_fn(params, latents))
-
-    def scored(images: Any, params: Any, prompt: Any) -> Any:
-        return jnp.sum(jnp.stack(list(fns.score_fn(params, images, prompt).values())))
-
-    step = latents, timestep, embeds
-    forward = count_flops(teacher, frozen.base, state.teacher, *step)
-    gradient = count_flops(student, frozen.base, state.student, *step)
-    if config.student.remat == "step":
-        params = jax.eval_shape(experiment.student.params_fn, frozen.base, state.student)
-        gradient += count_flops(student_fn, params, *step)
-    decoder, rewards = (latents, frozen.decoder), (images, frozen.rewards, batch.reward)
-    return (
-        config.teacher.num_steps * forward
-        + config.student.num_steps * gradient
-        + count_flops(fns.encode_fn, frozen.text_encoder, batch.prompt)
-        + count_flops(decoded, *decoder)
-        + count_flops(jax.grad(decoded), *decoder)
-        + count_flops(scored, *rewards)
-        + count_flops(jax.grad(scored), *rewards)
-    )
-
-
-def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
+def compile_for(update: TracedUpdate, *, effort: float, chip: Chip) -> Result:
     """Compile a traced update and read what it needs.
 
     Args:
-        program: from `trace`.
+        update: from `trace`.
         effort: XLA's, -1 to 1.
         chip: that it will run on.
 
@@ -211,9 +152,9 @@ def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
         `moved_bytes` is what kernels of a GPU read and write, by their kind; of TPUs nobody counts it.
     """
     start = time.perf_counter()
-    lowered = program.traced.lower(lowering_platforms=("tpu" if chip.platform == "tpu" else "cuda",))
+    lowered = update.traced.lower(lowering_platforms=("tpu" if chip.platform == "tpu" else "cuda",))
     report: dict[str, Any] = {"chip_bytes": chip.memory_bytes, "effort": effort}
-    options = effort_options(effort) | program.compiler_options
+    options = effort_options(effort) | update.compiler_options
     try:
         compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
@@ -240,13 +181,13 @@ def compile_for(program: Program, *, effort: float, chip: Chip) -> Result:
         "total_bytes": total,
         "peak_bytes": memory.peak_memory_in_bytes,
         "flops_per_device": costs.flops,
-        "flops_ratio": costs.flops / program.counts["analytic_flops_per_device"],
+        "flops_ratio": costs.flops / update.counts["analytic_flops_per_device"],
         "collective_bytes": costs.collective_bytes,
         "moved_bytes": moved,
         "estimated_seconds": estimate_seconds(
             chip,
             flops=costs.flops,
-            weight_bytes=program.counts["weight_bytes_read_per_device"],
+            weight_bytes=update.counts["weight_bytes_read_per_device"],
             collective_bytes=sum(costs.collective_bytes.values()),
             moved_bytes=sum(moved.values()),
         ),

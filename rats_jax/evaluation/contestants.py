@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rats_jax.errors import ConfigError, expect
 from rats_jax.report.tables import TEACHER
 from rats_jax.student.load import load, load_pretrained
-from rats_jax.student.model import Origin, TextToImage
+from rats_jax.student.model import Origin, Generator
 
 _CHOSEN = ("height", "width", "num_frames", "flow_shift", "negative_prompt")
 
@@ -18,7 +18,7 @@ class Entry:
     """One row of the report: a model and how it is sampled."""
 
     contestant: str
-    model: TextToImage
+    model: Generator
     num_steps: int
     guidance_scale: float
 
@@ -29,7 +29,7 @@ class Entry:
 
 
 def open_entries(
-    student: TextToImage,
+    student: Generator,
     origin: Origin,
     *,
     num_steps: Sequence[int],
@@ -62,7 +62,7 @@ def open_entries(
     if (config.teacher.timestep_spacing, sampler) != (config.student.timestep_spacing, config.sampler):
         teacher = load_pretrained(config, role="teacher", dtype=dtype)
     scale = config.teacher.guidance_scale
-    lines: list[tuple[str, TextToImage, float, Sequence[int]]] = [
+    lines: list[tuple[str, Generator, float, Sequence[int]]] = [
         (TEACHER, teacher, scale, [config.teacher.num_steps])
     ]
     lines.append(("untrained", untrained, student.guidance_scale, num_steps))

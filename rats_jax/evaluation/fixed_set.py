@@ -16,7 +16,7 @@ from rats_jax.method.combine import weighted_sum
 from rats_jax.progress import tracked
 from rats_jax.rewards import make_score_fn
 from rats_jax.rewards.open import expect_known_kinds, open_rewards
-from rats_jax.student.model import TextToImage
+from rats_jax.student.model import Generator
 from rats_jax.types import RewardModel
 from rats_jax.weights.stored import read_all
 
@@ -67,7 +67,7 @@ def make_contest(
 
 
 def draw(
-    model: TextToImage,
+    model: Generator,
     contest: Contest,
     *,
     num_steps: int,

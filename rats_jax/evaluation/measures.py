@@ -18,7 +18,7 @@ from rats_jax.evaluation.reference import Reference, load_reference
 from rats_jax.evaluation.statistics import Interval, paired_bootstrap, win_rates
 from rats_jax.paths import resolve_path
 from rats_jax.report.tables import TEACHER, count_steps
-from rats_jax.student.model import TextToImage
+from rats_jax.student.model import Generator
 from rats_jax.types import Params
 from rats_jax.weights.lpips_file import load_alexnet
 
@@ -126,7 +126,7 @@ def _frames_of_sets(images: np.ndarray) -> np.ndarray:
     return frames.reshape(-1, *frames.shape[2:])
 
 
-def features_of_real(path: str, model: TextToImage, alexnet: Params, batch_size: int) -> np.ndarray:
+def features_of_real(path: str, model: Generator, alexnet: Params, batch_size: int) -> np.ndarray:
     """Read real pictures of the size of the model's, and describe them: [M, 256], M at least 2."""
     decode_fn, decoder = model.pipeline.decode_fn, model.pipeline.decoder
     pixels = jax.eval_shape(decode_fn, decoder, np.zeros((1, *model.pipeline.latent_shape), "f"))

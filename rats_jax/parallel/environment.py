@@ -74,12 +74,12 @@ def check_sums() -> None:
         return
     x = np.ones((5, 60, 60), np.float32)
     found = jax.jit(lambda x, c: jnp.sum((x @ jnp.broadcast_to(c, x.shape)) * x))(x, np.float32(0.5))
-    wanted = "that sums on a CPU are right: import rats_jax before jax is first used, or start with"
+    wanted = "right sums on a CPU, which this version needs a flag for: import rats_jax before jax is used"
     expect(
         float(found) == x.size * 30,
         "jaxlib",
         importlib.metadata.version("jaxlib"),
-        f"{wanted} XLA_FLAGS={_RIGHT_SUMS}",
+        f"{wanted} (in a notebook, restart the kernel), or start with XLA_FLAGS={_RIGHT_SUMS}",
     )
 
 

@@ -12,7 +12,7 @@ from rats_jax.files import write_whole
 from rats_jax.paths import is_hub_id
 from rats_jax.report import run_table, tables
 from rats_jax.student.adapters import COMFYUI_FILE, LORA_FILE, find_licence
-from rats_jax.student.model import Origin, TextToImage
+from rats_jax.student.model import Origin, Generator
 from rats_jax.weights.folder import read_json
 from rats_jax.weights.hub import get_file
 
@@ -132,7 +132,7 @@ _TERMS = "The base model's licence, {licence}, holds for this student.\n"
 _NO_TERMS = "The base model's card names no licence: whatever holds for it holds for this student.\n"
 
 
-def write_card(model: TextToImage, folder: Path, *, format: str, place: str) -> None:
+def write_card(model: Generator, folder: Path, *, format: str, place: str) -> None:
     """Write README.md beside what was exported.
 
     Args:
@@ -146,7 +146,7 @@ def write_card(model: TextToImage, folder: Path, *, format: str, place: str) -> 
     write_whole(folder / "README.md", card)
 
 
-def _card(model: TextToImage, origin: Origin, format: str) -> str:
+def _card(model: Generator, origin: Origin, format: str) -> str:
     config: Any = origin.config
     licence, scores = find_licence(config.pretrained), _scores(model.source, origin.step)
     head = [f"license: {licence}"] if licence else []
@@ -188,11 +188,11 @@ def _card(model: TextToImage, origin: Origin, format: str) -> str:
     return "\n".join(sections)
 
 
-def _is_flow(model: TextToImage) -> bool:
+def _is_flow(model: Generator) -> bool:
     return model.pipeline.prediction_type == "flow"
 
 
-def _sampling(model: TextToImage, config: Any, index: Mapping[str, Any]) -> dict[str, Any]:
+def _sampling(model: Generator, config: Any, index: Mapping[str, Any]) -> dict[str, Any]:
     """Say how diffusers samples as the student does, where that is not the default."""
     fields = ("height", "width", "max_sequence_length")
     options = {field: config[field] for field in fields if config.get(field)}
@@ -239,7 +239,7 @@ def _tokenizer_of(encoder: str, index: Mapping[str, Any]) -> tuple[str, str]:
     return folder, index[folder][1].removeprefix("Flax")
 
 
-def _tokenizing(model: TextToImage, index: Mapping[str, Any]) -> dict[str, str]:
+def _tokenizing(model: Generator, index: Mapping[str, Any]) -> dict[str, str]:
     """Say how the inputs of the program are made of prompts."""
     ids, classes, calls = model.pipeline.tokenize([""]), {}, {}
     for encoder, rows in _by_encoder(ids).items():

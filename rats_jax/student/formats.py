@@ -20,7 +20,7 @@ from rats_jax.pipelines.write import copy_tokenizers
 from rats_jax.student.adapters import LORA_FILE, read_adapters, write_adapters
 from rats_jax.student.card import PLACE, write_card
 from rats_jax.student.load import SETTINGS_FILE, load
-from rats_jax.student.model import Origin, TextToImage, make_sampler
+from rats_jax.student.model import Origin, Generator, make_sampler
 from rats_jax.weights.folder import write_json
 from rats_jax.workdir import saved_config
 
@@ -40,11 +40,11 @@ class Format(NamedTuple):
         read: (model, folder) -> images of `_PROMPT` from the noise of `_SEED`, with what the folder holds.
     """
 
-    write: Callable[[TextToImage, Path, str], None]
-    read: Callable[[TextToImage, Path], np.ndarray]
+    write: Callable[[Generator, Path, str], None]
+    read: Callable[[Generator, Path], np.ndarray]
 
 
-def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str, place: str = PLACE) -> float:
+def export_student(model: Generator, folder: Path, *, format: str, dtype: str, place: str = PLACE) -> float:
     """Write a student, read it back and draw with what was read.
 
     Args:
@@ -80,14 +80,14 @@ def export_student(model: TextToImage, folder: Path, *, format: str, dtype: str,
     return difference
 
 
-def count_bytes(model: TextToImage, dtype: str) -> int:
+def count_bytes(model: Generator, dtype: str) -> int:
     """Say how many bytes the weights of a model take in a dtype."""
     pipeline = model.pipeline
     leaves = jax.tree.leaves((pipeline.network, pipeline.text_encoder, pipeline.decoder))
     return sum(leaf.size for leaf in leaves) * jnp.dtype(dtype).itemsize
 
 
-def origin_of(model: TextToImage) -> Origin:
+def origin_of(model: Generator) -> Origin:
     """Give the run that a model comes from.
 
     Raises:
@@ -98,18 +98,18 @@ def origin_of(model: TextToImage) -> Origin:
     return model.origin
 
 
-def _write_diffusers(model: TextToImage, folder: Path, dtype: str) -> None:
+def _write_diffusers(model: Generator, folder: Path, dtype: str) -> None:
     pipeline = model.pipeline
     spacing = model.timestep_spacing
     pipeline.write(folder, pipeline.network, timestep_spacing=spacing, dtype=jnp.dtype(dtype))
 
 
-def _prompt(model: TextToImage) -> str:
+def _prompt(model: Generator) -> str:
     """Give the prompt of the check: the words that were learned, then what all models know."""
     return " ".join([*model.pipeline.learned_words, _PROMPT])
 
 
-def _read_diffusers(model: TextToImage, folder: Path) -> np.ndarray:
+def _read_diffusers(model: Generator, folder: Path) -> np.ndarray:
     kept = jax.tree.leaves(model.pipeline.network)[0].dtype
     read = load(str(folder), dtype=kept.name)
     for word in model.pipeline.learned_words:  # one of many changes too little of the picture
@@ -119,7 +119,7 @@ def _read_diffusers(model: TextToImage, folder: Path) -> np.ndarray:
     return read([_prompt(model)], seed=_SEED)
 
 
-def _write_flax(model: TextToImage, folder: Path, dtype: str) -> None:
+def _write_flax(model: Generator, folder: Path, dtype: str) -> None:
     pipeline = model.pipeline
     if pipeline.write_flax is None:
         raise ConfigError(f"format='flax': Flax diffusers had no pipeline of the kind of {model.source!r}")
@@ -132,7 +132,7 @@ def _write_flax(model: TextToImage, folder: Path, dtype: str) -> None:
     )
 
 
-def _write_lora(model: TextToImage, folder: Path, dtype: str) -> None:
+def _write_lora(model: Generator, folder: Path, dtype: str) -> None:
     origin = origin_of(model)
     if origin.adapters is None:
         raise ConfigError("format='lora': expected a run with lora.rank > 0, this one trained all weights")
@@ -149,7 +149,7 @@ def _write_lora(model: TextToImage, folder: Path, dtype: str) -> None:
         model.pipeline.write_scheduler(folder, timestep_spacing=model.timestep_spacing)
 
 
-def _read_lora(model: TextToImage, folder: Path) -> np.ndarray:
+def _read_lora(model: Generator, folder: Path) -> np.ndarray:
     origin = origin_of(model)
     name = model.pipeline.network_name
     adapters = read_adapters(folder / LORA_FILE, origin.adapters, network_name=name)
@@ -164,7 +164,7 @@ def _read_lora(model: TextToImage, folder: Path) -> np.ndarray:
     )
 
 
-def _write_jax(model: TextToImage, folder: Path, dtype: str) -> None:
+def _write_jax(model: Generator, folder: Path, dtype: str) -> None:
     model.pipeline.expect_pictures("format='jax': workdir", model.source)
     spacing, steps = model.timestep_spacing, model.num_steps
     draw = make_sampler(model.pipeline, model.sampler, num_steps=steps, timestep_spacing=spacing)
@@ -193,7 +193,7 @@ def _write_jax(model: TextToImage, folder: Path, dtype: str) -> None:
     copy_tokenizers(origin_of(model).config.pretrained, folder)
 
 
-def _read_jax(model: TextToImage, folder: Path) -> np.ndarray:
+def _read_jax(model: Generator, folder: Path) -> np.ndarray:
     program = export.deserialize(bytearray((folder / _PROGRAM).read_bytes()))
     weights, noise = load_file(str(folder / _WEIGHTS)), model.make_noise([_SEED])
     prompt = model.pipeline.tokenize([_prompt(model)])

@@ -23,7 +23,7 @@ from rats_jax.paths import find_model, kind_of
 from rats_jax.pipelines.base import OPTIONS, Options, Pipeline
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student import arguments
-from rats_jax.student.model import Origin, TextToImage
+from rats_jax.student.model import Origin, Generator
 from rats_jax.weights.folder import naming_file, read_json
 from rats_jax.weights.hub import find_file
 from rats_jax.weights.stored import is_finite
@@ -55,7 +55,7 @@ def load(
     num_frames: int = 0,
     flow_shift: float = 0.0,
     negative_prompt: str = "",
-) -> TextToImage:
+) -> Generator:
     """Load the student of a run, an exported student, or any pipeline of a known family.
 
     Args:
@@ -98,7 +98,7 @@ def load(
         settings |= naming_file(str(found), functools.partial(_read_settings, read_json(found)))
         chosen = _prefer(chosen, ConfigDict(settings["config"]))
     pipeline = open_pipeline(path, dtype=jnp.dtype(dtype), options=chosen)
-    return TextToImage(
+    return Generator(
         path,
         _read(pipeline, dtype),
         timestep_spacing="",
@@ -108,7 +108,7 @@ def load(
     )
 
 
-def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) -> TextToImage:
+def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) -> Generator:
     folder = epath.Path(workdir)
     file = folder / saved_config.FILE
     saved = saved_config.read(file)
@@ -150,7 +150,7 @@ def _whole(config: Any) -> Options:
     return dataclasses.replace(options_of(config), num_decoded_latents=0)
 
 
-def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextToImage:
+def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> Generator:
     """Load what a run starts from, sampled as its student or its teacher is.
 
     Args:
@@ -167,8 +167,8 @@ def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> TextTo
     return _sampled(config.pretrained, pipeline, config, config[role], dtype)
 
 
-def _sampled(source: str, pipeline: Pipeline, config: Any, sampling: Any, dtype: str) -> TextToImage:
-    return TextToImage(
+def _sampled(source: str, pipeline: Pipeline, config: Any, sampling: Any, dtype: str) -> Generator:
+    return Generator(
         source,
         _read(pipeline, dtype),
         timestep_spacing=sampling.timestep_spacing,

@@ -24,7 +24,7 @@ from rats_jax.data.pictures import CONTACT_SHEET
 from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import SAMPLERS
-from rats_jax.errors import ConfigError, expect, known_keywords, reason_of
+from rats_jax.errors import ConfigError, expect, reason_of
 from rats_jax.parallel import placement
 from rats_jax.parallel.mesh import DATA_PARALLEL, make_mesh
 from rats_jax.pipelines.base import Pipeline, makes_videos
@@ -35,7 +35,7 @@ from rats_jax.types import Array, Grid, Params, PromptInputs
 
 
 @dataclass(frozen=True, eq=False)
-class TextToImage:
+class Generator:
     """A model that draws: networks, weights on the devices, and how it is sampled.
 
     Attributes:
@@ -63,7 +63,6 @@ class TextToImage:
         """Whether it draws videos [B, T, H, W, 3] in place of pictures [B, H, W, 3]."""
         return makes_videos(self.pipeline)
 
-    @known_keywords
     def __call__(
         self,
         prompts: str | Sequence[str],
@@ -127,7 +126,7 @@ class TextToImage:
         draw = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), self.pipeline.latent_shape))
         return np.asarray(draw(np.array(seeds, np.uint32)))
 
-    def compile(self, *, num_steps: int | None = None, batch_size: int = 1) -> Program:
+    def compile(self, *, num_steps: int | None = None, batch_size: int = 1) -> CompiledSampler:
         """Compile for a number of steps and of prompts, once; `__call__` does it by itself.
 
         Raises:
@@ -148,10 +147,10 @@ class TextToImage:
             with jax.set_mesh(mesh):
                 lowered = jitted.lower(weights, *inputs, scale)
             options = self.pipeline.compiler_options(mesh.devices.flat[0])
-            self._programs[key] = Program(lowered.compile(options), rows, layout, steps)
+            self._programs[key] = CompiledSampler(lowered.compile(options), rows, layout, steps)
         return self._programs[key]
 
-    def with_network(self, network: Params, *, guidance_scale: float) -> TextToImage:
+    def with_network(self, network: Params, *, guidance_scale: float) -> Generator:
         """Draw with other weights of the same network, and with the programs that are compiled already."""
         pipeline = dataclasses.replace(self.pipeline, network=network)
         return dataclasses.replace(self, pipeline=pipeline, guidance_scale=guidance_scale, _weights=[])
@@ -171,7 +170,7 @@ class TextToImage:
 
 
 @dataclass(frozen=True)
-class Program:
+class CompiledSampler:
     """A compiled sampler of so many rows, laid out over the devices, with so many steps."""
 
     program: Any
@@ -201,7 +200,7 @@ def make_sampler(pipeline: Pipeline, sampler: str, *, num_steps: int, timestep_s
         pipeline: the functions.
         sampler: 'ddim', 'euler' or 'dpmpp_2m'.
         num_steps: sampling steps.
-        timestep_spacing: as of TextToImage.
+        timestep_spacing: as of Generator.
 
     Returns:
         draw(weights, prompt inputs, noise [B, h, w, C], guidance_scale []) -> images [B, H, W, 3] in [0, 1],
@@ -269,7 +268,7 @@ def make_grid(pipeline: Pipeline, num_steps: int, timestep_spacing: str) -> Grid
 
 
 def draw_folder(
-    model: TextToImage,
+    model: Generator,
     folder: Path,
     prompts: Sequence[str],
     *,

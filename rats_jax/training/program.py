@@ -258,8 +258,9 @@ class Program:
     def update(self) -> Any:
         """The update, compiled: (state, frozen, batch, key) -> (state, metrics).
 
-        Where targets are kept, they are one more argument. A batch that would need a second compilation
-        raises instead.
+        The state that goes in is donated: it is gone afterwards, what comes out takes its place. Where
+        targets are kept, they are one more argument. A batch that would need a second compilation raises
+        instead.
         """
         start = time.perf_counter()
         compiled = self.lower_update().compile(self._compiler_options)
@@ -291,8 +292,9 @@ def open_mesh(config: Any, devices: Sequence[Any] | None = None) -> Mesh:
     """
     mesh = make_mesh(config.mesh, devices)
     parts, rendered = config.optimizer.accumulation_steps, config.evaluation.batch_size
-    validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts)
-    validate_batch(mesh, field="evaluation.batch_size", batch_size=rendered, parts=1)
+    for times in (1, config.decoder_parts, config.reward_parts):
+        validate_batch(mesh, field="batch_size", batch_size=config.batch_size, parts=parts * times)
+        validate_batch(mesh, field="evaluation.batch_size", batch_size=rendered, parts=times)
     return mesh
 
 

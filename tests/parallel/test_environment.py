@@ -245,7 +245,11 @@ np.testing.assert_array_equal(found, rows[:, 0] ** 2)
         ("", "", ""),
         ("", "--xla_force_host_platform_device_count=2", ""),
         ("import jax; jax.devices()", "", "jaxlib='.*': expected .* import rats_jax before jax is first"),
-        ("", "--xla_cpu_experimental_ynn_fusion_type=reduce", "jaxlib='.*': expected that sums on a CPU are"),
+        (
+            "",
+            "--xla_cpu_experimental_ynn_fusion_type=reduce",
+            "jaxlib='.*': expected right sums on a CPU, which",
+        ),
         ("", "FILE", ""),
     ],
 )

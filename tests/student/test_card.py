@@ -9,7 +9,7 @@ import pytest
 from rats_jax.errors import ConfigError
 from rats_jax.report.tables import format_overview
 from rats_jax.student import card as model_card
-from rats_jax.student.model import Origin, TextToImage
+from rats_jax.student.model import Origin, Generator
 from tests.report.test_tables import made_up_report
 from tests.tiny import tiny_config
 
@@ -41,7 +41,7 @@ def card(models, tmp_path):
 
     def card(step):
         sampling = {"timestep_spacing": "", "sampler": "ddim", "num_steps": 4, "guidance_scale": 1.0}
-        student = TextToImage(str(tmp_path), pipeline, **sampling)
+        student = Generator(str(tmp_path), pipeline, **sampling)
         return model_card._card(student, Origin(config, step, None), "diffusers")
 
     (tmp_path / "summary.json").write_text(json.dumps(summary()))
@@ -87,6 +87,6 @@ def test_the_card_says_how_many_tokens_t5_reads(models, kind, chosen, said):
     sampling = {"timestep_spacing": "", "sampler": "ddim", "num_steps": 4, "guidance_scale": 1.0}
     index = {"tokenizer": ["", "CLIPTokenizer"], "tokenizer_2": ["", f"{kind}TokenizerFast"]}
     config = tiny_config(models, max_sequence_length=chosen)
-    options = model_card._sampling(TextToImage("", pipeline, **sampling), config, index)["options"]
+    options = model_card._sampling(Generator("", pipeline, **sampling), config, index)["options"]
     assert options.startswith(", height=16, width=24")
     assert (f", max_sequence_length={said}" in options) == ("max_sequence_length" in options) == bool(said)

@@ -1,9 +1,11 @@
 """The program of a run: what `main` trains with is what `compile` reports on."""
 
 import jax
+import pytest
 
 from rats_jax.aot.trace import trace
-from rats_jax.training.program import Program
+from rats_jax.errors import ConfigError
+from rats_jax.training.program import Program, open_mesh
 from tests.tiny import tiny_config
 
 
@@ -15,3 +17,13 @@ def test_main_and_compile_lower_the_update_to_the_same_text(models):
     differing = [(a, b) for a, b in zip(lowered, described, strict=True) if a != b]
     ((ids, zeros),) = differing
     assert "tensor<1x8xi32>" in ids and "dense<0> : tensor<1x8xi32>" in zeros
+
+
+@pytest.mark.parametrize("field", ["decoder_parts", "reward_parts"])
+def test_each_part_of_a_batch_has_a_row_for_each_device_of_a_mesh_that_takes_all(models, field):
+    config = tiny_config(models, batch_size=16, evaluation__batch_size=16, mesh__data=-1)
+    config[field] = 2
+    open_mesh(config)
+    config[field] = 4
+    with pytest.raises(ConfigError, match=r"^batch_size=16: expected a multiple of 32 \(data=8 x fsdp=1 of"):
+        open_mesh(config)

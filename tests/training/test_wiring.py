@@ -311,7 +311,7 @@ def arrivals_in_program(config, monkeypatch):
     seen.put(program.placement, "param_sharding")
     monkeypatch.setattr(program, "resolve_path", lambda path: path)
     made = program.Program(config)
-    batches = {call.field: call for call in seen.calls["validate_batch"]}
+    batches = {call.field: call for call in reversed(seen.calls["validate_batch"])}
     assert seen.make_mesh.args[0] is config.mesh
     chosen, unseen = made.evaluation_set, made.heldout_set.prompts
     again = np.random.default_rng(VALUES["evaluation.seed"]).permutation(2)
