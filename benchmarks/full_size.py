@@ -87,7 +87,7 @@ def write(out: Path) -> None:
     shutil.copytree(CLIP_VOCABULARY, pipeline / "tokenizer", dirs_exist_ok=True)
     write_model_index(pipeline, dict(configs["scheduler/scheduler_config.json"]))
     config = {"model_type": "clip", **to_transformers_config(VIT_H_14, source="published")}
-    params = draw(abstract_params(clip.init_clip, clip.make_clip(config)))
+    params = draw(abstract_params(clip.init_clip, clip.CLIPModel.from_config(config)))
     write_model(out / "reward", config, params | {"logit_scale": np.float32(np.log(100.0))}, CLIP_WEIGHTS)
     shutil.copytree(CLIP_VOCABULARY, out / "reward", dirs_exist_ok=True)
     (out / "prompts.txt").write_text("".join(f"picture {i}\n" for i in range(1000)))

@@ -77,7 +77,8 @@ def get_config() -> ConfigDict:
     # hardly faster.
     config.student.unroll = False
     # What the backward pass computes again instead of storing it: 'none' | 'matmuls' (all but the results of
-    # matmuls and convolutions) | 'step' (all: the memory of one step, for about a third more compute).
+    # matmuls and convolutions) | 'step' (all: the memory of one step, for one more forward pass of it). What
+    # each costs on GPUs: docs/tpu.md.
     config.student.remat = "none"
     # m of average <- m * average + (1 - m) * student, 0 to below 1: what sheets, table and exports draw with
     # in place of the last weights; the training itself does not read it. 0 keeps none.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 MOST_PIXELS = 2**14
-"""Of a side of a picture: what a larger one asks for no machine has. Latents have an eighth of it."""
+"""Largest side of a picture in pixels; no memory holds a larger one. Latents have an eighth of it."""
 _NEEDED = object()
 
 

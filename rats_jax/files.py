@@ -47,7 +47,7 @@ def naming_disk(
     *,
     field: str,
     kind: str = "folder",
-    more: Callable[[], str] = str,
+    more: Callable[[], str] = lambda: "",
     at: Path | None = None,
 ) -> Iterator[None]:
     """Turn what a disk that is full, read-only or not ours does to results into one line.

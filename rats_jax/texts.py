@@ -141,7 +141,7 @@ def writable(text: str) -> bytes:
 
 
 def show(text: str) -> None:
-    """Print a result at once. That it cannot be printed ends no command: what is written comes after it."""
+    """Print a result at once; where that fails, warn and go on, so that files are still written."""
     try:
         print(text, flush=True)
     except OSError as error:  # `| head` reads no more, `> file` is on a full disk

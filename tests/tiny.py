@@ -111,7 +111,7 @@ def write_tiny_reward(folder: Path, *, seed: int = 0) -> Path:
         "text_config": _TOWER | tokens,
         "vision_config": _TOWER | {"image_size": 32, "patch_size": 8},
     }
-    params = random_params(abstract_params(clip.init_clip, clip.make_clip(config)), seed=seed)
+    params = random_params(abstract_params(clip.init_clip, clip.CLIPModel.from_config(config)), seed=seed)
     write_model(folder, config, params | {"logit_scale": np.float32(np.log(10.0))}, CLIP_WEIGHTS)
     return folder
 

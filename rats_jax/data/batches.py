@@ -36,7 +36,7 @@ class Rounds:
         self._round = [next(stream) for _ in range(min(length, num_updates))]
 
     def origin(self, step: int) -> int:
-        """Give the update whose prompts and noise the one after `step` updates repeats, or itself."""
+        """Give the first update with the prompts and noise of the one after `step` updates."""
         return step % self._length if self._length else step
 
     def take(self, step: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rats_jax.errors import ConfigError, expect
 from rats_jax.report.tables import TEACHER
 from rats_jax.student.load import load, load_pretrained
-from rats_jax.student.model import Origin, Generator
+from rats_jax.student.model import Generator, Origin
 
 _CHOSEN = ("height", "width", "num_frames", "flow_shift", "negative_prompt")
 

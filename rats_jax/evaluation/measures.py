@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rats_jax.data.batches import filled_batches
 from rats_jax.data.frames import choose_frames
 from rats_jax.errors import ConfigError, expect
 from rats_jax.evaluation import guards, perceptual
@@ -99,8 +101,7 @@ def measure(
         if images.shape[1] > 1:
             sets = _frames_of_sets(images)
             size = max(batch_size // images.shape[1], 1)
-            parts = [_filled(sets[i : i + size], size) for i in range(0, len(sets), size)]
-            values = np.concatenate([diversity(alexnet, part) for part in parts])[: len(sets)]
+            values = _in_batches(functools.partial(diversity, alexnet), sets, size)
             scores[DIVERSITY] = values.reshape(len(images), -1).mean(axis=1, keepdims=True)
         for name, values in scores.items():
             if bad := int(np.sum(~np.isfinite(values))):
@@ -128,23 +129,21 @@ def _frames_of_sets(images: np.ndarray) -> np.ndarray:
 
 def features_of_real(path: str, model: Generator, alexnet: Params, batch_size: int) -> np.ndarray:
     """Read real pictures of the size of the model's, and describe them: [M, 256], M at least 2."""
-    decode_fn, decoder = model.pipeline.decode_fn, model.pipeline.decoder
-    pixels = jax.eval_shape(decode_fn, decoder, np.zeros((1, *model.pipeline.latent_shape), "f"))
-    pictures = load_reference(resolve_path(path), [], pixels.shape[1:])
+    pictures = load_reference(resolve_path(path), [], model.pipeline.image_shape())
     expect(len(pictures.images) > 1, "reference", path, "at least two pictures")
     return _features(alexnet, pictures, batch_size)
 
 
 def _features(alexnet: Params, pictures: Reference, batch_size: int) -> np.ndarray:
     """What the Fréchet distance compares, [N, 256]."""
-    images, pool = pictures.images, jax.jit(perceptual.pooled_features)
-    parts = [_filled(images[i : i + batch_size], batch_size) for i in range(0, len(images), batch_size)]
-    return np.concatenate([pool(alexnet, part) for part in parts])[: len(images)]
+    pool = functools.partial(jax.jit(perceptual.pooled_features), alexnet)
+    return _in_batches(pool, pictures.images, batch_size)
 
 
-def _filled(rows: np.ndarray, size: int) -> np.ndarray:
-    """Fill up to a whole batch with repetitions, so that one program serves all."""
-    return rows[np.arange(size) % len(rows)]
+def _in_batches(measure: Callable[[np.ndarray], Any], rows: np.ndarray, size: int) -> np.ndarray:
+    """Measure rows in batches of one size, so that one program serves all."""
+    batches = filled_batches(len(rows), size)
+    return np.concatenate([np.asarray(measure(rows[places]))[kept] for places, kept in batches])
 
 
 def summarise(entries: Sequence[Entry], measured: Sequence[Measured], *, seed: int) -> list[dict[str, Any]]:
@@ -196,6 +195,8 @@ def _plain(interval: Interval | None) -> dict[str, float] | None:
 
 
 def describe_measures(config: Any, judges: Judges, measured: Measured) -> dict[str, dict[str, Any]]:
+    """Give title, role and meaning of each measure of an entry, by its key."""
+
     def describe(title: str, role: str, about: str, *, higher: bool = True) -> dict[str, Any]:
         return {"title": title, "role": role, "higher_is_better": higher, "about": about}
 

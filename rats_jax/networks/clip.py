@@ -161,11 +161,6 @@ class CLIPModel(nn.Module):
         return scale * to_unit_length(images) @ to_unit_length(texts).T
 
 
-def make_clip(config: Mapping[str, Any], *, dtype: Any = jnp.float32, kernels: Kernels = PLAIN) -> CLIPModel:
-    """Build a dual encoder, see `CLIPModel.from_config`."""
-    return CLIPModel.from_config(config, dtype=dtype, kernels=kernels)
-
-
 def init_clip(module: CLIPModel, key: Key) -> Params:
     """Draw the weights of a dual encoder with `key`; float32."""
     text, vision = module.config.text_config, module.config.vision_config

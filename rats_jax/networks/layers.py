@@ -24,15 +24,10 @@ def gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-def mish(x: Array) -> Array:
-    """x * tanh(softplus(x))."""
-    return x * jnp.tanh(jax.nn.softplus(x))
-
-
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
-    "mish": mish,
+    "mish": jax.nn.mish,
     "gelu": gelu,
     "relu": jax.nn.relu,
     "quick_gelu": quick_gelu,

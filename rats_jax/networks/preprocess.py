@@ -41,7 +41,7 @@ def crop_to_square(images: Array, side: int) -> Array:
 
 
 def crop_to_square_half_even(images: Array, side: int) -> Array:
-    """Do the same with half a pixel rounded to even, as torchvision and OpenAI's own code do."""
+    """Resize and crop as `crop_to_square`, half a pixel rounded to even as torchvision and OpenAI do."""
     return _crop(images, side, lambda margin: round(margin / 2))
 
 

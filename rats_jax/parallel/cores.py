@@ -44,7 +44,7 @@ def use_cores_as_devices(batch_sizes: Iterable[int], mesh: Mapping[str, int] = D
 
 
 def use_cores_of(config: Any) -> None:
-    """Do so for a run, whose config has fields as in configs/default.py."""
+    """Make the cores devices for a run, whose config has fields as in configs/default.py."""
     part = config.batch_size // config.optimizer.accumulation_steps
     use_cores_as_devices((part, config.evaluation.batch_size), config.mesh)
 

@@ -73,7 +73,7 @@ def agree(flag: bool) -> bool:
 
 
 def everywhere(flag: bool) -> bool:
-    """Tell whether it holds in every process."""
+    """Tell whether a flag is true in every process."""
     return bool(multihost_utils.process_allgather(flag).all()) if jax.process_count() > 1 else flag
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Rules = Sequence[tuple[str, str]]
-"""(regular expression, rule): see `sharding.param_sharding`."""
+"""(regular expression, rule): see `placement.param_sharding`."""
 
 
 def parse_rule(rule: str) -> tuple[str | None, ...] | None:

@@ -64,7 +64,7 @@ class Form(NamedTuple):
 
 PICTURES = Form(
     {"architectures": ["CLIPModel"], "model_type": "clip"},
-    lambda config: DualEncoder(clip.make_clip(config), clip.init_clip, clip.embed_images),
+    lambda config: DualEncoder(clip.CLIPModel.from_config(config), clip.init_clip, clip.embed_images),
 )
 
 

@@ -140,7 +140,7 @@ def format_page(
     """Write the whole report as one HTML file.
 
     Args:
-        report: see `rats_jax.evaluation.tables`.
+        report: see `rats_jax.report.tables`.
         plots: PNGs by the key of their measure; those absent are left out.
         grids: sheets of pictures, each a title and a PNG, or of videos and a WebP that plays.
 

@@ -30,7 +30,7 @@ def draw_frontiers(report: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Draw every measure of a report, into frontier_KEY.png.
 
     Args:
-        report: see `rats_jax.evaluation.tables`.
+        report: see `rats_jax.report.tables`.
         folder: where to; made if absent.
 
     Returns:
@@ -50,7 +50,7 @@ def draw_frontier(report: Mapping[str, Any], key: str, file: Path) -> None:
     number of evaluations stand a little beside each other.
 
     Args:
-        report: see `rats_jax.evaluation.tables`.
+        report: see `rats_jax.report.tables`.
         key: of the measure. Rows without it are left out.
         file: PNG to write, whole or not at all.
     """

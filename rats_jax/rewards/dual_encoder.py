@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rats_jax.networks.abstract import abstract_params
-from rats_jax.networks.clip import IMAGE_TOWER, embed_images, init_clip, make_clip
+from rats_jax.networks.clip import IMAGE_TOWER, CLIPModel, embed_images, init_clip
 from rats_jax.networks.preprocess import PreprocessFn
 from rats_jax.types import Array, Key, Params, RewardFn, RewardModel
 from rats_jax.weights.clip_folder import load_clip, make_embed_prompts
@@ -72,7 +72,7 @@ def describe_dual_encoder(
     Returns:
         The reward with jax.ShapeDtypeStruct for the weights of the image tower and for prompt inputs.
     """
-    module = make_clip(to_transformers_config(config, source="published"), dtype=dtype)
+    module = CLIPModel.from_config(to_transformers_config(config, source="published"), dtype=dtype)
     return describe_towers(module, init_clip, make_reward_fn(module))
 
 

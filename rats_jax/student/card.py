@@ -12,7 +12,7 @@ from rats_jax.files import write_whole
 from rats_jax.paths import is_hub_id
 from rats_jax.report import run_table, tables
 from rats_jax.student.adapters import COMFYUI_FILE, LORA_FILE, find_licence
-from rats_jax.student.model import Origin, Generator
+from rats_jax.student.model import Generator, Origin
 from rats_jax.weights.folder import read_json
 from rats_jax.weights.hub import get_file
 
@@ -138,7 +138,7 @@ def write_card(model: Generator, folder: Path, *, format: str, place: str) -> No
     Args:
         model: of a run.
         folder: of the export.
-        format: a key of `exporting.FORMATS`.
+        format: a key of `formats.FORMATS`.
         place: what the card tells others to open.
     """
     assert model.origin is not None

@@ -20,7 +20,7 @@ from rats_jax.pipelines.write import copy_tokenizers
 from rats_jax.student.adapters import LORA_FILE, read_adapters, write_adapters
 from rats_jax.student.card import PLACE, write_card
 from rats_jax.student.load import SETTINGS_FILE, load
-from rats_jax.student.model import Origin, Generator, make_sampler
+from rats_jax.student.model import Generator, Origin, make_sampler
 from rats_jax.weights.folder import write_json
 from rats_jax.workdir import saved_config
 

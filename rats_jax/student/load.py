@@ -23,7 +23,7 @@ from rats_jax.paths import find_model, kind_of
 from rats_jax.pipelines.base import OPTIONS, Options, Pipeline
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student import arguments
-from rats_jax.student.model import Origin, Generator
+from rats_jax.student.model import Generator, Origin
 from rats_jax.weights.folder import naming_file, read_json
 from rats_jax.weights.hub import find_file
 from rats_jax.weights.stored import is_finite

@@ -18,10 +18,6 @@ from rats_jax.method.contracts import Contestant
 from rats_jax.training.experiment import Experiment
 from rats_jax.types import Array, Batch, FrozenParams, Params, PromptInputs
 
-CONTESTANTS = ("teacher", "untrained", "untrained_cfg", "student")
-"""The rows of the table, by the keys of summary.json."""
-
-
 RenderFn = Callable[..., "Pictures"]
 """(params, batch, monitors' prompt inputs, noise) -> Pictures, frozen weights bound."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from rats_jax.data.batches import filled_batches
 from rats_jax.errors import WeightsError
-from rats_jax.networks.clip import IMAGE_TOWER, TEXT_TOWER, embed_text, init_clip, make_clip
+from rats_jax.networks.clip import IMAGE_TOWER, TEXT_TOWER, CLIPModel, embed_text, init_clip
 from rats_jax.types import Params
 from rats_jax.weights.clip_preprocess import check_preprocessing
 from rats_jax.weights.find import TRANSFORMERS_WEIGHTS
@@ -66,7 +66,7 @@ def load_clip(
     config, source = read_clip_config(path, default_config)
     # Plain kernels on every device: cuDNN's attention takes neither the 257 tokens of a ViT/14 nor the 77 of
     # a prompt, and the one convolution of a tower has no loop around it.
-    module, abstract = describe(source, lambda: make_clip(config, dtype=dtype), init_clip)
+    module, abstract = describe(source, lambda: CLIPModel.from_config(config, dtype=dtype), init_clip)
     if default_config is None:  # else the reward's own code says what it shows the tower
         check_preprocessing(path, image_size=module.config.vision_config.image_size)
     file = get_file(path, *weights)

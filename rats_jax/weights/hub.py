@@ -90,7 +90,7 @@ def get_file(path: str, *names: str) -> Path:
 
 
 def seen_beside(path: str, name: str) -> str:
-    """Say what lies where a file of a local model should be; nothing of the hub's or where nothing does."""
+    """List, for a message, the files beside a missing one of a local model; '' of a hub id or no folder."""
     local = resolve_path(path)
     folder = ((local.parent if kind_of(local) == "file" else local) / name).parent
     try:

@@ -194,7 +194,7 @@ def restore(
 
 
 def _without_empty(state: Any) -> Any:
-    """Leave out of a dataclass what it may lack and does not have: checkpoints of before lack it, too."""
+    """Give the fields of a dataclass by name, without optional ones that are empty."""
     if not dataclasses.is_dataclass(state):
         return state
     return {

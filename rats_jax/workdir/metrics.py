@@ -70,7 +70,7 @@ class MetricsWriter:
         self._append(self._lines, step, metrics, prefix="")
 
     def write_samples(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add the same line about the samples after `step` updates."""
+        """Add a line as `write` does, about the samples after `step` updates, to a file of their own."""
         self._append(self._sample_lines, step, metrics, prefix="samples/")
 
     def _append(self, lines: TextIO, step: int, metrics: Mapping[str, float], *, prefix: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.autoencoder_kl_wan import AutoencoderKLWan
-from rats_jax.networks.clip import init_clip, make_clip
+from rats_jax.networks.clip import CLIPModel, init_clip
 from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.detector import Detector
 from rats_jax.networks.flux import FluxTransformer2DModel
@@ -54,6 +54,8 @@ def test_another_network_has_its_own_shapes():
 
 def test_a_reward_s_towers_are_traced_once(monkeypatch):
     config = {"text_config": {"num_hidden_layers": 1}, "vision_config": {"num_hidden_layers": 1}}
-    first = abstract_params(init_clip, make_clip(config))
+    first = abstract_params(init_clip, CLIPModel.from_config(config))
     monkeypatch.setattr(jax, "eval_shape", lambda *_: pytest.fail("traced again"))
-    assert jax.tree.structure(abstract_params(init_clip, make_clip(config))) == jax.tree.structure(first)
+    assert jax.tree.structure(
+        abstract_params(init_clip, CLIPModel.from_config(config))
+    ) == jax.tree.structure(first)

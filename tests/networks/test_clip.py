@@ -14,10 +14,10 @@ from rats_jax.networks.clip import (
     IMAGE_TOWER,
     TEXT_TOWER,
     CLIPConfig,
+    CLIPModel,
     embed_images,
     embed_text,
     init_clip,
-    make_clip,
     to_unit_length,
 )
 from rats_jax.networks.clip_encoder import TOWER_IGNORED
@@ -136,7 +136,7 @@ def run_original(original, pixels=PIXELS):
 
 
 def make_pair(config):
-    original, ours = make_original(config), make_clip(config)
+    original, ours = make_original(config), CLIPModel.from_config(config)
     return original, ours, to_tree(original.state_dict(), shapes_of(init_clip, ours))
 
 
@@ -181,9 +181,11 @@ def test_every_argument_of_the_dual_encoder_computes_what_it_does_in_pytorch(nam
 
 
 def test_the_first_logit_scale_is_the_configs():
-    module = make_clip(CLIP | {"logit_scale_init_value": -1.0})
+    module = CLIPModel.from_config(CLIP | {"logit_scale_init_value": -1.0})
     assert init_logit_scale(module) == -1.0
-    assert init_logit_scale(make_clip(CLIP)) == np.float32(transformers.CLIPConfig().logit_scale_init_value)
+    assert init_logit_scale(CLIPModel.from_config(CLIP)) == np.float32(
+        transformers.CLIPConfig().logit_scale_init_value
+    )
 
 
 def init_logit_scale(module):
@@ -200,7 +202,7 @@ def test_fields_that_every_config_of_transformers_has_change_nothing():
             run_original(make_original(config)), run_original(make_original(CLIP)), strict=True
         ):
             np.testing.assert_allclose(changed, plain, atol=1e-6)
-    assert make_clip(config) == make_clip(CLIP)
+    assert CLIPModel.from_config(config) == CLIPModel.from_config(CLIP)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -219,7 +221,7 @@ def test_files_are_read_as_transformers_reads_them(file):
 def test_what_is_not_computed_is_refused_in_one_line(tower, name, value):
     config = CLIP | ({tower: CLIP[tower] | {name: value}} if tower else {name: value})
     with pytest.raises(ValueError) as refusal:
-        make_clip(config)
+        CLIPModel.from_config(config)
     place = f"{tower}.{name}" if tower else name
     assert str(refusal.value).startswith(f"{place}={value!r}: expected ")
     assert "\n" not in str(refusal.value)
@@ -288,7 +290,7 @@ def test_every_attention_and_convolution_is_the_kernels():
         return plain(inputs, kernel, steps, padding)
 
     kernels = dataclasses.replace(record_attention(masks), convolve=convolve)
-    module = make_clip(CLIP, kernels=kernels)
+    module = CLIPModel.from_config(CLIP, kernels=kernels)
     module.apply({"params": params}, PIXELS, method=module.project_images)
     assert masks == [None] * VISION["num_hidden_layers"]
     assert strides == [((4, 4), ((0, 0), (0, 0)))]
@@ -298,7 +300,7 @@ def test_every_attention_and_convolution_is_the_kernels():
 
 def test_bfloat16_is_near_float32():
     _, ours, params = make_pair(CLIP)
-    rounded = make_clip(CLIP, dtype=jnp.bfloat16)
+    rounded = CLIPModel.from_config(CLIP, dtype=jnp.bfloat16)
     for output, exact in zip(run_ours(rounded, params), run_ours(ours, params), strict=True):
         np.testing.assert_allclose(output.astype(jnp.float32), exact, atol=0.1 * np.abs(exact).max())
     dtypes = [output.dtype for output in run_ours(rounded, params)]
@@ -306,7 +308,7 @@ def test_bfloat16_is_near_float32():
 
 
 def test_pictures_of_another_size_are_refused():
-    module = make_clip(CLIP)
+    module = CLIPModel.from_config(CLIP)
     with pytest.raises(ValueError, match=r"pictures of \(16, 20, 3\): expected \(16, 16, 3\)"):
         jax.eval_shape(lambda: module.init(jax.random.key(0), IDS, jnp.zeros((1, 16, 20, 3))))
 

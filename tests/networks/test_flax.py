@@ -11,7 +11,7 @@ import transformers
 from flax.traverse_util import flatten_dict
 
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
-from rats_jax.networks.clip import init_clip, make_clip
+from rats_jax.networks.clip import CLIPModel, init_clip
 from rats_jax.networks.clip_text import CLIPTextModel, CLIPTextModelWithProjection
 from rats_jax.networks.kernels import Kernels
 from rats_jax.networks.unet_2d import UNet2DConditionModel
@@ -125,7 +125,7 @@ def test_the_tree_of_a_published_autoencoder_is_that_of_flax(name):
 
 
 def test_the_tree_of_clip_is_that_of_flax():
-    assert describe_weights(init_clip, make_clip(CLIP)) == describe_weights(
+    assert describe_weights(init_clip, CLIPModel.from_config(CLIP)) == describe_weights(
         init_flax_clip, make_flax_clip(CLIP)
     )
 
@@ -147,7 +147,7 @@ def test_initial_weights_of_clip_are_those_of_flax():
     layers = {"num_hidden_layers": 1}  # a program of many draws takes long to compile
     config = CLIP | {"text_config": TEXT | layers, "vision_config": VISION | layers}
     wanted = draw_weights(init_flax_clip, make_flax_clip(config))
-    assert_trees_close(draw_weights(init_clip, make_clip(config)), wanted, atol=0)
+    assert_trees_close(draw_weights(init_clip, CLIPModel.from_config(config)), wanted, atol=0)
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_initial_weights_of_a_text_encoder_are_those_of_flax():
 @pytest.mark.slow
 def test_bits_of_clip_are_those_of_flax_with_its_order_of_attention():
     theirs = make_flax_clip(CLIP)
-    ours = make_clip(CLIP, kernels=Kernels(attend=attend_as_flax))
+    ours = CLIPModel.from_config(CLIP, kernels=Kernels(attend=attend_as_flax))
     params = tiny.random_params(shapes_of(init_clip, ours), seed=0)
 
     def project(module, pixels):

@@ -9,7 +9,7 @@ import pytest
 from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.autoencoder_kl import FIELDS as VAE_FIELDS
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
-from rats_jax.networks.clip import CLIPModel, init_clip, make_clip
+from rats_jax.networks.clip import CLIPModel, init_clip
 from rats_jax.networks.clip_text import TEXT_FIELDS, CLIPTextModel
 from rats_jax.networks.clip_vision import VISION_FIELDS
 from rats_jax.networks.flux import FIELDS as FLUX_FIELDS
@@ -45,7 +45,7 @@ NETWORKS = {
     "autoencoder": (AutoencoderKL.from_config, VAE, VAE_FIELDS),
     "CLIP's text encoder": (CLIPTextModel.from_config, TEXT, TEXT_FIELDS),
     "CLIP's picture tower": (
-        lambda config: make_clip({"text_config": TEXT, "vision_config": config}),
+        lambda config: CLIPModel.from_config({"text_config": TEXT, "vision_config": config}),
         VISION,
         VISION_FIELDS,
     ),

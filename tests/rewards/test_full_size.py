@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from rats_jax.networks.abstract import abstract_params
-from rats_jax.networks.clip import init_clip, make_clip
+from rats_jax.networks.clip import CLIPModel, init_clip
 from rats_jax.rewards import REWARDS
 from rats_jax.weights.open_clip import VIT_H_14, VIT_L_14, to_transformers_config
 from tests.rewards.conftest import NO_WEIGHTS
@@ -17,7 +17,7 @@ PUBLISHED = [kind for kind, reward in REWARDS.items() if reward.describe is not 
 @pytest.mark.parametrize(("config", "total"), [(VIT_H_14, 986_109_441), (VIT_L_14, 427_616_513)])
 def test_both_towers_have_the_published_numbers_of_weights(config, total):
     """Of laion/CLIP-ViT-H-14-laion2B-s32B-b79K and openai/clip-vit-large-patch14."""
-    module = make_clip(to_transformers_config(config, source="published"))
+    module = CLIPModel.from_config(to_transformers_config(config, source="published"))
     assert count(abstract_params(init_clip, module)) == total
 
 

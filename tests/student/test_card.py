@@ -9,7 +9,7 @@ import pytest
 from rats_jax.errors import ConfigError
 from rats_jax.report.tables import format_overview
 from rats_jax.student import card as model_card
-from rats_jax.student.model import Origin, Generator
+from rats_jax.student.model import Generator, Origin
 from tests.report.test_tables import made_up_report
 from tests.tiny import tiny_config
 
