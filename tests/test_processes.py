@@ -31,12 +31,12 @@ tests.__path__ = [root + "/tests"]
 from rats_jax.parallel import processes as distributed
 distributed.initialize()
 from rats_jax.config.flags import fail
-from rats_jax.errors import StoppedError
+from rats_jax.errors import ConfigError, StoppedError
 from rats_jax.training.loop import train_and_evaluate
 from tests.tiny import tiny_config
 try:
     train_and_evaluate(tiny_config(Path(models), **json.loads(overrides)), workdir)
-except StoppedError as error:
+except (ConfigError, StoppedError) as error:
     fail(error)
 """
 # Both axes reach over both processes, and the last batch of the table is filled up.
@@ -51,8 +51,9 @@ def free_port():
 
 
 def start(models, workdir, *, processes, devices, **overrides):
-    """Start the job in so many processes with so many devices each."""
+    """Start the job in so many processes with so many devices each; a work directory, or one for each."""
     port, running = free_port(), []
+    workdirs = workdir if isinstance(workdir, list) else [workdir] * processes
     for process in range(processes):
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
@@ -66,7 +67,7 @@ def start(models, workdir, *, processes, devices, **overrides):
                 "RATS_NUM_PROCESSES": str(processes),
                 "RATS_PROCESS_ID": str(process),
             }
-        arguments = [str(models), str(workdir), json.dumps(overrides), str(ROOT)]
+        arguments = [str(models), str(workdirs[process]), json.dumps(overrides), str(ROOT)]
         running.append(
             subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, *arguments],
@@ -185,6 +186,18 @@ def test_a_signal_to_one_process_stops_all_after_the_same_update(models, tmp_pat
 
 
 GIVEN = {"RATS_COORDINATOR": "host:1234", "RATS_NUM_PROCESSES": "4", "RATS_PROCESS_ID": "3"}
+
+
+def test_a_work_directory_that_another_process_does_not_see_is_refused(models, tmp_path):
+    folders = [tmp_path / "of_one_machine", tmp_path / "of_another"]
+    for folder in folders:
+        folder.mkdir()  # of an earlier start, say
+    running = start(models, folders, processes=2, devices=1, mesh__data=2, **CURVES)
+    for process, folder in zip(running, folders, strict=True):
+        output = process.communicate(timeout=900)[0]
+        assert process.returncode == 1, output[-4000:]
+        assert f"workdir='{folder}': expected a folder that all 2 processes see" in output
+        assert list(folder.iterdir()) == []
 
 
 def test_processes_are_read_from_the_environment():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import jax
+import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
 from rats_jax.errors import ConfigError, expect, reason_of
@@ -75,6 +78,31 @@ def agree(flag: bool) -> bool:
 def everywhere(flag: bool) -> bool:
     """Tell whether a flag is true in every process."""
     return bool(multihost_utils.process_allgather(flag).all()) if jax.process_count() > 1 else flag
+
+
+def gather(values: np.ndarray) -> np.ndarray:
+    """Collect arrays [...] of one shape from all processes: [processes, ...]."""
+    return np.asarray(multihost_utils.process_allgather(values)) if jax.process_count() > 1 else values[None]
+
+
+def expect_shared(folder: epath.Path, field: str) -> None:
+    """Check that a folder is the same one for all processes, by a file that the first one makes there.
+
+    Raises:
+        ConfigError: in all of them: one does not see it.
+    """
+    if jax.process_count() == 1:
+        return
+    number = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
+    mark = folder / f"seen_by_all_{number}"
+    if jax.process_index() == 0:
+        mark.write_text("")
+    wait("the folder is marked")
+    shared = everywhere(mark.exists())
+    if jax.process_index() == 0:
+        mark.unlink()
+    expected = f"a folder that all {jax.process_count()} processes see, on a shared disk or in a bucket"
+    expect(shared, field, str(folder), expected)
 
 
 def wait(name: str) -> None:

@@ -72,6 +72,7 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
     writes = jax.process_index() == 0
     claim(workdir, config, writes=writes)
     processes.wait("the work directory is claimed")
+    processes.expect_shared(place, "workdir")
     targets = open_targets(config, program)
     rounds = Rounds(stream, length=config.teacher.reuse_after, num_updates=config.num_updates)
     with (

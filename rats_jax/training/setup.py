@@ -263,13 +263,13 @@ def _make_params_fns(config: Any, pipeline: Pipeline, mesh: Mesh) -> tuple[Param
     split, layout = (
         param_sharding(mesh, {name: pipeline.network}, config.sharding)[name] for name in ("student", "base")
     )
-    dtype = jnp.dtype(config.compute_dtype)
+    dtypes = pipeline.network_dtypes(config.compute_dtype)
 
     def computed(_: Params, master: Params) -> Params:
         """Cast the master weights once, not at each layer of each step, and lay them out as the base is."""
         # The first constraint keeps XLA from gathering float32 and casting afterwards.
-        cast = jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x.astype(dtype), master), split)
-        return jax.lax.with_sharding_constraint(cast, layout)
+        cast = jax.tree.map(lambda x, dtype: x.astype(dtype), master, dtypes)
+        return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(cast, split), layout)
 
     return computed, computed if config.teacher.ema_decay < 1 else lambda base, _: base
 

@@ -71,6 +71,8 @@ class TargetStore:
     def __init__(self, folder: str, config: Any, prompts: Sequence[str], rows: np.ndarray):
         self._folder, self._process = any_path(folder, "teacher.targets"), jax.process_index()
         settings = describe(config, prompts) | {"processes": jax.process_count()}
+        if jax.process_count() > 1:  # another mesh may give each process other rows of the batch
+            settings["rows of processes"] = hashlib.sha256(processes.gather(rows).tobytes()).hexdigest()
         file = self._folder / _FILE
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from rats_jax.errors import ConfigError, reason_of
 from rats_jax.files import write_whole
 from rats_jax.paths import any_path, is_remote, kind_of, local_path
 from rats_jax.workdir import saved_config
+
+# Of a work directory: what others write there themselves.
+_NOT_LOGS = ("checkpoints", "checkpoints_damaged", saved_config.FILE)
 
 
 class Logs:
@@ -48,7 +51,7 @@ def open_logs(workdir: str, *, writes: bool) -> Iterator[Logs]:
     with tempfile.TemporaryDirectory() as temporary:
         remote = epath.Path(workdir) if writes else None
         if remote is not None and remote.exists():
-            _copy(remote, epath.Path(temporary), skip="checkpoints")
+            _copy(remote, epath.Path(temporary), skip=_NOT_LOGS)
         logs = Logs(Path(temporary), remote)
         try:
             yield logs
@@ -96,10 +99,10 @@ def _expecting_folder(workdir: str) -> Iterator[None]:
         raise ConfigError(f"workdir={workdir!r}: expected a writable folder ({reason_of(error)})") from None
 
 
-def _copy(source: epath.Path, target: epath.Path, skip: str = "") -> None:
+def _copy(source: epath.Path, target: epath.Path, skip: Collection[str] = ()) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for entry in source.iterdir():
-        if entry.name == skip or os.path.islink(entry):  # wandb links to its newest run
+        if entry.name in skip or os.path.islink(entry):  # wandb links to its newest run
             continue
         if entry.is_dir():
             _copy(entry, target / entry.name)

@@ -1,6 +1,9 @@
 """What a config says reaches the functions of a run."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,3 +37,18 @@ def test_decoding_and_scoring_in_parts_changes_nothing(models):
     np.testing.assert_allclose(images_in_parts, images, atol=1e-5)
     for name, values in scores.items():
         np.testing.assert_allclose(scores_in_parts[name], values, rtol=1e-4)
+
+
+def test_weights_that_are_kept_in_float32_stay_so_where_all_are_trained_in_bfloat16(models):
+    """Student, untrained model and frozen teacher round the same weights."""
+    config = tiny_config(models, compute_dtype="bfloat16", frozen_dtype="bfloat16")
+    mesh = make_mesh(mesh_sizes(), jax.devices()[:1])
+    opened = open_models(config, jax.devices()[0])
+    pipeline = dataclasses.replace(opened.pipeline, float32_weights="time_embedding|conv_in/bias")
+    experiment = make_experiment(config, dataclasses.replace(opened, pipeline=pipeline), mesh)
+    frozen = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, experiment.frozen_params().base))
+    with jax.set_mesh(mesh):
+        trained = jax.eval_shape(experiment.student.params_fn, frozen, experiment.abstract_state().student)
+    dtypes = jax.tree.map(lambda x: x.dtype, trained)
+    assert dtypes == jax.tree.map(lambda x: x.dtype, frozen)
+    assert dtypes["conv_in"] == {"kernel": jnp.bfloat16, "bias": jnp.float32}

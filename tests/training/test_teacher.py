@@ -8,7 +8,7 @@ import pytest
 
 from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
-from rats_jax.parallel import placement
+from rats_jax.parallel import placement, processes
 from rats_jax.parallel.mesh import make_mesh
 from rats_jax.training.teacher import TargetStore
 from rats_jax.types import Targets
@@ -96,6 +96,17 @@ def test_damaged_settings_of_targets_are_named(tmp_path, content):
     with pytest.raises(ConfigError, match="^teacher.targets='.*, targets.json is damaged") as error:
         TargetStore(str(tmp_path), CONFIG, PROMPTS, ROWS)
     assert "\n" not in str(error.value)
+
+
+def test_another_mesh_that_gives_processes_other_rows_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for others, message in (([2, 3], None), ([2, 3], None), ([4, 5], "rows of processes=")):
+        monkeypatch.setattr(processes, "gather", lambda rows, others=others: np.stack([rows, others]))
+        if message is None:
+            TargetStore(str(tmp_path), CONFIG, PROMPTS, ROWS)
+        else:
+            with pytest.raises(ConfigError, match=message):
+                TargetStore(str(tmp_path), CONFIG, PROMPTS, ROWS)
 
 
 @pytest.mark.parametrize(

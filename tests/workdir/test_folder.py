@@ -1,5 +1,7 @@
 """The folder of a run, and the copy of its logs where it is no local one."""
 
+import json
+
 import pytest
 
 from rats_jax.errors import ConfigError
@@ -27,10 +29,13 @@ def test_logs_of_a_bucket_are_fetched_and_pushed(tmp_path, monkeypatch):
     remote = tmp_path / "bucket"
     (remote / "checkpoints").mkdir(parents=True)
     (remote / "checkpoints" / "big").write_text("x")
+    (remote / "checkpoints_damaged").mkdir()
     (remote / "metrics.jsonl").write_text("1\n")
+    keep_config(str(remote), {"seed": 1})
     with pytest.raises(KeyboardInterrupt), open_logs(str(remote), writes=True) as logs:
         assert (logs.folder / "metrics.jsonl").read_text() == "1\n"
-        assert not (logs.folder / "checkpoints").exists()
+        assert [entry.name for entry in logs.folder.iterdir()] == ["metrics.jsonl"]
+        keep_config(str(remote), {"seed": 1, "num_updates": 9})  # there, not here: no older one replaces it
         (logs.folder / "metrics.jsonl").write_text("1\n2\n")
         (logs.folder / "samples").mkdir()
         (logs.folder / "samples" / "a.png").write_bytes(b"\x00\x01")
@@ -38,6 +43,7 @@ def test_logs_of_a_bucket_are_fetched_and_pushed(tmp_path, monkeypatch):
         assert (remote / "metrics.jsonl").read_text() == "1\n2\n"
         (logs.folder / "summary.json").write_text("{}")
         raise KeyboardInterrupt
+    assert json.loads((remote / "config.json").read_text()) == {"seed": 1, "num_updates": 9}
     assert (remote / "samples" / "a.png").read_bytes() == b"\x00\x01"
     assert (remote / "summary.json").read_text() == "{}", "what an interrupted run wrote last is lost"
 
