@@ -146,7 +146,8 @@ def get_config() -> ConfigDict:
     # kind: one of rats_jax.rewards.REWARDS, e.g. 'hpsv2.1', or FILE.py:NAME; path: folder, file or hub id, ''
     # for the weights that were published (or for none, if the kind has none).
     config.rewards = ConfigDict()
-    # Add the rewards in units of their running standard deviations, so that weights compare like with like.
+    # Add the rewards in units of their running standard deviations, so that weights compare like with like;
+    # with accumulation those of this part of an update are included, and few samples make the first rough.
     config.normalise_rewards = False
     # The rewards that are measured on samples and in the table and never trained on; as `rewards`, no weight.
     config.monitor = ConfigDict()

@@ -42,9 +42,10 @@ def main(_: list[str]) -> None:
         gc.enable()
         keep_compiled()
         distributed.initialize()
-        check_devices()
-        use_cores_of(_CONFIG.value)
-        train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+        with distributed.ending_alone():
+            check_devices()
+            use_cores_of(_CONFIG.value)
+            train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,12 @@ def test_links_lead_to_files_of_the_checkout_and_to_headings(page):
 
 
 @pytest.mark.parametrize(
-    ("heading", "name"), [("What the gate is worth", "scenes_ablation"), ("A constant gate", "emoji_gates")]
+    ("heading", "name"),
+    [
+        ("What the gate is worth", "scenes_ablation"),
+        ("What a teacher that follows its student is worth", "scenes_teachers"),
+        ("A constant gate", "emoji_gates"),
+    ],
 )
 def test_the_tables_of_a_comparison_are_what_its_records_say(heading, name, tmp_path):
     page = (ROOT / "docs" / "results.md").read_text()

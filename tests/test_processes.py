@@ -17,6 +17,7 @@ from rats_jax.errors import ConfigError, StoppedError
 from rats_jax.parallel.processes import parse_processes
 from rats_jax.training.loop import train_and_evaluate
 from rats_jax.workdir.checkpoint import list_steps
+from rats_jax.workdir.lock import locked
 from rats_jax.workdir.metrics import read_metrics
 from tests.tiny import tiny_config, xla_flags
 
@@ -35,7 +36,8 @@ from rats_jax.errors import ConfigError, StoppedError
 from rats_jax.training.loop import train_and_evaluate
 from tests.tiny import tiny_config
 try:
-    train_and_evaluate(tiny_config(Path(models), **json.loads(overrides)), workdir)
+    with distributed.ending_alone():
+        train_and_evaluate(tiny_config(Path(models), **json.loads(overrides)), workdir)
 except (ConfigError, StoppedError) as error:
     fail(error)
 """
@@ -51,9 +53,10 @@ def free_port():
 
 
 def start(models, workdir, *, processes, devices, **overrides):
-    """Start the job in so many processes with so many devices each; a work directory, or one for each."""
+    """Start the job in so many processes with so many devices each; lists hold what is of each."""
     port, running = free_port(), []
     workdirs = workdir if isinstance(workdir, list) else [workdir] * processes
+    folders = models if isinstance(models, list) else [models] * processes
     for process in range(processes):
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
@@ -67,7 +70,7 @@ def start(models, workdir, *, processes, devices, **overrides):
                 "RATS_NUM_PROCESSES": str(processes),
                 "RATS_PROCESS_ID": str(process),
             }
-        arguments = [str(models), str(workdirs[process]), json.dumps(overrides), str(ROOT)]
+        arguments = [str(folders[process]), str(workdirs[process]), json.dumps(overrides), str(ROOT)]
         running.append(
             subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, *arguments],
@@ -198,6 +201,24 @@ def test_a_work_directory_that_another_process_does_not_see_is_refused(models, t
         assert process.returncode == 1, output[-4000:]
         assert f"workdir='{folder}': expected a folder that all 2 processes see" in output
         assert list(folder.iterdir()) == []
+
+
+def test_an_error_of_one_process_ends_it_with_its_line_and_status(models, tmp_path):
+    with locked(str(tmp_path), writes=True):  # which the first process alone asks for
+        running = start(models, tmp_path, processes=2, devices=1, mesh__data=2, **CURVES)
+        outputs = [process.communicate(timeout=900)[0] for process in running]
+    assert running[0].returncode == 1 and running[1].returncode != 0
+    assert f"error: workdir='{tmp_path}': " in outputs[0], outputs[0][-4000:]
+
+
+def test_what_differs_between_processes_is_refused(models, tmp_path):
+    others = shutil.copytree(models, tmp_path / "others")
+    settings = {"processes": 2, "devices": 1, "mesh__data": 2, **CURVES}
+    running = start([models, others], tmp_path / "run", **settings)
+    for process in running:
+        output = process.communicate(timeout=900)[0]
+        said = "error: config: expected the same in all processes" in output
+        assert process.returncode == 1 and said, output[-4000:]
 
 
 def test_processes_are_read_from_the_environment():

@@ -234,6 +234,7 @@ _CLASSES: Mapping[str, _Class] = {
     "FlaxDDIMScheduler": _Class(_diffusion("leading", {"timestep_spacing": only("leading")})),
 }
 """By class name; other classes are refused."""
+_READ_SET_ALPHA_TO_ONE = tuple(f"{name}Scheduler" for name in ("DDIM", "FlaxDDIM", "PNDM", "LCM", "TCD"))
 
 
 def has_steps_offset(scheduler_config: Mapping[str, Any]) -> bool:
@@ -249,10 +250,8 @@ def read_scheduler_config(scheduler_config: Mapping[str, Any]) -> SchedulerSetti
     """Read a scheduler_config.json as its class means it.
 
     An absent `_class_name` is a DDIMScheduler, or with prediction_type `flow` a
-    FlowMatchEulerDiscreteScheduler. Two fields are read otherwise than their class does: an absent
-    `clip_sample` means no clipping, since latents are never clipped here; and a `set_alpha_to_one` that
-    another class left in the file says where the last step lands, unless the class has its say by a
-    final_sigmas_type in the file.
+    FlowMatchEulerDiscreteScheduler. One field is read otherwise than its class does: an absent `clip_sample`
+    means no clipping, since latents are never clipped here.
 
     Args:
         scheduler_config: its content; names that begin with an underscore are about the file.
@@ -302,7 +301,7 @@ def read_scheduler_config(scheduler_config: Mapping[str, Any]) -> SchedulerSetti
         placement=scheduler.placement,
         timestep_spacing=values[spacing] if scheduler.reads_spacing else scheduler.fields[spacing].default,
         steps_offset=values["steps_offset"],
-        lands_on_data=_lands_on_data(scheduler, scheduler_config),
+        lands_on_data=_lands_on_data(name, scheduler_config),
         original_inference_steps=values.get("original_inference_steps", 0),
     )
 
@@ -327,10 +326,14 @@ def _check_flow(values: Mapping[str, Any]) -> None:
         raise invalid_value("final_sigmas_type", values["final_sigmas_type"], "'zero' with use_flow_sigmas")
 
 
-def _lands_on_data(scheduler: _Class, scheduler_config: Mapping[str, Any]) -> bool:
-    if "final_sigmas_type" in scheduler.fields and "final_sigmas_type" in scheduler_config:
-        return scheduler_config["final_sigmas_type"] == "zero"
-    return scheduler_config.get("set_alpha_to_one", scheduler.lands_on_data)
+def _lands_on_data(name: str, scheduler_config: Mapping[str, Any]) -> bool:
+    """Say where the last step ends; SDXL's file has a set_alpha_to_one that its Euler class does not read."""
+    scheduler = _CLASSES[name]
+    if "final_sigmas_type" in scheduler.fields:
+        return scheduler_config.get("final_sigmas_type", "zero") == "zero"
+    if name in _READ_SET_ALPHA_TO_ONE:
+        return scheduler_config.get("set_alpha_to_one", scheduler.lands_on_data)
+    return scheduler.lands_on_data
 
 
 def ddim_shares_timesteps(settings: SchedulerSettings) -> bool:

@@ -33,7 +33,7 @@ from rats_jax.types import Array, Key, Params
 
 _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     **ACTIVATIONS,
-    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), functools.partial(jax.nn.gelu, approximate=True)),
 }
 _PROJECTIONS = tuple(prefix + name for prefix in ("", "gated-") for name in _ACTIVATIONS)
 
@@ -119,6 +119,7 @@ class T5Config:
             activation = "gelu_new"
         for name, expected in (("dense_act_fn", activation), ("is_gated_act", gated)):
             value = values.pop(name)
+            value = "gelu_new" if value == "gelu_pytorch_tanh" else value  # two names of one function
             because = f"{expected!r} of feed_forward_proj={projection!r}"
             expect(value in (None, expected), name, value, because)
         buckets = values["relative_attention_num_buckets"]

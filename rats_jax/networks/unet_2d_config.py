@@ -85,8 +85,12 @@ FIELDS: Mapping[str, Field] = {
 NUM_TIME_IDS = 6
 """Sizes and crops that SDXL is told."""
 
-IGNORED = ("dtype", "use_memory_efficient_attention", "split_head_dim")
-"""What the Flax class adds: how to compute, not what."""
+IGNORED = (
+    *("dtype", "use_memory_efficient_attention", "split_head_dim"),  # the Flax class: how to compute
+    # EMAModel of training scripts, whose folder `unet_ema` is used as `unet`: how the average was made.
+    *("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"),
+)
+"""What others add that changes nothing."""
 
 
 _PER_LEVEL = (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,9 +16,10 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from rats_jax.errors import ConfigError, expect, reason_of
+from rats_jax.errors import ConfigError, DivergedError, HackingError, StoppedError, expect, reason_of
 
 _VARIABLES = ("RATS_COORDINATOR", "RATS_NUM_PROCESSES", "RATS_PROCESS_ID")
+_PATIENCE = 20.0  # seconds in which the others come to the end, too, if they do
 _RANK, _NODES = "SLURM_PROCID", "SLURM_STEP_NODELIST"
 # All that jax reads of SLURM: https://docs.jax.dev/en/latest/multi_process.html.
 _SLURM = ("SLURM_JOB_ID", "SLURM_NTASKS", _RANK, "SLURM_LOCALID", _NODES)
@@ -83,6 +87,37 @@ def everywhere(flag: bool) -> bool:
 def gather(values: np.ndarray) -> np.ndarray:
     """Collect arrays [...] of one shape from all processes: [processes, ...]."""
     return np.asarray(multihost_utils.process_allgather(values)) if jax.process_count() > 1 else values[None]
+
+
+def expect_same(text: str, field: str) -> None:
+    """Check that all processes have the same text, of which a digest is compared.
+
+    Raises:
+        ConfigError: in all of them: one has another.
+    """
+    digests = gather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
+    others = np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
+    if others:
+        raise ConfigError(f"{field}: expected the same in all processes, others than the first have {others}")
+
+
+@contextmanager
+def ending_alone() -> Iterator[None]:
+    """Let a process end soon after an error of its own, with its status.
+
+    At its end jax waits for the other processes, which wait for this one in their update: after minutes all
+    abort. Errors that all processes raise together end at once, and such a wait is short.
+    """
+    try:
+        yield
+    except (StoppedError, DivergedError, HackingError):
+        raise  # in all processes
+    except BaseException as error:
+        if jax.process_count() > 1:
+            timer = threading.Timer(_PATIENCE, os._exit, [getattr(error, "status", 1)])
+            timer.daemon = True
+            timer.start()
+        raise
 
 
 def expect_shared(folder: epath.Path, field: str) -> None:

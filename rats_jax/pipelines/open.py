@@ -135,7 +135,11 @@ def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family,
         naming_file(f"{path}/model_index.json", functools.partial(_check_index, index, family))
 
     def repaired(file: str) -> Mapping[str, Any]:
-        return family.repair(file, read(file))
+        content = read(file)
+        named = index.get("scheduler") or [None]
+        if file == SCHEDULER_FILE and named[-1]:  # as PyTorch: the index names the class, the file its values
+            content = {**content, "_class_name": named[-1]}
+        return family.repair(file, content)
 
     networks = {}
     for name, network in family.networks.items():
@@ -168,6 +172,9 @@ def _check_index(index: Mapping[str, Any], family: Family) -> None:
         if not (absent and tokenizers.get(name, name) in family.optional):
             texts = isinstance(named, list) and len(named) == 2 and all(isinstance(x, str) for x in named)
             expect_field(texts, name, named, "a library and a class, as ['diffusers', 'AutoencoderKL']")
+    named = index.get("scheduler") or [None, None]
+    listed = isinstance(named, list) and len(named) == 2
+    expect_field(listed, "scheduler", named, "a library and a class, as ['diffusers', 'DDIMScheduler']")
     zeros = "force_zeros_for_empty_prompt"
     expect_field(isinstance(index.get(zeros, True), bool), zeros, index.get(zeros), "true or false")
 
@@ -193,7 +200,7 @@ def _open_tokenizer(path: str, encoder: str, family: Family, parts: Parts) -> tu
     """Give the tokenizer of a text encoder, and how many tokens of a prompt it reads."""
     network, folder = parts.networks[encoder], encoder.replace("text_encoder", "tokenizer")
     if isinstance(network, T5EncoderModel):
-        where = [find_file(path, f"{folder}/{file}") for file in T5_TOKENIZER_FILES]
+        where = (find_file(path, f"{folder}/{file}") for file in T5_TOKENIZER_FILES)
         found = next((file for file in where if file is not None), None)
         if found is None:
             raise WeightsError(f"model {path!r} lacks '{folder}/{WHOLE_TOKENIZER}': expected a T5 tokenizer")

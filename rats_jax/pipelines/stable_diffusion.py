@@ -103,6 +103,8 @@ def compose_unet_pipeline(
         "cross_attention_dim": (token_features, "the text encoder"),
     }
     check_fit(parts, "unet", expected)
+    if vae.shift_factor:
+        check_fit(parts, "vae", {"shift_factor": (None, "the pipeline, which adds none")})
     prediction_type = read_field(parts, SCHEDULER_FILE, get_prediction_type, parts.scheduler_config)
     shared = ddim_shares_timesteps(read_scheduler_config(parts.scheduler_config))
     return Pipeline(

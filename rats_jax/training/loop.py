@@ -25,7 +25,7 @@ from rats_jax.training.sheets import Sheets
 from rats_jax.training.stop import watch_for_stop
 from rats_jax.training.summary import finish
 from rats_jax.training.teacher import open_targets
-from rats_jax.workdir import checkpoint
+from rats_jax.workdir import checkpoint, saved_config
 from rats_jax.workdir.folder import claim, keep_config, open_logs
 from rats_jax.workdir.lock import locked
 from rats_jax.workdir.loggers import open_loggers
@@ -70,6 +70,8 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
     workdir, folder = str(place), place / "checkpoints"
     stream = make_prompt_iterator(program.prompts, batch_size=config.batch_size, seed=config.seed)
     writes = jax.process_index() == 0
+    processes.expect_same(saved_config.to_json(config), "config")
+    processes.expect_same("\n".join(program.prompts), "prompts")
     claim(workdir, config, writes=writes)
     processes.wait("the work directory is claimed")
     processes.expect_shared(place, "workdir")

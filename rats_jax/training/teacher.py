@@ -72,7 +72,8 @@ class TargetStore:
         self._folder, self._process = any_path(folder, "teacher.targets"), jax.process_index()
         settings = describe(config, prompts) | {"processes": jax.process_count()}
         if jax.process_count() > 1:  # another mesh may give each process other rows of the batch
-            settings["rows of processes"] = hashlib.sha256(processes.gather(rows).tobytes()).hexdigest()
+            held = processes.gather(np.isin(np.arange(config.batch_size), rows))
+            settings["rows of processes"] = hashlib.sha256(held.tobytes()).hexdigest()
         file = self._folder / _FILE
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,11 @@ def check_preprocessing(path: str, *, image_size: int) -> None:
     """
     for name, fields, inside in (
         ("preprocessor_config.json", _of_transformers(image_size), None),
+        (
+            "processor_config.json",
+            _of_transformers(image_size),
+            "image_processor",
+        ),  # transformers 5 writes it
         ("open_clip_config.json", _of_open_clip(image_size), "preprocess_cfg"),
     ):
         file = find_file(path, name)
@@ -46,6 +51,7 @@ def _of_transformers(size: int) -> Mapping[str, Field]:
         "rescale_factor": _near(1 / 255),
         **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), only(True)),
         "do_convert_rgb": anything(True),
+        **dict.fromkeys(("default_to_square", "use_square_size"), only(False)),
         "image_mean": _near(MEAN),
         "image_std": _near(STD),
     }

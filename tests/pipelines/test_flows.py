@@ -193,10 +193,12 @@ def test_parts_of_another_family_are_one_line(copy):
     change_json(scheduler, shift_terminal=0.1)
     with pytest.raises(WeightsError, match="scheduler_config.json': shift_terminal is 0.1, expected"):
         open_pipeline(str(folder))
-    change_json(scheduler, shift_terminal=None, _class_name="DDIMScheduler")
+    change_json(scheduler, shift_terminal=None)
+    change_json(folder / "model_index.json", scheduler=["diffusers", "DDIMScheduler"])
     with pytest.raises(WeightsError, match="scheduler_config.json'"):
         open_pipeline(str(folder))
-    change_json(scheduler, _class_name="FlowMatchEulerDiscreteScheduler")
+    change_json(folder / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
+    change_json(scheduler, _class_name="DDIMScheduler")  # PyTorch makes what the index names
     open_pipeline(str(folder))
     tokenizer = "tokenizer_2" if kind.startswith("flux") else "tokenizer_3"
     shutil.rmtree(folder / tokenizer)

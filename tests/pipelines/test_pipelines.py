@@ -176,7 +176,7 @@ DAMAGE = {
         "'.*vae/config.json': _class_name='AutoencoderTiny': expected 'AutoencoderKL'",
     ),
     "an unknown scheduler": (
-        lambda f: rewrite(f / "scheduler" / "scheduler_config.json", _class_name="VQDiffusionScheduler"),
+        lambda f: rewrite(f / "model_index.json", scheduler=["diffusers", "VQDiffusionScheduler"]),
         "'.*scheduler/scheduler_config.json': _class_name is 'VQDiffusionScheduler', expected one of",
     ),
     "a field of the future": (
@@ -194,6 +194,14 @@ DAMAGE = {
     "another pipeline": (
         lambda f: rewrite(f / "model_index.json", _class_name="PixArtSigmaPipeline"),
         "'.*model_index.json': _class_name='PixArtSigmaPipeline': expected 'StableDiffusionPipeline' or",
+    ),
+    "a shift that Stable Diffusion does not add": (
+        lambda f: rewrite(f / "vae" / "config.json", shift_factor=0.1),
+        "'.*vae/config.json': shift_factor=0.1: expected None of the pipeline, which adds none",
+    ),
+    "a scheduler that is no class": (
+        lambda f: rewrite(f / "model_index.json", scheduler="DDIMScheduler"),
+        "'.*model_index.json': scheduler='DDIMScheduler': expected a library and a class",
     ),
     "an unknown activation": (
         lambda f: rewrite(f / "text_encoder" / "config.json", hidden_act="cube"),

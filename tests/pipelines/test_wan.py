@@ -110,7 +110,9 @@ def test_what_fills_prompts_up_is_what_stands_at_their_ends():
 
 @pytest.mark.parametrize("scheduler", ["euler", "unipc"])
 def test_the_levels_of_noise_are_of_the_shift_of_any_scheduler(pair, copy, scheduler):
-    make_wan(scheduler).scheduler.save_pretrained(copy / "scheduler")
+    made = make_wan(scheduler).scheduler
+    made.save_pretrained(copy / "scheduler")
+    change_json(copy / "model_index.json", scheduler=["diffusers", type(made).__name__])
     original = pair[0].scheduler
     for options, shift in ((CLIP, 5.0), (Options(num_frames=5, flow_shift=8.0), 8.0)):
         pipeline = describe_pipeline(str(copy), options=options)
@@ -224,7 +226,7 @@ def test_a_model_of_pictures_has_no_choice_of_videos(models):
         ("vae/config.json", {"_class_name": "AutoencoderKL"}, "expected 'AutoencoderKLWan'"),
         ("text_encoder/config.json", {"model_type": "t5"}, "model_type='t5': expected 'umt5'"),
         ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "use_dynamic_shifting=True: exp"),
-        ("scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "scheduler_config.json': "),
+        ("model_index.json", {"scheduler": ["diffusers", "DDIMScheduler"]}, "scheduler_config.json': "),
     ],
 )
 def test_parts_that_do_not_belong_together_are_one_line(copy, file, changes, message):

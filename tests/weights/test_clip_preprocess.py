@@ -33,7 +33,8 @@ def test_what_transformers_and_open_clip_write_is_taken(tmp_path):
     write(tmp_path, "open_clip_config.json", {"model_cfg": {}, "preprocess_cfg": OPENAI | options})
     check_preprocessing(str(tmp_path), image_size=32)
     # The sizes and names of older files.
-    old = written | {"size": 32, "crop_size": 32, "feature_extractor_type": "CLIPFeatureExtractor"}
+    fast = {"default_to_square": False, "use_square_size": False}
+    old = written | fast | {"size": 32, "crop_size": 32, "feature_extractor_type": "CLIPFeatureExtractor"}
     check_preprocessing(write(tmp_path, "preprocessor_config.json", old), image_size=32)
 
 
@@ -53,6 +54,8 @@ def test_what_transformers_and_open_clip_write_is_taken(tmp_path):
         ("do_rescale", False),
         ("do_normalize", False),
         ("do_pad", True),
+        ("default_to_square", True),
+        ("use_square_size", True),
     ],
 )
 def test_other_pictures_than_are_made_here_are_refused(tmp_path, field, value):
@@ -78,6 +81,12 @@ def test_so_are_those_of_open_clip(tmp_path, field, value):
     folder = write(tmp_path, "open_clip_config.json", {"preprocess_cfg": {field: value}})
     with pytest.raises(WeightsError, match=f"open_clip_config.json': {field}="):
         check_preprocessing(folder, image_size=32)
+
+
+def test_so_are_those_of_the_file_that_transformers_5_writes(tmp_path):
+    write(tmp_path, "processor_config.json", {"image_processor": {"image_mean": [0.5] * 3}})
+    with pytest.raises(WeightsError, match="processor_config.json': image_mean="):
+        check_preprocessing(str(tmp_path), image_size=32)
 
 
 def test_a_reward_asks_before_its_weights_are_read(tmp_path):
