@@ -80,8 +80,13 @@ def write_flow_pipeline(
         timestep_spacing: empty, as a flow has none.
     """
     assert not timestep_spacing, timestep_spacing
-    for file in ("model_index.json", SCHEDULER_FILE):
-        write_json(folder / file, read_json(get_file(parts.source, file)))
+    index = read_json(get_file(parts.source, "model_index.json"))
+    written = (*parts.weights, network_name, "scheduler")
+    for name, part in index.items():
+        if isinstance(part, list) and name not in written and not name.startswith("tokenizer"):
+            index[name] = [None, None]  # of a part that is not written, as an image encoder
+    write_json(folder / "model_index.json", index)
+    write_json(folder / SCHEDULER_FILE, read_json(get_file(parts.source, SCHEDULER_FILE)))
     for name, weights in (dict(parts.weights) | {network_name: network}).items():
         write_json(folder / name / "config.json", read_json(get_file(parts.source, f"{name}/config.json")))
         file = CLIP_WEIGHTS if name.startswith("text_encoder") else UNET_WEIGHTS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
 from rats_jax.types import Params
-from rats_jax.weights.hub import find_file
 from rats_jax.weights.naming import torch_name, unstack
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -111,11 +109,3 @@ def _pairs(adapters: Params) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarr
         for path, down in flat.items()
         if path[-1] == "down"
     }
-
-
-def find_licence(source: str) -> str:
-    """Find the licence that the model card of a pipeline names; empty if it names none."""
-    card = find_file(source, "README.md")
-    text = card.read_text("utf-8", "replace") if card else ""
-    found = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
-    return found[1] if found else ""

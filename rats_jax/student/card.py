@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from etils import epath
 
+from rats_jax.diffusion.scheduler_config import read_scheduler_config
 from rats_jax.files import write_whole
-from rats_jax.paths import is_hub_id
+from rats_jax.paths import is_hub_id, resolve_path
+from rats_jax.pipelines.base import SCHEDULER_FILE
 from rats_jax.report import run_table, tables
-from rats_jax.student.adapters import COMFYUI_FILE, LORA_FILE, find_licence
+from rats_jax.student.adapters import COMFYUI_FILE, LORA_FILE
 from rats_jax.student.model import Generator, Origin
+from rats_jax.student.terms import describe_terms, find_terms
 from rats_jax.weights.folder import read_json
-from rats_jax.weights.hub import get_file
+from rats_jax.weights.hub import find_file, get_file
 
 PLACE = "THIS_FOLDER"
 """Where the reader of a card has put the folder, in the examples."""
@@ -38,7 +43,7 @@ images = pipeline(ids, params, key, num_inference_steps={steps}, guidance_scale=
     "lora": """\
 from diffusers import {scheduler_class}DiffusionPipeline
 
-pipeline = DiffusionPipeline.from_pretrained("{base}")
+pipeline = DiffusionPipeline.from_pretrained({base})
 {scheduler}pipeline.load_lora_weights("THIS_FOLDER", weight_name="{lora_file}")
 images = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale:g}{options}).images
 """,
@@ -52,7 +57,7 @@ frames = pipeline("{prompt}", num_inference_steps={steps}, guidance_scale={scale
     "video lora": """\
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
-pipeline = WanPipeline.from_pretrained("{base}")
+pipeline = WanPipeline.from_pretrained({base})
 pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift={shift:g})
 pipeline.load_lora_weights("THIS_FOLDER", weight_name="{lora_file}")
 {levels_of_steps}
@@ -98,15 +103,22 @@ pipeline.scheduler.set_timesteps = lambda _, device: set_timesteps(sigmas={sigma
 _COMFYUI = {
     "diffusion": """\
 For ComfyUI: `comfyui/rats_lora.safetensors`, the same adapters in its names, for a KSampler with {steps}
-steps, cfg {scale:g}, sampler `ddim`. Both files are used at strength 1.""",
+steps, cfg {scale:g}, sampler `ddim`, scheduler {comfyui_scheduler}. Both files are used at strength 1.""",
     "flow": """\
-ComfyUI reads the same file, at strength 1, with sampler `euler` and {steps} steps at these levels of noise,
-from a node of manual sigmas: {levels}.""",
+ComfyUI reads the same file, at strength 1, with sampler `euler`, {comfyui_guidance} and {steps} steps at
+these levels of noise, from a node of manual sigmas, for {width}x{height} pixels: {levels}.""",
     "video": """\
 For ComfyUI: `{comfyui_file}`, the same adapters in the model's own names, with sampler `euler`, cfg
-{scale:g} and {steps} steps at these levels of noise, from a node of manual sigmas: {levels}. Both files are
-used at strength 1.""",
+{scale:g}, the negative prompt of the example if it has one, and {steps} steps at these levels of noise, from
+a node of manual sigmas: {levels}. Both files are used at strength 1.""",
 }
+# ComfyUI's names of where timesteps lie, which for `ddim` are all that a scheduler says.
+_COMFYUI_SCHEDULERS = {
+    "trailing": "`simple`",
+    "linspace": "`normal`",
+    "leading": "`ddim_uniform`, which comes near: ComfyUI starts from another level of noise",
+}
+_COMFYUI_V = ", behind a node ModelSamplingDiscrete of v_prediction unless the base is Stable Diffusion 2"
 _ABOUT = """\
 Post-trained with Reward-Aware Trajectory Shaping ([arXiv 2604.14910](https://arxiv.org/abs/2604.14910)) by
 rats_jax: from prompts alone, shaped by a teacher of many steps and led by rewards.
@@ -128,6 +140,7 @@ longer side of their 95 % intervals. ▲ better and ▼ worse than the teacher, 
 
 {overview}
 """
+_TERMS_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt")
 _TERMS = "The base model's licence, {licence}, holds for this student.\n"
 _NO_TERMS = "The base model's card names no licence: whatever holds for it holds for this student.\n"
 
@@ -144,12 +157,15 @@ def write_card(model: Generator, folder: Path, *, format: str, place: str) -> No
     assert model.origin is not None
     card = _card(model, model.origin, format).replace(PLACE, place)
     write_whole(folder / "README.md", card)
+    for name in _TERMS_FILES:
+        if file := find_file(model.origin.config.pretrained, name):
+            write_whole(folder / name, file.read_bytes())
 
 
 def _card(model: Generator, origin: Origin, format: str) -> str:
     config: Any = origin.config
-    licence, scores = find_licence(config.pretrained), _scores(model.source, origin.step)
-    head = [f"license: {licence}"] if licence else []
+    terms, scores = find_terms(config.pretrained), _scores(model.source, origin.step)
+    head, licence = [f"{field}: {_as_yaml(value)}" for field, value in terms.items()], describe_terms(terms)
     if is_hub_id(config.pretrained):  # the hub refuses a card whose base is none of its models
         head.append(f"base_model: {config.pretrained.partition('@')[0]}")
     head += [f"library_name: {'jax' if format == 'jax' else 'diffusers'}"]
@@ -160,7 +176,7 @@ def _card(model: Generator, origin: Origin, format: str) -> str:
         "prompt": "a photo of a red apple",
         "steps": model.num_steps,
         "scale": model.guidance_scale,
-        "base": config.pretrained,
+        "base": _as_argument(config.pretrained),
         "lora_file": LORA_FILE,
         "comfyui_file": COMFYUI_FILE,
         "latent_shape": model.pipeline.latent_shape,
@@ -188,6 +204,21 @@ def _card(model: Generator, origin: Origin, format: str) -> str:
     return "\n".join(sections)
 
 
+def _as_yaml(value: Any) -> str:
+    """Write a text or a list of them; what is no plain word is quoted, as JSON does."""
+    return (
+        value if isinstance(value, str) and re.fullmatch(r"[\w.-]*[a-z][\w.-]*", value) else json.dumps(value)
+    )
+
+
+def _as_argument(pretrained: str) -> str:
+    """Write a base model as the arguments of from_pretrained, which knows no assets/ and no @revision."""
+    if is_hub_id(pretrained):
+        name, _, revision = pretrained.partition("@")
+        return f'"{name}"' + (f', revision="{revision}"' if revision else "")
+    return f'"{resolve_path(pretrained).absolute()}"'
+
+
 def _is_flow(model: Generator) -> bool:
     return model.pipeline.prediction_type == "flow"
 
@@ -206,6 +237,8 @@ def _sampling(model: Generator, config: Any, index: Mapping[str, Any]) -> dict[s
             "scheduler_class": "DDIMScheduler, ",
             "scheduler": f"pipeline.scheduler = {scheduler}\n",
             "levels": "",
+            "comfyui_scheduler": _COMFYUI_SCHEDULERS[_spacing_of(config)]
+            + (_COMFYUI_V if model.pipeline.prediction_type == "v_prediction" else ""),
         }
     *length, height, width, _ = model.pipeline.image_shape()
     steps, options = model.num_steps, {"height": height, "width": width} | options
@@ -223,9 +256,21 @@ def _sampling(model: Generator, config: Any, index: Mapping[str, Any]) -> dict[s
         "scheduler_class": "",
         "scheduler": "",
         "levels": ", ".join(f"{level:.4g}" for level in levels),
+        # FLUX is told its guidance by a node of its own, and schnell, which has none, passes over it.
+        "comfyui_guidance": f"cfg 1, FluxGuidance {model.guidance_scale:g}"
+        if index.get("_class_name") == "FluxPipeline"
+        else f"cfg {model.guidance_scale:g}",
+        "width": width,
+        "height": height,
         "levels_of_steps": _LEVELS_OF_STEPS.format(sigmas=sigmas),
         "shift": half / (1.0 - half),  # of two steps the second begins at shift / (shift + 1)
     }
+
+
+def _spacing_of(config: Any) -> str:
+    """Give where a student's timesteps lie: its own choice, or that of its base."""
+    settings = read_scheduler_config(read_json(get_file(config.pretrained, SCHEDULER_FILE)))
+    return config.student.timestep_spacing or settings.timestep_spacing
 
 
 def _by_encoder(ids: Any) -> dict[str, Any]:

@@ -90,3 +90,25 @@ def test_the_card_says_how_many_tokens_t5_reads(models, kind, chosen, said):
     options = model_card._sampling(Generator("", pipeline, **sampling), config, index)["options"]
     assert options.startswith(", height=16, width=24")
     assert (f", max_sequence_length={said}" in options) == ("max_sequence_length" in options) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "said"),
+    [("trailing", "`simple`"), ("linspace", "`normal`"), ("leading", "`ddim_uniform`, which")],
+)
+def test_comfyui_s_scheduler_has_the_timesteps_of_training(models, spacing, said):
+    pipeline = SimpleNamespace(prediction_type="epsilon", tokenize=lambda prompts: np.zeros((1, 77)))
+    sampling = {"timestep_spacing": "", "sampler": "ddim", "num_steps": 4, "guidance_scale": 1.0}
+    config = tiny_config(models, student__timestep_spacing=spacing)
+    index = {"tokenizer": ["", "CLIPTokenizer"]}
+    values = model_card._sampling(Generator("", pipeline, **sampling), config, index)
+    assert values["comfyui_scheduler"].startswith(said)
+
+
+def test_a_base_is_written_as_pytorch_opens_it(tmp_path, monkeypatch):
+    assert model_card._as_argument("owner/name") == '"owner/name"'
+    assert model_card._as_argument("owner/name@v1") == '"owner/name", revision="v1"'
+    assert model_card._as_argument("assets/emoji/pipeline").endswith('rats_jax/assets/emoji/pipeline"')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert model_card._as_argument("./models/mine") == f'"{tmp_path}/models/mine"'
