@@ -69,6 +69,8 @@ def load_clip(
     module, abstract = describe(source, lambda: CLIPModel.from_config(config, dtype=dtype), init_clip)
     if default_config is None:  # else the reward's own code says what it shows the tower
         check_preprocessing(path, image_size=module.config.vision_config.image_size)
+    if source.endswith("open_clip_config.json"):  # other files there may be of the image tower alone
+        weights = tuple(sorted(weights, key=lambda name: name not in OPEN_CLIP_WEIGHTS))
     file = get_file(path, *weights)
     state = read_state_dict(file, lambda shard: find_file(path, shard))
     if is_open_clip(state):
@@ -129,7 +131,11 @@ def read_clip_config(path: str, default: Mapping[str, Any] | None) -> tuple[dict
         return to_transformers_config(default, source="ViT-H-14"), "ViT-H-14"
     config = read_json(file)
     if file.name == "config.json":
-        return config, str(file)
+        # timm's repositories have a config.json of timm beside open_clip's.
+        other = None if "model_type" in config else find_file(path, names[-1])
+        if other is None:
+            return config, str(file)
+        file, config = other, read_json(other)
     return to_transformers_config(config.get("model_cfg", {}), source=str(file)), str(file)
 
 

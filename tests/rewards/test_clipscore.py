@@ -23,9 +23,18 @@ def make_clipscore_open_clip(folder):
     return lambda images: 100 * cosine(normalise(crop(images))).clamp(min=0)
 
 
+def make_clipscore_timm(folder):
+    """A repository of timm's, with its own config.json and the image tower alone beside open_clip's files."""
+    score = make_clipscore_open_clip(folder)
+    (folder / "config.json").write_text('{"architecture": "vit_base_patch32_clip_224", "num_classes": 512}')
+    (folder / "model.safetensors").write_bytes(b"")
+    return score
+
+
 ORIGINALS = {
     "clipscore, transformers": ("clipscore", make_clipscore_transformers),
     "clipscore, open_clip": ("clipscore", make_clipscore_open_clip),
+    "clipscore, timm": ("clipscore", make_clipscore_timm),
 }
 
 
