@@ -30,7 +30,8 @@ def load_reward(
     Returns:
         score(images [B, H, W, 3] in [0, 1], prompts: B texts, or one) -> [B] float32, which can be
         differentiated in the images; of a reward of videos, videos [B, T, H, W, 3]. It raises ConfigError
-        where the images have another shape, no floating-point numbers, or not a picture for each prompt.
+        where the images have another shape, no floating-point numbers, or not a picture for each prompt. It
+        is compiled already: within a `jax.jit` of yours its weights would become constants of the program.
 
     Raises:
         ConfigError: no such kind, path or dtype; as `rats_jax.parallel.environment.check_sums`.
