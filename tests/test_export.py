@@ -293,6 +293,10 @@ def with_adapters(models, tmp_path_factory):
     base = tmp_path_factory.mktemp("base") / "pipeline"
     shutil.copytree(models / "pipeline", base)
     (base / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "PNDMScheduler"}')
+    index = json.loads((base / "model_index.json").read_text()) | {
+        "scheduler": ["diffusers", "PNDMScheduler"]
+    }
+    (base / "model_index.json").write_text(json.dumps(index))
     lora = {"rank": 3, "alpha": 6.0, "targets": "to_q|to_out_0|conv1|proj_in"}
     config = tiny_config(models, pretrained=str(base), **{f"lora__{name}": v for name, v in lora.items()})
     pipeline = load_pipeline(base)

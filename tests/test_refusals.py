@@ -84,10 +84,13 @@ def test_empty_prompts_are_refused(models, tmp_path):
 
 
 def change_scheduler(models, folder, **fields):
-    """Copy the tiny pipeline with other fields of its scheduler."""
+    """Copy the tiny pipeline with other fields of its scheduler, whose class the index names, too."""
     shutil.copytree(models / "pipeline", folder)
-    file = folder / "scheduler" / "scheduler_config.json"
+    file, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    if "_class_name" in fields:
+        named = {"scheduler": ["diffusers", fields["_class_name"]]}
+        index.write_text(json.dumps(json.loads(index.read_text()) | named))
     return str(folder)
 
 

@@ -244,7 +244,7 @@ np.testing.assert_array_equal(found, rows[:, 0] ** 2)
     [
         ("", "", ""),
         ("", "--xla_force_host_platform_device_count=2", ""),
-        ("import jax; jax.devices()", "", "jaxlib='.*': expected .* import rats_jax before jax is first"),
+        ("import jax; jax.devices()", "", "jaxlib='.*': expected .* import rats_jax before jax is used"),
         (
             "",
             "--xla_cpu_experimental_ynn_fusion_type=reduce",

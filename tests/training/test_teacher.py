@@ -100,8 +100,9 @@ def test_damaged_settings_of_targets_are_named(tmp_path, content):
 
 def test_another_mesh_that_gives_processes_other_rows_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    for others, message in (([2, 3], None), ([2, 3], None), ([4, 5], "rows of processes=")):
-        monkeypatch.setattr(processes, "gather", lambda rows, others=others: np.stack([rows, others]))
+    for others, message in (([4, 5], None), ([4, 5], None), ([6, 7], "rows of processes=")):
+        held = np.isin(np.arange(CONFIG.batch_size), others)
+        monkeypatch.setattr(processes, "gather", lambda own, held=held: np.stack([own, held]))
         if message is None:
             TargetStore(str(tmp_path), CONFIG, PROMPTS, ROWS)
         else:
