@@ -90,7 +90,7 @@ def trace(config: Any, devices: Sequence[Any]) -> TracedUpdate:
         devices: from `find_devices`, or real ones.
 
     Returns:
-        The program; its counts are per device and update.
+        The traced update; its counts are per device and update.
 
     Raises:
         ConfigError: a mesh, batch or model that does not fit; cuDNN is missing.

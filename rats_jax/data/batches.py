@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,12 @@ def filled_batches(count: int, size: int) -> Iterator[tuple[np.ndarray, slice]]:
     """
     for start in range(0, count, size):
         yield np.arange(start, start + size) % count, slice(min(size, count - start))
+
+
+def map_batches(function: Callable[[np.ndarray], Any], rows: np.ndarray, size: int) -> np.ndarray:
+    """Apply a function of a batch [size, ...] to all rows [N, ...], cut as by `filled_batches`: [N, ...]."""
+    batches = filled_batches(len(rows), size)
+    return np.concatenate([np.asarray(function(rows[places]))[kept] for places, kept in batches])
 
 
 class Rounds:

@@ -98,6 +98,8 @@ _REFUSED: Mapping[str, Field] = {
     "final_sigmas_type": only("zero"),
     # Another diffusion, where the class does not know the field but the file it was converted from did.
     "rescale_betas_zero_snr": only(False),
+    # Says where the last step ends, of the classes that have it; SDXL's Euler passes over that of its file.
+    "set_alpha_to_one": flag(True),
     # Tells the network log(sigma) / 4 in place of a timestep.
     "timestep_type": only("discrete"),
     # A network with twice the channels, the second half of which is its variance.
@@ -150,6 +152,7 @@ def _beta(default: float) -> Field:
 
 
 _RESCALES = {"rescale_betas_zero_snr": flag(False)}
+_LANDS = {"set_alpha_to_one": flag(True)}
 _FINAL_SIGMA = {"final_sigmas_type": one_of("zero", "sigma_min")}
 _FLOW_SIGMAS = {
     "use_flow_sigmas": flag(False),
@@ -158,7 +161,7 @@ _FLOW_SIGMAS = {
 }
 _CONSISTENCY = {
     **_RESCALES,
-    "set_alpha_to_one": flag(True),
+    **_LANDS,
     "original_inference_steps": integer(50, most=100_000),
     "beta_start": _beta(0.00085),
     "beta_end": _beta(0.012),
@@ -181,15 +184,14 @@ def _diffusion(spacing: str, own: Mapping[str, Field] | None = None) -> Mapping[
         "prediction_type": one_of("epsilon", *_PREDICTIONS),
         "timestep_spacing": one_of(spacing, *(other for other in _SPACINGS if other != spacing)),
         "steps_offset": integer(0, least=0),
-        "set_alpha_to_one": flag(True),
         **(own or {}),
     }
 
 
 _CLASSES: Mapping[str, _Class] = {
-    "DDIMScheduler": _Class(_diffusion("leading", _RESCALES)),
+    "DDIMScheduler": _Class(_diffusion("leading", _RESCALES | _LANDS)),
     "DDPMScheduler": _Class(_diffusion("leading", _RESCALES)),
-    "PNDMScheduler": _Class(_diffusion("leading"), lands_on_data=False),
+    "PNDMScheduler": _Class(_diffusion("leading", _LANDS), lands_on_data=False),
     "LMSDiscreteScheduler": _Class(_diffusion("linspace")),
     "EulerDiscreteScheduler": _Class(_diffusion("linspace", _RESCALES | _FINAL_SIGMA)),
     "EulerAncestralDiscreteScheduler": _Class(_diffusion("linspace", _RESCALES)),
@@ -231,10 +233,9 @@ _CLASSES: Mapping[str, _Class] = {
         flow_placement="match",
     ),
     # What the export of Flax pipelines writes; the Flax class knows no other spacing, nor the rescaling.
-    "FlaxDDIMScheduler": _Class(_diffusion("leading", {"timestep_spacing": only("leading")})),
+    "FlaxDDIMScheduler": _Class(_diffusion("leading", _LANDS | {"timestep_spacing": only("leading")})),
 }
 """By class name; other classes are refused."""
-_READ_SET_ALPHA_TO_ONE = tuple(f"{name}Scheduler" for name in ("DDIM", "FlaxDDIM", "PNDM", "LCM", "TCD"))
 
 
 def has_steps_offset(scheduler_config: Mapping[str, Any]) -> bool:
@@ -301,7 +302,7 @@ def read_scheduler_config(scheduler_config: Mapping[str, Any]) -> SchedulerSetti
         placement=scheduler.placement,
         timestep_spacing=values[spacing] if scheduler.reads_spacing else scheduler.fields[spacing].default,
         steps_offset=values["steps_offset"],
-        lands_on_data=_lands_on_data(name, scheduler_config),
+        lands_on_data=_lands_on_data(scheduler, scheduler_config),
         original_inference_steps=values.get("original_inference_steps", 0),
     )
 
@@ -326,12 +327,10 @@ def _check_flow(values: Mapping[str, Any]) -> None:
         raise invalid_value("final_sigmas_type", values["final_sigmas_type"], "'zero' with use_flow_sigmas")
 
 
-def _lands_on_data(name: str, scheduler_config: Mapping[str, Any]) -> bool:
-    """Say where the last step ends; SDXL's file has a set_alpha_to_one that its Euler class does not read."""
-    scheduler = _CLASSES[name]
+def _lands_on_data(scheduler: _Class, scheduler_config: Mapping[str, Any]) -> bool:
     if "final_sigmas_type" in scheduler.fields:
         return scheduler_config.get("final_sigmas_type", "zero") == "zero"
-    if name in _READ_SET_ALPHA_TO_ONE:
+    if "set_alpha_to_one" in scheduler.fields:
         return scheduler_config.get("set_alpha_to_one", scheduler.lands_on_data)
     return scheduler.lands_on_data
 

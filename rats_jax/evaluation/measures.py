@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rats_jax.data.batches import filled_batches
+from rats_jax.data.batches import map_batches
 from rats_jax.data.frames import choose_frames
 from rats_jax.errors import ConfigError, expect
 from rats_jax.evaluation import guards, perceptual
@@ -101,7 +101,7 @@ def measure(
         if images.shape[1] > 1:
             sets = _frames_of_sets(images)
             size = max(batch_size // images.shape[1], 1)
-            values = _in_batches(functools.partial(diversity, alexnet), sets, size)
+            values = map_batches(functools.partial(diversity, alexnet), sets, size)
             scores[DIVERSITY] = values.reshape(len(images), -1).mean(axis=1, keepdims=True)
         for name, values in scores.items():
             if bad := int(np.sum(~np.isfinite(values))):
@@ -137,13 +137,7 @@ def features_of_real(path: str, model: Generator, alexnet: Params, batch_size: i
 def _features(alexnet: Params, pictures: Reference, batch_size: int) -> np.ndarray:
     """What the Fréchet distance compares, [N, 256]."""
     pool = functools.partial(jax.jit(perceptual.pooled_features), alexnet)
-    return _in_batches(pool, pictures.images, batch_size)
-
-
-def _in_batches(measure: Callable[[np.ndarray], Any], rows: np.ndarray, size: int) -> np.ndarray:
-    """Measure rows in batches of one size, so that one program serves all."""
-    batches = filled_batches(len(rows), size)
-    return np.concatenate([np.asarray(measure(rows[places]))[kept] for places, kept in batches])
+    return map_batches(pool, pictures.images, batch_size)
 
 
 def summarise(entries: Sequence[Entry], measured: Sequence[Measured], *, seed: int) -> list[dict[str, Any]]:

@@ -37,8 +37,7 @@ def load_reward(
         ConfigError: no such kind, path or dtype; as `rats_jax.parallel.environment.check_sums`.
         WeightsError: files are missing, or weights are missing, extra or mis-shaped.
     """
-    known = "float32", "bfloat16"
-    expect(isinstance(dtype, str) and dtype in known, "dtype", dtype, " or ".join(map(repr, known)))
+    arguments.check_dtype(dtype)
     reward = find_reward(kind)
     if path:
         expect_model(path, "path")

@@ -117,9 +117,10 @@ class T5Config:
         gated, activation = projection.startswith("gated-"), projection.removeprefix("gated-")
         if projection == "gated-gelu":  # as the class does
             activation = "gelu_new"
+        if values["dense_act_fn"] == "gelu_pytorch_tanh" and activation == "gelu_new":
+            values["dense_act_fn"] = "gelu_new"  # another name of it
         for name, expected in (("dense_act_fn", activation), ("is_gated_act", gated)):
             value = values.pop(name)
-            value = "gelu_new" if value == "gelu_pytorch_tanh" else value  # two names of one function
             because = f"{expected!r} of feed_forward_proj={projection!r}"
             expect(value in (None, expected), name, value, because)
         buckets = values["relative_attention_num_buckets"]

@@ -81,7 +81,7 @@ def agree(flag: bool) -> bool:
 
 def everywhere(flag: bool) -> bool:
     """Tell whether a flag is true in every process."""
-    return bool(multihost_utils.process_allgather(flag).all()) if jax.process_count() > 1 else flag
+    return bool(gather(np.asarray(flag)).all())
 
 
 def gather(values: np.ndarray) -> np.ndarray:

@@ -293,6 +293,15 @@ def check_fit(parts: Parts, name: str, expected: Mapping[str, tuple[Any, str]]) 
             )
 
 
+def with_named_scheduler(config: Mapping[str, Any], index: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a scheduler_config.json the class that model_index.json names, which PyTorch makes.
+
+    Flax's classes, which the index of a Flax folder names, are left to what the file says.
+    """
+    _, name = index.get("scheduler") or (None, None)
+    return {**config, "_class_name": name} if name and not name.startswith("Flax") else dict(config)
+
+
 def read_field(parts: Parts, file: str, read: Callable[..., Any], *arguments: Any) -> Any:
     """Read something of a config file; what it refuses names the file.
 

@@ -27,6 +27,7 @@ from rats_jax.pipelines.base import (
     Options,
     Parts,
     Pipeline,
+    with_named_scheduler,
 )
 from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.types import Params
@@ -136,9 +137,8 @@ def _read(path: str, dtype: Any, device: Any, options: Options) -> tuple[Family,
 
     def repaired(file: str) -> Mapping[str, Any]:
         content = read(file)
-        named = index.get("scheduler") or [None]
-        if file == SCHEDULER_FILE and named[-1]:  # as PyTorch: the index names the class, the file its values
-            content = {**content, "_class_name": named[-1]}
+        if file == SCHEDULER_FILE:
+            content = with_named_scheduler(content, index)
         return family.repair(file, content)
 
     networks = {}

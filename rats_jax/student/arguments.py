@@ -38,6 +38,16 @@ def number(value: Any, field: str, *, least: int, note: str = "") -> float:
     return float(value)
 
 
+def check_dtype(value: Any) -> None:
+    """Check the name of what networks compute in.
+
+    Raises:
+        ConfigError: it is neither 'float32' nor 'bfloat16'.
+    """
+    known = "float32", "bfloat16"
+    expect(isinstance(value, str) and value in known, "dtype", value, " or ".join(map(repr, known)))
+
+
 def prompts(value: Any) -> list[str]:
     """Give a text, or texts in an order, as a list of stripped ones.
 

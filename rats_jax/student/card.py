@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from etils import epath
+from huggingface_hub import ModelCardData
 
 from rats_jax.diffusion.scheduler_config import read_scheduler_config
 from rats_jax.files import write_whole
 from rats_jax.paths import is_hub_id, resolve_path
-from rats_jax.pipelines.base import SCHEDULER_FILE
+from rats_jax.pipelines.base import SCHEDULER_FILE, with_named_scheduler
 from rats_jax.report import run_table, tables
 from rats_jax.student.adapters import COMFYUI_FILE, LORA_FILE
 from rats_jax.student.model import Generator, Origin
@@ -165,7 +164,8 @@ def write_card(model: Generator, folder: Path, *, format: str, place: str) -> No
 def _card(model: Generator, origin: Origin, format: str) -> str:
     config: Any = origin.config
     terms, scores = find_terms(config.pretrained), _scores(model.source, origin.step)
-    head, licence = [f"{field}: {_as_yaml(value)}" for field, value in terms.items()], describe_terms(terms)
+    head = ModelCardData(**terms).to_yaml().splitlines() if terms else []
+    licence = describe_terms(terms)
     if is_hub_id(config.pretrained):  # the hub refuses a card whose base is none of its models
         head.append(f"base_model: {config.pretrained.partition('@')[0]}")
     head += [f"library_name: {'jax' if format == 'jax' else 'diffusers'}"]
@@ -204,13 +204,6 @@ def _card(model: Generator, origin: Origin, format: str) -> str:
     return "\n".join(sections)
 
 
-def _as_yaml(value: Any) -> str:
-    """Write a text or a list of them; what is no plain word is quoted, as JSON does."""
-    return (
-        value if isinstance(value, str) and re.fullmatch(r"[\w.-]*[a-z][\w.-]*", value) else json.dumps(value)
-    )
-
-
 def _as_argument(pretrained: str) -> str:
     """Write a base model as the arguments of from_pretrained, which knows no assets/ and no @revision."""
     if is_hub_id(pretrained):
@@ -237,7 +230,7 @@ def _sampling(model: Generator, config: Any, index: Mapping[str, Any]) -> dict[s
             "scheduler_class": "DDIMScheduler, ",
             "scheduler": f"pipeline.scheduler = {scheduler}\n",
             "levels": "",
-            "comfyui_scheduler": _COMFYUI_SCHEDULERS[_spacing_of(config)]
+            "comfyui_scheduler": _COMFYUI_SCHEDULERS[_spacing_of(config, index)]
             + (_COMFYUI_V if model.pipeline.prediction_type == "v_prediction" else ""),
         }
     *length, height, width, _ = model.pipeline.image_shape()
@@ -267,10 +260,10 @@ def _sampling(model: Generator, config: Any, index: Mapping[str, Any]) -> dict[s
     }
 
 
-def _spacing_of(config: Any) -> str:
+def _spacing_of(config: Any, index: Mapping[str, Any]) -> str:
     """Give where a student's timesteps lie: its own choice, or that of its base."""
-    settings = read_scheduler_config(read_json(get_file(config.pretrained, SCHEDULER_FILE)))
-    return config.student.timestep_spacing or settings.timestep_spacing
+    scheduler = with_named_scheduler(read_json(get_file(config.pretrained, SCHEDULER_FILE)), index)
+    return config.student.timestep_spacing or read_scheduler_config(scheduler).timestep_spacing
 
 
 def _by_encoder(ids: Any) -> dict[str, Any]:

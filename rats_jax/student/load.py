@@ -76,7 +76,7 @@ def load(
     """
     expect(isinstance(path, str | os.PathLike) and str(path) != "", "path", path, "a folder or a hub id")
     path = str(path)
-    _check_dtype(dtype)
+    arguments.check_dtype(dtype)
     step = None if step is None else arguments.integer(step, "step", least=0)
     sizes = {"height": height, "width": width, "max_sequence_length": max_sequence_length}
     sizes["num_frames"] = num_frames
@@ -162,7 +162,7 @@ def load_pretrained(config: Any, *, role: str, dtype: str = "float32") -> Genera
         ConfigError: the config's `pretrained` is no pipeline, or another role or dtype.
     """
     expect(role in ("student", "teacher"), "role", role, "'student' or 'teacher'")
-    _check_dtype(dtype)
+    arguments.check_dtype(dtype)
     pipeline = open_pipeline(config.pretrained, dtype=jnp.dtype(dtype), options=_whole(config))
     return _sampled(config.pretrained, pipeline, config, config[role], dtype)
 
@@ -193,11 +193,6 @@ def _read(pipeline: Pipeline, dtype: str) -> Pipeline:
         text_encoder=read(pipeline.text_encoder),
         decoder=read(pipeline.decoder),
     )
-
-
-def _check_dtype(dtype: Any) -> None:
-    known = "float32", "bfloat16"
-    expect(isinstance(dtype, str) and dtype in known, "dtype", dtype, " or ".join(map(repr, known)))
 
 
 def _expect_finite(student: Any, workdir: str, step: int) -> None:

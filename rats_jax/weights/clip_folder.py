@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rats_jax.data.batches import filled_batches
+from rats_jax.data.batches import map_batches
 from rats_jax.errors import WeightsError
 from rats_jax.networks.clip import IMAGE_TOWER, TEXT_TOWER, CLIPModel, embed_text, init_clip
 from rats_jax.types import Params
@@ -112,11 +112,7 @@ def embed_once(
 
     def embed_prompts(prompts: list[str]) -> np.ndarray:
         ids = tokenize(tokenizer, prompts, max_length=max_length)
-        params = jax.device_put(text_tower)
-        embeds = []
-        for rows, kept in filled_batches(len(ids), _TEXT_BATCH):
-            embeds.append(np.asarray(embed(params, ids[rows]))[kept])
-        return np.concatenate(embeds)
+        return map_batches(functools.partial(embed, jax.device_put(text_tower)), ids, _TEXT_BATCH)
 
     return once_per_prompt(embed_prompts)
 

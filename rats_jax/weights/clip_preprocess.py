@@ -27,11 +27,8 @@ def check_preprocessing(path: str, *, image_size: int) -> None:
     """
     for name, fields, inside in (
         ("preprocessor_config.json", _of_transformers(image_size), None),
-        (
-            "processor_config.json",
-            _of_transformers(image_size),
-            "image_processor",
-        ),  # transformers 5 writes it
+        # Of transformers 5.
+        ("processor_config.json", _of_transformers(image_size), "image_processor"),
         ("open_clip_config.json", _of_open_clip(image_size), "preprocess_cfg"),
     ):
         file = find_file(path, name)

@@ -66,4 +66,4 @@ def test_what_a_load_gets_wrong_is_one_line(arguments, message):
 def test_a_name_that_is_not_there_is_an_attribute_error():
     assert dir(rats_jax) == ["__version__", "load", "load_reward"]
     with pytest.raises(AttributeError, match="^module 'rats_jax' has no attribute 'loads'$"):
-        rats_jax.loads  # noqa: B018
+        rats_jax.__getattr__("loads")

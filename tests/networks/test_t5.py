@@ -63,6 +63,14 @@ IDS = RNG.integers(0, 31, (2, 30)).astype(np.int32)
 MASK = np.arange(30) < np.array([[30], [11]])
 
 
+def test_both_names_of_an_activation_are_one():
+    first, second = (
+        t5.T5EncoderModel.from_config({"feed_forward_proj": "gated-gelu", "dense_act_fn": name})
+        for name in ("gelu_new", "gelu_pytorch_tanh")
+    )
+    assert first == second
+
+
 def make_pair(kind, folder, **changes):
     """A PyTorch encoder that was written, and ours with its weights."""
     config, original, ours = KINDS[kind]
