@@ -89,16 +89,22 @@ def gather(values: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(values)) if jax.process_count() > 1 else values[None]
 
 
-def expect_same(text: str, field: str) -> None:
-    """Check that all processes have the same text, of which a digest is compared.
+def expect_same(texts: Mapping[str, str]) -> None:
+    """Check that all processes have the same texts, of which digests are compared.
+
+    Args:
+        texts: by the field that they are of, the same fields everywhere.
 
     Raises:
-        ConfigError: in all of them: one has another.
+        ConfigError: in all of them: one has another; names the field.
     """
-    digests = gather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
-    others = np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
-    if others:
-        raise ConfigError(f"{field}: expected the same in all processes, others than the first have {others}")
+    own = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts.values()]
+    digests = gather(np.stack(own))
+    for field, differs in zip(texts, (digests != digests[0]).any(axis=2).T, strict=True):
+        if differs.any():
+            others = np.flatnonzero(differs).tolist()
+            expected = f"the same in all processes, others than the first have {others}"
+            raise ConfigError(f"{field}: expected {expected}")
 
 
 @contextmanager
@@ -132,18 +138,12 @@ def expect_shared(folder: epath.Path, field: str) -> None:
     mark = folder / f"seen_by_all_{number}"
     if jax.process_index() == 0:
         mark.write_text("")
-    wait("the folder is marked")
+    multihost_utils.sync_global_devices("the folder is marked")
     shared = everywhere(mark.exists())
     if jax.process_index() == 0:
         mark.unlink()
     expected = f"a folder that all {jax.process_count()} processes see, on a shared disk or in a bucket"
     expect(shared, field, str(folder), expected)
-
-
-def wait(name: str) -> None:
-    """Wait until all processes are here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def _is_slurm(environment: Mapping[str, str]) -> bool:

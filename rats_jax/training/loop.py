@@ -70,11 +70,9 @@ def train(program: Program, config: Any, workdir: str | Path) -> dict[str, Any]:
     workdir, folder = str(place), place / "checkpoints"
     stream = make_prompt_iterator(program.prompts, batch_size=config.batch_size, seed=config.seed)
     writes = jax.process_index() == 0
-    processes.expect_same(saved_config.to_json(config), "config")
-    processes.expect_same("\n".join(program.prompts), "prompts")
+    processes.expect_same({"config": saved_config.to_json(config), "prompts": "\n".join(program.prompts)})
     claim(workdir, config, writes=writes)
-    processes.wait("the work directory is claimed")
-    processes.expect_shared(place, "workdir")
+    processes.expect_shared(place, "workdir")  # which is there for all from here on
     targets = open_targets(config, program)
     rounds = Rounds(stream, length=config.teacher.reuse_after, num_updates=config.num_updates)
     with (
