@@ -130,7 +130,11 @@ class TrainState:
 
 
 class DenoiseFn(Protocol):
-    """(params, latents [B, ...], timestep [], embeds) -> model_output, the same shape, float32."""
+    """(params, latents [B, ...], timestep [], embeds of [R * B, ...]) -> model_output [R * B, ...] float32.
+
+    R prompts of each sample lie in a row. R is 1, and 2 under guidance: what a network computes before it
+    reads the prompt is then computed once for both.
+    """
 
     def __call__(self, params: Params, latents: Array, timestep: Array, embeds: Any, /) -> Array: ...
 

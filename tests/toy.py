@@ -22,6 +22,7 @@ from rats_jax.method.gate import make_gate_fn, sigmoid_gate
 from rats_jax.method.horizon import interpolation_matrix
 from rats_jax.method.loss import negative_reward
 from rats_jax.method.update import make_loss_fn, make_teach_fn, make_update_fn, with_teacher
+from rats_jax.networks.layers import match_batch
 from rats_jax.rewards import make_score_fn
 from rats_jax.types import Batch, FrozenParams, Grid, Moments, PromptEmbeds, TrainState
 
@@ -36,6 +37,7 @@ KEY = jax.random.key(7)
 
 
 def denoise_fn(params, latents, timestep, embeds):
+    latents, embeds = match_batch(latents, embeds)
     prompt = _spread(embeds @ params["prompt"], latents)
     return latents @ params["kernel"] + timestep / 1000 * params["time"] + prompt
 

@@ -36,7 +36,8 @@ def with_guidance(denoise_fn: DenoiseFn, guidance_scale: Array | float) -> Denoi
     """Turn a network into one that reads PromptEmbeds and applies guidance, or none at a scale of exactly 1.
 
     Args:
-        denoise_fn: (params, latents, timestep [], embeds) -> model_output, with embeds a pytree of [B, ...].
+        denoise_fn: (params, latents [B, ...], timestep [], embeds) -> model_output [R * B, ...], with embeds
+            a pytree of [R * B, ...]; R is 2 under guidance.
         guidance_scale: a number, or a traced scalar, which is compared with 1 when the program runs.
 
     Returns:
@@ -62,10 +63,11 @@ def conditional(denoise_fn: DenoiseFn) -> DenoiseFn:
 
 
 def guided(denoise_fn: DenoiseFn, *, guidance_scale: Array | float) -> DenoiseFn:
-    """Let a network read PromptEmbeds and apply guidance: one evaluation a step on a batch of 2B.
+    """Let a network read PromptEmbeds and apply guidance: one evaluation a step, of two prompts a sample.
 
     Args:
-        denoise_fn: (params, latents, timestep [], embeds) -> model_output, with embeds a pytree of [B, ...].
+        denoise_fn: (params, latents [B, ...], timestep [], embeds) -> model_output [2 * B, ...], with embeds
+            a pytree of [2 * B, ...] in which uncond and cond of a sample lie side by side.
         guidance_scale: scalar, which may be traced.
 
     Returns:
@@ -76,12 +78,8 @@ def guided(denoise_fn: DenoiseFn, *, guidance_scale: Array | float) -> DenoiseFn
 
     def guided_fn(params: Params, latents: Array, timestep: Array, embeds: PromptEmbeds) -> Array:
         chex.assert_trees_all_equal_structs(embeds.uncond, embeds.cond)
-        both_outputs = denoise_fn(
-            params,
-            _interleave(latents, latents),
-            timestep,
-            jax.tree.map(_interleave, embeds.uncond, embeds.cond),
-        )
+        both = jax.tree.map(_interleave, embeds.uncond, embeds.cond)
+        both_outputs = denoise_fn(params, latents, timestep, both)
         outputs = both_outputs.reshape((latents.shape[0], 2) + both_outputs.shape[1:])
         return guide(outputs[:, 1], outputs[:, 0], guidance_scale)
 

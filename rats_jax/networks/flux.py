@@ -11,13 +11,13 @@ from typing import Any
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.fields import Field, expect, flag, integer, listed, only, optional, read_fields
 from rats_jax.networks.abstract import Network
 from rats_jax.networks.kernels import PLAIN, Kernels
+from rats_jax.networks.layers import gelu_tanh
 from rats_jax.networks.mmdit import (
     Attention,
     FeedForward,
@@ -105,9 +105,7 @@ class FluxSingleTransformerBlock(nn.Module):
         read, _ = Attention(
             self.num_heads, self.head_dim, out=False, dtype=self.dtype, kernels=self.kernels, name="attn"
         )(normed, rotary=rotary)
-        thought = jax.nn.gelu(
-            nn.Dense(4 * width, dtype=self.dtype, name="proj_mlp")(normed), approximate=True
-        )
+        thought = gelu_tanh(nn.Dense(4 * width, dtype=self.dtype, name="proj_mlp")(normed))
         both = jnp.concatenate([read, thought], axis=-1)
         return tokens + gate * nn.Dense(width, dtype=self.dtype, name="proj_out")(both), None
 

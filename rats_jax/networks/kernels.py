@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rats_jax.networks.attention import AttendFn, attend, attend_cudnn
+from rats_jax.networks.attention import AttendFn, attend, attend_cudnn, attend_in_columns
 from rats_jax.networks.attention_flash import attend_flash
 from rats_jax.networks.convolution import ConvolveFn, convolve, convolve_in_loops
 
@@ -34,11 +34,11 @@ def find_kernels(device: Any) -> Kernels:
         device: of jax, real or of a topology that is only compiled for.
 
     Returns:
-        cuDNN's flash attention on NVIDIA's GPUs from Ampere on; flash attention of TPUs there; convolutions
-        whose gradients are fast inside loops on processors; else PLAIN.
+        cuDNN's flash attention on NVIDIA's GPUs from Ampere on; flash attention of TPUs there; on processors
+        attention with scores in columns and convolutions whose gradients are fast inside loops; else PLAIN.
     """
     if device.platform == "cpu":
-        return Kernels(convolve=convolve_in_loops)
+        return Kernels(attend=attend_in_columns, convolve=convolve_in_loops)
     if device.platform == "gpu" and _has_flash(device):
         return Kernels(attend=attend_cudnn)
     if device.platform == "tpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,25 +15,62 @@ from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.types import Array
 
 
+def with_slope(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Let the backward pass of an elementwise function keep one array, its slope, in place of several."""
+    wrapped = jax.custom_jvp(function)
+
+    @wrapped.defjvp
+    def _value_and_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        value, slope = jax.jvp(function, primals, (jnp.ones_like(primals[0]),))
+        return value, slope * tangents[0]
+
+    return functools.wraps(function)(wrapped)
+
+
+@with_slope
+def silu(x: Array) -> Array:
+    """x * sigmoid(x), also called swish."""
+    return jax.nn.silu(x)
+
+
+@with_slope
 def quick_gelu(x: Array) -> Array:
     """x * sigmoid(1.702 x), OpenAI's approximation of the GELU."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+@with_slope
+def gelu_tanh(x: Array) -> Array:
+    """The GELU by a hyperbolic tangent, which PyTorch calls gelu of approximate='tanh'."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+@with_slope
 def gelu(x: Array) -> Array:
-    """The exact GELU, x * Phi(x), which PyTorch calls gelu; JAX approximates it by default."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact GELU, x * Phi(x), which PyTorch calls gelu; JAX approximates it by default.
+
+    By the error function in float32, as in PyTorch. `jax.nn.gelu` takes its complement, which XLA computes in
+    two ways, to choose between them.
+    """
+    inputs = x.astype(jnp.float32)
+    return (inputs * (0.5 + 0.5 * lax.erf(inputs * 0.5**0.5))).astype(x.dtype)
 
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "mish": jax.nn.mish,
+    "silu": silu,
+    "swish": silu,
+    "mish": with_slope(jax.nn.mish),
     "gelu": gelu,
     "relu": jax.nn.relu,
     "quick_gelu": quick_gelu,
 }
 """Activations by PyTorch's names."""
+
+
+def match_batch(*arrays: Array) -> tuple[Array, ...]:
+    """Repeat samples, a a b b c c, until all arrays [B, ...] have as many as the largest, [R * B, ...]."""
+    size = max(x.shape[0] for x in arrays)
+    return tuple(jnp.repeat(x, size // x.shape[0], axis=0) if x.shape[0] != size else x for x in arrays)
 
 
 class Conv(nn.Module):

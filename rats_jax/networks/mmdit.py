@@ -21,6 +21,7 @@ from jax import lax
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.embeddings import TimestepEmbedding, timestep_embedding
 from rats_jax.networks.kernels import PLAIN, Kernels
+from rats_jax.networks.layers import gelu_tanh
 from rats_jax.types import Array
 
 EPSILON = 1e-6
@@ -139,7 +140,7 @@ class _Project(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return jax.nn.gelu(nn.Dense(self.features, dtype=self.dtype, name="proj")(x), approximate=True)
+        return gelu_tanh(nn.Dense(self.features, dtype=self.dtype, name="proj")(x))
 
 
 class FeedForward(nn.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.networks.kernels import PLAIN, Kernels
-from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm
+from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm, match_batch
 from rats_jax.types import Array
 
 _NO_PADDING = ((0, 0), (0, 0))
@@ -47,10 +47,10 @@ class ResnetBlock2D(nn.Module):
 
         Args:
             inputs: [B, H, W, I].
-            time: [B, D], or None for a block that knows no time.
+            time: [B, D], or None for a block that knows no time. Either batch may be R times the other.
 
         Returns:
-            [B, H, W, O].
+            [B, H, W, O], of the larger batch.
         """
         chex.assert_rank(inputs, 4)
         activate = ACTIVATIONS[self.act_fn]
@@ -60,6 +60,7 @@ class ResnetBlock2D(nn.Module):
             width = self.features * (2 if self.scale_shift else 1)
             project = nn.Dense(width, dtype=self.dtype, name="time_emb_proj")
             projected = project(activate(time))[:, None, None, :]
+            hidden, projected, inputs = match_batch(hidden, projected, inputs)
             if self.scale_shift:
                 scale, shift = jnp.split(projected, 2, axis=-1)
             else:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.kernels import PLAIN, Kernels
-from rats_jax.networks.layers import Conv, GroupNorm, gelu
+from rats_jax.networks.layers import Conv, GroupNorm, gelu, match_batch
 from rats_jax.types import Array
 
 # What the originals do not let a config choose.
@@ -112,10 +112,13 @@ class BasicTransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Array, tokens: Array) -> Array:
-        """Compute a block: [B, L, D], [B, M, D'] -> [B, L, D]."""
+        """Compute a block: [B, L, D], [R * B, M, D'] -> [R * B, L, D], R prompts of each sample in a row."""
+        if self.only_cross_attention:
+            hidden, tokens = match_batch(hidden, tokens)
         inputs = self._norm("norm1")(hidden)
         context = tokens if self.only_cross_attention else inputs
         hidden = self._attention("attn1")(inputs, context) + hidden
+        hidden, tokens = match_batch(hidden, tokens)
         hidden = self._attention("attn2")(self._norm("norm2")(hidden), tokens) + hidden
         return FeedForward(dtype=self.dtype, name="ff")(self._norm("norm3")(hidden)) + hidden
 
@@ -151,7 +154,7 @@ class Transformer2DModel(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, tokens: Array) -> Array:
-        """Transform a picture: [B, H, W, C], [B, L, D] -> [B, H, W, C]."""
+        """Transform a picture: [B, H, W, C], [R * B, L, D] -> [R * B, H, W, C]."""
         chex.assert_rank([inputs, tokens], [4, 3])
         batch, height, width, channels = inputs.shape
         head_dim = channels // self.num_heads
@@ -167,8 +170,9 @@ class Transformer2DModel(nn.Module):
                 kernels=self.kernels,
                 name=f"transformer_blocks_{i}",
             )(hidden, tokens)
-        hidden = hidden.reshape(batch, height, width, inner)
-        return self._project(channels, "proj_out")(hidden) + inputs
+        hidden = self._project(channels, "proj_out")(hidden.reshape(-1, height, width, inner))
+        hidden, inputs = match_batch(hidden, inputs)
+        return hidden + inputs
 
     def _project(self, features: int, name: str) -> nn.Dense | Conv:
         """Make a layer that computes each position by itself."""

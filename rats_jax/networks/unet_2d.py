@@ -14,7 +14,7 @@ from flax.core import FrozenDict
 from rats_jax.networks.abstract import Network
 from rats_jax.networks.embeddings import TimestepEmbedding, timestep_embedding
 from rats_jax.networks.kernels import PLAIN, Kernels
-from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm
+from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm, match_batch
 from rats_jax.networks.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from rats_jax.networks.transformer_2d import Transformer2DModel
 from rats_jax.networks.unet_2d_blocks import DownBlock2D, MidBlock2D, UpBlock2D
@@ -116,12 +116,13 @@ class UNet2DConditionModel(Network):
         Args:
             latents: [B, H, W, C] of any size.
             timestep: [] or [B].
-            tokens: [B, L, D] of the prompt.
-            pooled: [B, D'] of the prompt, read where `addition_embed_type` is 'text_time'.
-            time_ids: [B, 6] sizes and crops in pixels, read with `pooled`.
+            tokens: [R * B, L, D], R prompts of each sample in a row; what comes before they are read is
+                computed once for all R.
+            pooled: [R * B, D'] of the prompts, read where `addition_embed_type` is 'text_time'.
+            time_ids: [R * B, 6] sizes and crops in pixels, read with `pooled`.
 
         Returns:
-            [B, H, W, C'] in `dtype`; differentiable in the weights and all inputs.
+            [R * B, H, W, C'] in `dtype`; differentiable in the weights and all inputs.
         """
         chex.assert_rank([latents, timestep, tokens], [4, {0, 1}, 3])
         config = self.config
@@ -138,7 +139,7 @@ class UNet2DConditionModel(Network):
         norm = GroupNorm(
             config["norm_num_groups"], config["norm_eps"], dtype=self.dtype, name="conv_norm_out"
         )
-        hidden = ACTIVATIONS[config["act_fn"]](norm(hidden))
+        hidden, _ = match_batch(ACTIVATIONS[config["act_fn"]](norm(hidden)), tokens)
         return self._conv(config["out_channels"], "conv_out")(hidden)
 
     def _embed_time(self, timestep: Array, pooled: Array | None, time_ids: Array | None) -> Array:
@@ -157,7 +158,9 @@ class UNet2DConditionModel(Network):
             chex.assert_rank([pooled, time_ids], 2)
             assert pooled is not None and time_ids is not None
             sizes = embed(time_ids.ravel(), config["addition_time_embed_dim"]).reshape(pooled.shape[0], -1)
-            time = time + make(name="add_embedding")(jnp.concatenate([pooled, sizes], axis=-1))
+            added = make(name="add_embedding")(jnp.concatenate([pooled, sizes], axis=-1))
+            time, added = match_batch(time, added)
+            time = time + added
         act_fn = config["time_embedding_act_fn"]
         return time if act_fn is None else ACTIVATIONS[act_fn](time)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
+from rats_jax.networks.layers import match_batch
 from rats_jax.networks.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from rats_jax.networks.transformer_2d import Transformer2DModel
 from rats_jax.types import Array
@@ -126,7 +127,7 @@ class UpBlock2D(nn.Module):
             [B, H', W', O].
         """
         for i, skip in zip(range(self.num_layers), reversed(skips), strict=True):
-            hidden = jnp.concatenate([hidden, skip], axis=-1)
+            hidden = jnp.concatenate(match_batch(hidden, skip), axis=-1)
             hidden = self.resnet(name=f"resnets_{i}")(hidden, time)
             if self.transformer is not None:
                 hidden = self.transformer(depth=self.depths[i], name=f"attentions_{i}")(hidden, tokens)

@@ -8,12 +8,11 @@ from typing import Any
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.kernels import PLAIN, Kernels
-from rats_jax.networks.layers import Conv, GroupNorm
+from rats_jax.networks.layers import Conv, GroupNorm, silu
 from rats_jax.networks.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from rats_jax.types import Array
 
@@ -115,7 +114,7 @@ class _Coder(nn.Module):
     def _leave(self, hidden: Array, features: int) -> Array:
         """End with SiLU, whatever the activation of the blocks is, and a convolution."""
         groups = self.config["norm_num_groups"]
-        hidden = jax.nn.silu(GroupNorm(groups, _EPSILON, dtype=self.dtype, name="conv_norm_out")(hidden))
+        hidden = silu(GroupNorm(groups, _EPSILON, dtype=self.dtype, name="conv_norm_out")(hidden))
         return Conv(features, **self._on_device, name="conv_out")(hidden)
 
 

@@ -14,14 +14,13 @@ from typing import Any
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.convolution import convolve_frames
 from rats_jax.networks.kernels import PLAIN, Kernels
-from rats_jax.networks.layers import Conv
+from rats_jax.networks.layers import Conv, silu
 from rats_jax.types import Array
 
 HISTORY = "history"
@@ -108,7 +107,7 @@ class WanResidualBlock(nn.Module):
         on_device = {"dtype": self.dtype, "kernels": self.kernels}
         hidden = inputs
         for i in (1, 2):
-            hidden = jax.nn.silu(ChannelNorm(name=f"norm{i}")(hidden))
+            hidden = silu(ChannelNorm(name=f"norm{i}")(hidden))
             hidden = CausalConv(self.features, **on_device, name=f"conv{i}")(hidden)
         if inputs.shape[-1] != self.features:
             inputs = CausalConv(self.features, (1, 1, 1), 0, **on_device, name="conv_shortcut")(inputs)
@@ -283,7 +282,7 @@ class WanEncoder3d(nn.Module):
                 in_time = config["temperal_downsample"][level]
                 hidden = Downsample(in_time, **on_device, name=next(names))(hidden)
         hidden = WanMidBlock(**on_device, name="mid_block")(hidden)
-        hidden = jax.nn.silu(ChannelNorm(name="norm_out")(hidden))
+        hidden = silu(ChannelNorm(name="norm_out")(hidden))
         return CausalConv(2 * config["z_dim"], **on_device, name="conv_out")(hidden)
 
 
@@ -320,5 +319,5 @@ class WanDecoder3d(nn.Module):
                 name=f"up_blocks_{i}",
             )
             hidden = block(hidden, first)
-        hidden = jax.nn.silu(ChannelNorm(name="norm_out")(hidden))
+        hidden = silu(ChannelNorm(name="norm_out")(hidden))
         return CausalConv(config["out_channels"], **on_device, name="conv_out")(hidden)

@@ -25,6 +25,7 @@ from rats_jax.networks.abstract import Network
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.embeddings import TimestepEmbedding, timestep_embedding
 from rats_jax.networks.kernels import PLAIN, Kernels
+from rats_jax.networks.layers import gelu_tanh
 from rats_jax.networks.mmdit import FeedForward, Rotary, modulate, rotary_tables, rotate
 from rats_jax.networks.stack import stack
 from rats_jax.types import Array, Key, Params
@@ -111,7 +112,7 @@ class TextProjection(nn.Module):
     def __call__(self, context: Array) -> Array:
         """Project each token."""
         hidden = nn.Dense(self.features, dtype=self.dtype, name="linear_1")(context)
-        hidden = jax.nn.gelu(hidden, approximate=True)
+        hidden = gelu_tanh(hidden)
         return nn.Dense(self.features, dtype=self.dtype, name="linear_2")(hidden)
 
 

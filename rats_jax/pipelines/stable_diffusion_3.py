@@ -13,6 +13,7 @@ from rats_jax.diffusion.schedule import get_prediction_type
 from rats_jax.errors import WeightsError
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.clip_text import CLIPTextModelWithProjection
+from rats_jax.networks.layers import match_batch
 from rats_jax.networks.lora import variables
 from rats_jax.networks.sd3 import PATCH, SD3Transformer2DModel
 from rats_jax.networks.t5 import T5EncoderModel
@@ -115,6 +116,7 @@ def compose(parts: Parts) -> Pipeline:
         return PromptEmbeds(cond, jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), empty, cond))
 
     def denoise_fn(params: Params, latents: Array, timestep: Array, embeds: SD3Embeds) -> Array:
+        latents, _ = match_batch(latents, embeds.pooled)
         level = jnp.broadcast_to(jnp.asarray(timestep, jnp.float32), latents.shape[0])
         velocity: Any = transformer.apply(variables(params), latents, *embeds, level)
         return velocity.astype(jnp.float32)

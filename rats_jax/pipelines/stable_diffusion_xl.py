@@ -63,7 +63,7 @@ def compose(parts: Parts) -> Pipeline:
         return PromptEmbeds(cond, jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), empty, cond))
 
     def denoise_fn(params: Params, latents: Array, timestep: Array, embeds: XLEmbeds) -> Array:
-        sizes = jnp.broadcast_to(time_ids, (latents.shape[0], 6))
+        sizes = jnp.broadcast_to(time_ids, (embeds.pooled.shape[0], 6))
         outputs: Any = unet.apply(variables(params), latents, timestep, *embeds, sizes)
         return outputs.astype(jnp.float32)
 

@@ -20,6 +20,7 @@ from rats_jax.diffusion.scheduler_config import FLOW_CLASS, read_scheduler_confi
 from rats_jax.errors import WeightsError, expect
 from rats_jax.fields import Field, only, read_fields
 from rats_jax.networks.autoencoder_kl_wan import AutoencoderKLWan, decode_clip
+from rats_jax.networks.layers import match_batch
 from rats_jax.networks.lora import variables
 from rats_jax.networks.t5 import UMT5EncoderModel
 from rats_jax.networks.wan import WanTransformer3DModel
@@ -99,6 +100,7 @@ def compose(parts: Parts) -> Pipeline:
         return PromptEmbeds(cond, jnp.broadcast_to(uncond, cond.shape))
 
     def denoise_fn(params: Params, latents: Array, timestep: Array, tokens: Array) -> Array:
+        latents, _ = match_batch(latents, tokens)
         level = jnp.broadcast_to(jnp.asarray(timestep, jnp.float32), latents.shape[0])
         velocity: Any = transformer.apply(variables(params), latents, tokens, level)
         return velocity.astype(jnp.float32)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rats_jax.diffusion.guidance import guide, guided, with_guidance
+from rats_jax.networks.layers import match_batch
 from rats_jax.types import PromptEmbeds
 
 SHAPE = (3, 2, 2, 2)
@@ -20,6 +21,7 @@ def outputs(seed):
 
 def toy_denoise_fn(params, latents, timestep, embeds):
     """Depends on each sample's own embeds, a pytree as SDXL has it, and on the timestep."""
+    latents, _ = match_batch(latents, embeds["pooled"])
     scale = jnp.mean(embeds["tokens"], axis=(1, 2)) + embeds["pooled"][:, 0]
     return params * jnp.tanh(latents) * scale[:, None, None, None] + 0.01 * timestep
 
@@ -64,6 +66,7 @@ def test_samples_of_any_rank_are_guided_alike(shape):
     embeds = PromptEmbeds(cond=jnp.array([1.0, 2.0, 3.0]), uncond=jnp.array([0.5, -1.0, 0.1]))
 
     def elementwise_fn(params, latents, timestep, embeds):
+        latents, _ = match_batch(latents, embeds)
         return params * jnp.tanh(latents) * embeds.reshape(-1, *(1,) * (latents.ndim - 1)) + timestep
 
     function = guided(elementwise_fn, guidance_scale=4.0)
@@ -118,8 +121,9 @@ def test_the_network_is_evaluated_once(scale, batch_sizes):
     seen = []
 
     def counting_fn(params, latents, timestep, embeds):
-        seen.append(latents.shape[0])
-        chex.assert_tree_shape_prefix(embeds, (latents.shape[0],))
+        seen.append(embeds["pooled"].shape[0])
+        assert latents.shape[0] == 3
+        chex.assert_tree_shape_prefix(embeds, tuple(seen))
         return toy_denoise_fn(params, latents, timestep, embeds)
 
     with_guidance(counting_fn, guidance_scale=scale)(*toy_arguments())

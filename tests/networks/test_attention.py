@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rats_jax.networks import attention
-from rats_jax.networks.attention import attend, attend_cudnn, join_heads, split_heads
+from rats_jax.networks.attention import attend, attend_cudnn, attend_in_columns, join_heads, split_heads
 
 
 def draw(length=5, context=7, heads=3, features=4, dtype=jnp.float32):
@@ -26,28 +26,42 @@ def masks():
     return [None, some, some[0, 0], np.tril(np.ones((5, 7), bool))]
 
 
-@pytest.mark.parametrize("mask", masks())
-def test_values_and_gradients_are_those_of_pytorch(mask):
-    inputs = draw()
+@pytest.mark.parametrize(
+    ("function", "mask", "context"),
+    [(function, mask, 7) for function in (attend, attend_in_columns) for mask in masks()]
+    + [(attend, None, 40), (attend_in_columns, None, 40)],
+)
+def test_values_and_gradients_are_those_of_pytorch(function, mask, context):
+    inputs = draw(context=context)
     originals = [torch.from_numpy(np.array(x)).requires_grad_() for x in inputs]
     heads_first = (x.transpose(1, 2) for x in originals)
     masked = None if mask is None else torch.from_numpy(mask)
     wanted = torch.nn.functional.scaled_dot_product_attention(*heads_first, attn_mask=masked).transpose(1, 2)
     torch.sin(wanted).sum().backward()
-    np.testing.assert_allclose(attend(*inputs, mask), wanted.detach(), atol=1e-5)
-    gradients = jax.grad(lambda *x: jnp.sum(jnp.sin(attend(*x, mask))), argnums=(0, 1, 2))(*inputs)
+    np.testing.assert_allclose(function(*inputs, mask), wanted.detach(), atol=1e-5)
+    gradients = jax.grad(lambda *x: jnp.sum(jnp.sin(function(*x, mask))), argnums=(0, 1, 2))(*inputs)
     for mine, theirs in zip(gradients, originals, strict=True):
         np.testing.assert_allclose(mine, theirs.grad, atol=1e-5)
 
 
-def test_the_softmax_is_float32_and_the_result_has_the_dtype_of_the_inputs():
-    inputs = draw(dtype=jnp.bfloat16)
-    program = jax.make_jaxpr(attend)(*inputs)
+@pytest.mark.parametrize(
+    ("function", "context", "scores"),
+    [(attend, 7, "2,3,5,7"), (attend_in_columns, 7, "2,3,5,7"), (attend_in_columns, 40, "6,40,5")],
+)
+def test_the_softmax_is_float32_and_the_result_has_the_dtype_of_the_inputs(function, context, scores):
+    inputs = draw(context=context, dtype=jnp.bfloat16)
+    program = jax.make_jaxpr(function)(*inputs)
     exponentials = [line for line in str(program).splitlines() if " = exp " in line]
-    assert len(exponentials) == 1 and ":f32[2,3,5,7]" in exponentials[0]
+    assert len(exponentials) == 1 and f":f32[{scores}]" in exponentials[0]
     assert program.out_avals[0].dtype == jnp.bfloat16
     exact = attend(*(x.astype(jnp.float32) for x in inputs))
-    np.testing.assert_allclose(attend(*inputs).astype(jnp.float32), exact, atol=0.03)
+    np.testing.assert_allclose(function(*inputs).astype(jnp.float32), exact, atol=0.03)
+
+
+def test_scores_of_any_size_are_attended_to_in_columns():
+    query, key, value = draw(context=40)
+    key = jnp.concatenate([1000.0 * key[:, :1], key[:, 1:]], axis=1)
+    np.testing.assert_allclose(attend_in_columns(query, key, value), attend(query, key, value), atol=1e-5)
 
 
 def test_heads_are_split_and_joined():

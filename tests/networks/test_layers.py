@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rats_jax.networks.kernels import Kernels
-from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm
+from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm, match_batch
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -22,6 +22,45 @@ def test_activations_are_those_of_pytorch(name):
     else:
         wanted = diffusers.models.activations.get_activation(name)(tensor)
     np.testing.assert_allclose(ACTIVATIONS[name](x), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_slopes_of_activations_are_those_of_pytorch(name):
+    x = np.concatenate([np.linspace(-40, 40, 99), np.linspace(-2, 2, 41)[1::2]]).astype(np.float32)
+    tensor = torch.from_numpy(x).requires_grad_()
+    quick = name == "quick_gelu"
+    wanted = (
+        tensor * torch.sigmoid(1.702 * tensor)
+        if quick
+        else diffusers.models.activations.get_activation(name)(tensor)
+    )
+    wanted.sum().backward()
+    slopes = jax.grad(lambda x: ACTIVATIONS[name](x).sum())(x)
+    away = x != 0 if name == "relu" else slice(None)
+    np.testing.assert_allclose(slopes[away], tensor.grad[away], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"relu"}))
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_backward_pass_keeps_the_slope_of_an_activation_alone(name, dtype):
+    x = jnp.linspace(-4, 4, 1000, dtype=dtype)
+    value, backward = jax.vjp(ACTIVATIONS[name], x)
+    kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.shape == x.shape]
+    assert value.dtype == dtype and [leaf.dtype for leaf in kept] == [dtype]
+
+
+def test_the_exact_gelu_is_rounded_once():
+    x = jnp.linspace(-6, 6, 1001, dtype=jnp.bfloat16)
+    wanted = torch.nn.functional.gelu(torch.from_numpy(np.array(x.astype(jnp.float32))))
+    actual = ACTIVATIONS["gelu"](x).astype(jnp.float32)
+    np.testing.assert_allclose(actual, wanted.bfloat16().float(), rtol=1e-6, atol=2e-5)  # the tail is rounded
+
+
+def test_the_smaller_batch_is_repeated():
+    x, y, z = jnp.arange(3.0), jnp.arange(12.0).reshape(6, 2), jnp.arange(6)
+    x, *same = match_batch(x, y, z)
+    np.testing.assert_array_equal(x, [0, 0, 1, 1, 2, 2])
+    assert same[0] is y and same[1] is z
 
 
 @pytest.mark.parametrize("use_bias", [True, False])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict
 
+from rats_jax.aot.flops import count_flops
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.lora import Adapted, init_adapters, variables, with_adapters
 from rats_jax.networks.unet_2d import UNet2DConditionModel
@@ -250,6 +251,36 @@ def test_latents_of_any_size(padding, height, width):
     assert_as_original(BASE | blocks | {"downsample_padding": padding}, height=height, width=width)
 
 
+@pytest.mark.parametrize(
+    ("config", "share"),
+    [
+        ({}, 0.97),
+        ({"resnet_time_scale_shift": "scale_shift"}, 0.97),
+        ({"only_cross_attention": True}, 0.98),  # the first block reads the prompt at once
+        ({"down_block_types": [DOWN, DOWN], "up_block_types": [UP, UP]}, 0.9),
+        (XL, 0.99),  # the time knows the prompt
+    ],
+)
+def test_what_comes_before_the_prompt_is_computed_once_for_several_prompts(config, share):
+    config = BASE | config
+    network = UNet2DConditionModel.from_config(config)
+    params = tiny.random_params(network.abstract_params(), seed=0)
+    latents, timesteps, *prompts = draw_inputs(config)
+    latents, timesteps = latents[:1], timesteps[:1]
+    if len(prompts) > 1:
+        prompts[1][1] += 1.0
+
+    def predict(params, *inputs):
+        return network.apply({"params": params}, *inputs)
+
+    twice = [np.repeat(x, 2, axis=0) for x in (latents, timesteps)]
+    wanted, actual = predict(params, *twice, *prompts), predict(params, latents, timesteps, *prompts)
+    assert np.abs(wanted[0] - wanted[1]).max() > 1e-3
+    np.testing.assert_allclose(actual, wanted, atol=1e-5)
+    once = count_flops(predict, params, latents, timesteps, *prompts)
+    assert once < share * count_flops(predict, params, *twice, *prompts)
+
+
 def test_one_timestep_counts_for_all():
     network = UNet2DConditionModel.from_config(BASE)
     params = tiny.random_params(network.abstract_params(), seed=0)
@@ -283,7 +314,7 @@ def test_gradients_are_those_of_the_original(kind):
         parameter.data = parameter.grad
     theirs = flatten_dict(weights_of(original, network))
     # Some are zero but for rounding: a bias before a norm of one channel a group.
-    least = 1e-3 * max(np.abs(leaf).max() for leaf in theirs.values())
+    least = 2e-3 * max(np.abs(leaf).max() for leaf in theirs.values())
     for path, mine in flatten_dict(of_params).items():
         scale = max(np.abs(theirs[path]).max(), least)
         np.testing.assert_allclose(mine / scale, theirs[path] / scale, atol=1e-4, err_msg="/".join(path))
