@@ -3,11 +3,11 @@ r"""Seconds of an update with and without what is written in a form of our own; 
     python benchmarks/forms.py [--forms=NAME ...] [--rounds=3] [--updates=7] \\
         [--config=FILE] [--config.FIELD=VALUE]
 
-`group_norm` is with `flax.linen.GroupNorm` in place of that of rats_jax/networks/layers.py, `attention`, on a
-GPU, without cuDNN's kernel, `convolution`, on a CPU, without the gradients that are fast in loops; elsewhere
-the last two change nothing. Each is measured in processes of its own, in turn: seconds are the smallest, the
-median and the largest of all rounds, temporary bytes what XLA lays out for a device besides arguments and
-results.
+`group_norm` is with `flax.linen.GroupNorm` in place of that of rats_jax/networks/group_norm.py, `attention`
+without cuDNN's kernel on a GPU, on a CPU without scores in columns, `convolution`, on a CPU, without the
+gradients that are fast in loops; elsewhere it changes nothing. Each is measured in processes of its own, in
+turn: seconds are the smallest, the median and the largest of all rounds, temporary bytes what XLA lays out
+for a device besides arguments and results.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ def put_back(form: str) -> None:
     """Let the networks of this process compute one thing as flax or XLA would."""
     import flax.linen as nn
 
-    from rats_jax.networks import layers
     from rats_jax.networks.kernels import PLAIN, find_kernels
     from rats_jax.pipelines import open as opening
 
@@ -71,14 +70,13 @@ def put_back(form: str) -> None:
         norm = nn.GroupNorm(num_groups, epsilon=epsilon, dtype=dtype, parent=None)
         return norm.apply({"params": {"scale": scale, "bias": bias}}, x)
 
-    def find_others(device: Any) -> Any:
-        return dataclasses.replace(find_kernels(device), **{kernel: getattr(PLAIN, kernel)})
-
-    if form == "group_norm":
-        layers.group_norm = group_norm
-    elif form != _AS_IT_IS:
-        kernel = {"attention": "attend", "convolution": "convolve"}[form]
-        opening.find_kernels = find_others
+    others = {
+        _AS_IT_IS: {},
+        "group_norm": {"group_norm": group_norm},
+        "attention": {"attend": PLAIN.attend},
+        "convolution": {"convolve": PLAIN.convolve},
+    }
+    opening.find_kernels = lambda device: dataclasses.replace(find_kernels(device), **others[form])
 
 
 def main(_: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Kernels of a device: what attention and convolutions are computed with on it."""
+"""Kernels of a device: what attention, convolutions and group norms are computed with on it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from rats_jax.networks.attention import AttendFn, attend, attend_cudnn, attend_in_columns
 from rats_jax.networks.attention_flash import attend_flash
 from rats_jax.networks.convolution import ConvolveFn, convolve, convolve_in_loops
+from rats_jax.networks.group_norm import GroupNormFn, group_norm, group_norm_by_products
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,12 @@ class Kernels:
     Attributes:
         attend: attention.
         convolve: two-dimensional convolution.
+        group_norm: normalisation of groups of channels.
     """
 
     attend: AttendFn = attend
     convolve: ConvolveFn = convolve
+    group_norm: GroupNormFn = group_norm
 
 
 PLAIN = Kernels()
@@ -35,10 +38,11 @@ def find_kernels(device: Any) -> Kernels:
 
     Returns:
         cuDNN's flash attention on NVIDIA's GPUs from Ampere on; flash attention of TPUs there; on processors
-        attention with scores in columns and convolutions whose gradients are fast inside loops; else PLAIN.
+        attention with scores in columns, convolutions whose gradients are fast inside loops and group norms
+        by products; else PLAIN.
     """
     if device.platform == "cpu":
-        return Kernels(attend=attend_in_columns, convolve=convolve_in_loops)
+        return Kernels(attend_in_columns, convolve_in_loops, group_norm_by_products)
     if device.platform == "gpu" and _has_flash(device):
         return Kernels(attend=attend_cudnn)
     if device.platform == "tpu":

@@ -107,59 +107,25 @@ class Conv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Normalisation of groups of channels in a form that vectorises, see `group_norm`.
+    """Normalisation of groups of channels.
 
     Attributes:
         num_groups: divides the channels.
         epsilon: added to the variance.
         dtype: of the result; sums are float32.
+        kernels: of the device.
     """
 
     num_groups: int
     epsilon: float
     dtype: Any = jnp.float32
+    kernels: Kernels = PLAIN
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
         """Normalise [B, ..., C]."""
         scale = self.param("scale", nn.initializers.ones, inputs.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, inputs.shape[-1:])
-        return group_norm(
+        return self.kernels.group_norm(
             inputs, scale, bias, num_groups=self.num_groups, epsilon=self.epsilon, dtype=self.dtype
         )
-
-
-def group_norm(
-    inputs: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float, dtype: Any
-) -> Array:
-    """Normalise groups of channels, as `nn.GroupNorm` does.
-
-    Sums run over the positions first, channel by channel, and then over the few channels of a group; the rest
-    is one multiplication and one addition per element. `nn.GroupNorm` cuts the channels into groups first:
-    what is summed then lies in runs of two or four numbers, which no vector unit likes.
-
-    Args:
-        inputs: [B, ..., C].
-        scale, bias: [C].
-        num_groups: divides C.
-        epsilon: added to the variance.
-        dtype: of the result; sums are float32.
-
-    Returns:
-        [B, ..., C].
-    """
-    batch, *positions, channels = inputs.shape
-    x = inputs.astype(jnp.float32).reshape(batch, -1, channels)
-    per_group = batch, num_groups, channels // num_groups
-    count = x.shape[1] * per_group[-1]
-
-    def average(values: Array) -> Array:
-        return jnp.sum(jnp.sum(values, 1).reshape(per_group), -1, keepdims=True) / count
-
-    mean = average(x)
-    # Rounding may bring this below zero where there is no contrast.
-    variance = jnp.maximum(average(x * x) - mean * mean, 0.0)
-    factor = lax.rsqrt(variance + epsilon) * scale.reshape(per_group[1:])
-    offset = bias.reshape(per_group[1:]) - mean * factor
-    factor, offset = factor.reshape(batch, 1, channels), offset.reshape(batch, 1, channels)
-    return (x * factor + offset).reshape(inputs.shape).astype(dtype)

@@ -74,7 +74,7 @@ class ResnetBlock2D(nn.Module):
         return (hidden + inputs) / self.output_scale_factor
 
     def _norm(self, name: str) -> GroupNorm:
-        return GroupNorm(self.num_groups, self.epsilon, dtype=self.dtype, name=name)
+        return GroupNorm(self.num_groups, self.epsilon, self.dtype, self.kernels, name=name)
 
     def _conv(self, name: str, **options: Any) -> Conv:
         return Conv(self.features, **options, dtype=self.dtype, kernels=self.kernels, name=name)

@@ -159,7 +159,8 @@ class Transformer2DModel(nn.Module):
         batch, height, width, channels = inputs.shape
         head_dim = channels // self.num_heads
         inner = self.num_heads * head_dim
-        hidden = GroupNorm(self.num_groups, _GROUP_NORM_EPSILON, dtype=self.dtype, name="norm")(inputs)
+        norm = GroupNorm(self.num_groups, _GROUP_NORM_EPSILON, self.dtype, self.kernels, name="norm")
+        hidden = norm(inputs)
         hidden = self._project(inner, "proj_in")(hidden).reshape(batch, height * width, inner)
         for i in range(self.depth):
             hidden = BasicTransformerBlock(

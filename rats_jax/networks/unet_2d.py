@@ -136,9 +136,8 @@ class UNet2DConditionModel(Network):
         hidden = self._go_through_the_middle(hidden, time, tokens)
         hidden = self._go_up(hidden, time, tokens, skips)
 
-        norm = GroupNorm(
-            config["norm_num_groups"], config["norm_eps"], dtype=self.dtype, name="conv_norm_out"
-        )
+        sizes = config["norm_num_groups"], config["norm_eps"]
+        norm = GroupNorm(*sizes, self.dtype, self.kernels, name="conv_norm_out")
         hidden, _ = match_batch(ACTIVATIONS[config["act_fn"]](norm(hidden)), tokens)
         return self._conv(config["out_channels"], "conv_out")(hidden)
 

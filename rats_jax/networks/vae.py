@@ -39,7 +39,7 @@ class PositionAttention(nn.Module):
         """Attend: [B, H, W, C] -> [B, H, W, C]."""
         chex.assert_rank(inputs, 4)
         batch, height, width, channels = inputs.shape
-        hidden = GroupNorm(self.num_groups, _EPSILON, dtype=self.dtype, name="group_norm")(inputs)
+        hidden = GroupNorm(self.num_groups, _EPSILON, self.dtype, self.kernels, name="group_norm")(inputs)
         hidden = hidden.reshape(batch, height * width, channels)
 
         def project(name: str) -> Array:
@@ -114,7 +114,7 @@ class _Coder(nn.Module):
     def _leave(self, hidden: Array, features: int) -> Array:
         """End with SiLU, whatever the activation of the blocks is, and a convolution."""
         groups = self.config["norm_num_groups"]
-        hidden = silu(GroupNorm(groups, _EPSILON, dtype=self.dtype, name="conv_norm_out")(hidden))
+        hidden = silu(GroupNorm(groups, _EPSILON, self.dtype, self.kernels, name="conv_norm_out")(hidden))
         return Conv(features, **self._on_device, name="conv_out")(hidden)
 
 

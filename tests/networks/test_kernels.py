@@ -8,6 +8,7 @@ import pytest
 from rats_jax.networks.attention import attend, attend_cudnn, attend_in_columns
 from rats_jax.networks.attention_flash import attend_flash
 from rats_jax.networks.convolution import convolve, convolve_in_loops
+from rats_jax.networks.group_norm import group_norm, group_norm_by_products
 from rats_jax.networks.kernels import PLAIN, Kernels, find_kernels
 
 
@@ -26,7 +27,7 @@ from rats_jax.networks.kernels import PLAIN, Kernels, find_kernels
         ("gpu", "cuda 12090", "7.5", PLAIN),
         ("gpu", "rocm 60000", "gfx942", PLAIN),
         ("tpu", "PJRT", None, Kernels(attend=attend_flash)),
-        ("cpu", "cpu", None, Kernels(attend_in_columns, convolve_in_loops)),
+        ("cpu", "cpu", None, Kernels(attend_in_columns, convolve_in_loops, group_norm_by_products)),
     ],
 )
 def test_a_device_has_its_kernels(platform, version, capability, wanted):
@@ -39,5 +40,6 @@ def test_a_device_has_its_kernels(platform, version, capability, wanted):
 
 
 def test_a_real_device_is_understood():
-    assert find_kernels(jax.devices("cpu")[0]) == Kernels(attend_in_columns, convolve_in_loops)
-    assert Kernels(attend, convolve) == PLAIN
+    ours = Kernels(attend_in_columns, convolve_in_loops, group_norm_by_products)
+    assert find_kernels(jax.devices("cpu")[0]) == ours
+    assert Kernels(attend, convolve, group_norm) == PLAIN

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from rats_jax.networks.kernels import Kernels
+from rats_jax.networks.group_norm import group_norm_by_products
+from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm, match_batch
+
+GROUP_NORMS = pytest.mark.parametrize("kernels", [PLAIN, Kernels(group_norm=group_norm_by_products)])
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -91,7 +94,8 @@ def test_a_convolution_goes_through_the_kernel_in_its_dtype():
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 8), (3, 5, 8), (1, 1, 1, 16)])
 @pytest.mark.parametrize("num_groups", [1, 4, 8])
-def test_a_group_norm_has_the_values_and_gradients_of_flax(shape, num_groups):
+@GROUP_NORMS
+def test_a_group_norm_has_the_values_and_gradients_of_flax(shape, num_groups, kernels):
     keys = jax.random.split(jax.random.key(0), 4)
     x = 3.0 + 2.0 * jax.random.normal(keys[0], shape)
     params = {"scale": jax.random.normal(keys[1], shape[-1:]), "bias": jax.random.normal(keys[2], shape[-1:])}
@@ -105,15 +109,16 @@ def test_a_group_norm_has_the_values_and_gradients_of_flax(shape, num_groups):
         gradients, y = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
         return y, gradients
 
-    ours, flax = GroupNorm(num_groups, 1e-2), nn.GroupNorm(num_groups, epsilon=1e-2)
+    ours, flax = GroupNorm(num_groups, 1e-2, kernels=kernels), nn.GroupNorm(num_groups, epsilon=1e-2)
     chex.assert_trees_all_close(results(ours), results(flax), rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_a_group_norm_sums_in_float32(dtype):
+@GROUP_NORMS
+def test_a_group_norm_sums_in_float32(dtype, kernels):
     x = (100.0 + jax.random.normal(jax.random.key(0), (2, 64, 64, 8))).astype(jnp.bfloat16)
     params = {"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}
-    ours = jax.jit(GroupNorm(2, 1e-5, dtype=dtype).apply)(params, x)
+    ours = jax.jit(GroupNorm(2, 1e-5, dtype, kernels).apply)(params, x)
     groups = np.asarray(x, np.float64).reshape(2, -1, 2, 4)
     centred = groups - groups.mean((1, 3), keepdims=True)
     expected = centred / np.sqrt(np.mean(centred**2, (1, 3), keepdims=True) + 1e-5)
@@ -121,11 +126,12 @@ def test_a_group_norm_sums_in_float32(dtype):
     np.testing.assert_allclose(np.asarray(ours, np.float64), expected.reshape(x.shape), 0.02, 0.02)
 
 
-def test_a_picture_without_contrast_stays_finite():
+@GROUP_NORMS
+def test_a_picture_without_contrast_stays_finite(kernels):
     params = {"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}
 
     def total(x):
-        return GroupNorm(2, 1e-5).apply(params, x).sum()
+        return GroupNorm(2, 1e-5, kernels=kernels).apply(params, x).sum()
 
     x = jnp.full((1, 8, 8, 8), 0.1)
     assert jnp.isfinite(total(x)) and jnp.isfinite(jax.grad(total)(x)).all()
