@@ -68,8 +68,10 @@ def group_norm_by_products(
     x = inputs.astype(jnp.float32).reshape(batch, -1, channels)
     group = jnp.arange(channels) // (channels // num_groups)
     share = (group[:, None] == group) / jnp.float32(x.shape[1] * (channels // num_groups))
-    sums = jnp.concatenate([jnp.sum(x, axis=1), jnp.sum(x * x, axis=1)])
-    mean, square = jnp.split(jnp.matmul(sums, share, precision=lax.Precision.HIGHEST), 2)
+    # Side by side in each sample: a batch that is sharded over devices stays where it is.
+    sums = jnp.stack([jnp.sum(x, axis=1), jnp.sum(x * x, axis=1)], axis=1)
+    averages = jnp.matmul(sums, share, precision=lax.Precision.HIGHEST)
+    mean, square = averages[:, 0], averages[:, 1]
     variance = jnp.maximum(square - mean * mean, 0.0)
     factor = lax.rsqrt(variance + epsilon) * scale
     offset = bias - mean * factor
