@@ -1,5 +1,7 @@
 """Layers against flax and PyTorch: convolution, group normalisation, activations."""
 
+import re
+
 import chex
 import diffusers.models.activations
 import flax.linen as nn
@@ -124,6 +126,18 @@ def test_a_group_norm_sums_in_float32(dtype, kernels):
     expected = centred / np.sqrt(np.mean(centred**2, (1, 3), keepdims=True) + 1e-5)
     assert ours.dtype == dtype
     np.testing.assert_allclose(np.asarray(ours, np.float64), expected.reshape(x.shape), 0.02, 0.02)
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices; conftest.py may fake them")
+@GROUP_NORMS
+def test_a_sharded_batch_is_normalised_without_moving_samples(kernels):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    over_batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x = jax.device_put(jnp.ones((jax.device_count(), 4, 4, 8)), over_batch)
+    params = {"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}
+    program = jax.jit(GroupNorm(2, 1e-5, kernels=kernels).apply, out_shardings=over_batch)
+    text = program.lower(params, x).compile().as_text()
+    assert not re.search("all-gather|all-to-all|collective-permute|all-reduce", text)
 
 
 @GROUP_NORMS
