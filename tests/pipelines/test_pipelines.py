@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rats_jax.errors import ConfigError, WeightsError
-from rats_jax.networks.attention import attend, attend_cudnn
+from rats_jax.networks.attention import attend_cudnn, attend_in_columns
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.pipelines import PIPELINES
 from rats_jax.pipelines.base import Options
@@ -96,7 +96,7 @@ def test_a_chosen_spacing_takes_the_place_of_the_scheduler_s(pipeline):
     assert pipeline.prediction_type == "v_prediction"
 
 
-@pytest.mark.parametrize(("platform", "kernel"), [("gpu", attend_cudnn), ("cpu", attend)])
+@pytest.mark.parametrize(("platform", "kernel"), [("gpu", attend_cudnn), ("cpu", attend_in_columns)])
 def test_every_command_gets_the_attention_of_its_device(folder, monkeypatch, platform, kernel):
     """Training, generate, evaluate and ablate open their pipeline here, and no one attends otherwise."""
     client = SimpleNamespace(platform_version="cuda 12080")
