@@ -2,7 +2,7 @@
 
     python -m rats_jax.ablate --config=configs/scenes_teachers.py --workdir=runs/scenes_teachers --jobs=2
 
-Prompts and measures are those of scenes_ablation.py, seeds the first five of its ten.
+Prompts, seeds and measures are those of scenes_ablation.py.
 """
 
 from pathlib import Path
@@ -19,5 +19,4 @@ def get_config() -> ConfigDict:
         ("frozen teacher", {}),
         ("moving teacher", {"teacher.ema_decay": 0.995}),  # of the main job
     )
-    config.seeds = config.seeds[:5]
     return config
