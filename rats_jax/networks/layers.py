@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,8 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 def match_batch(*arrays: Array) -> tuple[Array, ...]:
     """Repeat samples, a a b b c c, until all arrays [B, ...] have as many as the largest, [R * B, ...]."""
     size = max(x.shape[0] for x in arrays)
+    for x in arrays:
+        chex.assert_is_divisible(size, x.shape[0])
     return tuple(jnp.repeat(x, size // x.shape[0], axis=0) if x.shape[0] != size else x for x in arrays)
 
 

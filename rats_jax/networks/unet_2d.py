@@ -125,6 +125,7 @@ class UNet2DConditionModel(Network):
             [R * B, H, W, C'] in `dtype`; differentiable in the weights and all inputs.
         """
         chex.assert_rank([latents, timestep, tokens], [4, {0, 1}, 3])
+        chex.assert_is_divisible(tokens.shape[0], latents.shape[0])
         config = self.config
         if config["center_input_sample"]:
             latents = 2 * latents - 1.0

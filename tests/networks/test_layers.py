@@ -66,6 +66,8 @@ def test_the_smaller_batch_is_repeated():
     x, *same = match_batch(x, y, z)
     np.testing.assert_array_equal(x, [0, 0, 1, 1, 2, 2])
     assert same[0] is y and same[1] is z
+    with pytest.raises(AssertionError, match="divisible"):
+        match_batch(jnp.zeros(4), z)
 
 
 @pytest.mark.parametrize("use_bias", [True, False])

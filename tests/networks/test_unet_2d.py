@@ -277,6 +277,8 @@ def test_what_comes_before_the_prompt_is_computed_once_for_several_prompts(confi
     wanted, actual = predict(params, *twice, *prompts), predict(params, latents, timesteps, *prompts)
     assert np.abs(wanted[0] - wanted[1]).max() > 1e-3
     np.testing.assert_allclose(actual, wanted, atol=1e-5)
+    with pytest.raises(AssertionError, match="divisible"):
+        predict(params, *twice, *(x[:1] for x in prompts))
     once = count_flops(predict, params, latents, timesteps, *prompts)
     assert once < share * count_flops(predict, params, *twice, *prompts)
 
