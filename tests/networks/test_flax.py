@@ -14,6 +14,7 @@ from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.clip import CLIPModel, init_clip
 from rats_jax.networks.clip_text import CLIPTextModel, CLIPTextModelWithProjection
 from rats_jax.networks.kernels import Kernels
+from rats_jax.networks.layers import ACTIVATIONS
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.pipelines.published import PUBLISHED
 from tests import tiny
@@ -158,7 +159,8 @@ def test_initial_weights_of_a_text_encoder_are_those_of_flax():
 
 
 @pytest.mark.slow
-def test_bits_of_clip_are_those_of_flax_with_its_order_of_attention():
+def test_bits_of_clip_are_those_of_flax_with_its_order_of_attention_and_its_slopes(monkeypatch):
+    monkeypatch.setitem(ACTIVATIONS, "quick_gelu", ACTIVATIONS["quick_gelu"].__wrapped__)
     theirs = make_flax_clip(CLIP)
     ours = CLIPModel.from_config(CLIP, kernels=Kernels(attend=attend_as_flax))
     params = tiny.random_params(shapes_of(init_clip, ours), seed=0)
