@@ -45,11 +45,8 @@ def group_norm(
     def average(values: Array) -> Array:
         return jnp.sum(jnp.sum(values, 1).reshape(per_group), -1, keepdims=True) / count
 
-    mean = average(x)
-    # Rounding may bring this below zero where there is no contrast.
-    variance = jnp.maximum(average(x * x) - mean * mean, 0.0)
-    factor = lax.rsqrt(variance + epsilon) * scale.reshape(per_group[1:])
-    offset = bias.reshape(per_group[1:]) - mean * factor
+    of_groups = scale.reshape(per_group[1:]), bias.reshape(per_group[1:])
+    factor, offset = _factor_and_offset(average(x), average(x * x), *of_groups, epsilon)
     factor, offset = factor.reshape(batch, 1, channels), offset.reshape(batch, 1, channels)
     return (x * factor + offset).reshape(inputs.shape).astype(dtype)
 
@@ -71,8 +68,15 @@ def group_norm_by_products(
     # Side by side in each sample: a batch that is sharded over devices stays where it is.
     sums = jnp.stack([jnp.sum(x, axis=1), jnp.sum(x * x, axis=1)], axis=1)
     averages = jnp.matmul(sums, share, precision=lax.Precision.HIGHEST)
-    mean, square = averages[:, 0], averages[:, 1]
-    variance = jnp.maximum(square - mean * mean, 0.0)
-    factor = lax.rsqrt(variance + epsilon) * scale
-    offset = bias - mean * factor
+    factor, offset = _factor_and_offset(averages[:, 0], averages[:, 1], scale, bias, epsilon)
     return (x * factor[:, None] + offset[:, None]).reshape(inputs.shape).astype(dtype)
+
+
+def _factor_and_offset(
+    mean: Array, mean_square: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[Array, Array]:
+    """Turn the averages of groups into what multiplies a channel and what is added to it."""
+    # Rounding may bring this below zero where there is no contrast.
+    variance = jnp.maximum(mean_square - mean * mean, 0.0)
+    factor = lax.rsqrt(variance + epsilon) * scale
+    return factor, bias - mean * factor

@@ -9,7 +9,6 @@ arXiv 1910.10683; transformers, models/t5/modeling_t5.py and models/umt5/modelin
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,14 +25,14 @@ from rats_jax.fields import Field, expect, flag, integer, number, one_of, only, 
 from rats_jax.networks.abstract import Network
 from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.kernels import PLAIN, Kernels
-from rats_jax.networks.layers import ACTIVATIONS
+from rats_jax.networks.layers import ACTIVATIONS, gelu_tanh
 from rats_jax.networks.pretrained_fields import PRETRAINED_FIELDS, PRETRAINED_IGNORED
 from rats_jax.networks.stack import stack
 from rats_jax.types import Array, Key, Params
 
 _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     **ACTIVATIONS,
-    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), functools.partial(jax.nn.gelu, approximate=True)),
+    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), gelu_tanh),
 }
 _PROJECTIONS = tuple(prefix + name for prefix in ("", "gated-") for name in _ACTIVATIONS)
 

@@ -114,7 +114,7 @@ class _Coder(nn.Module):
     def _leave(self, hidden: Array, features: int) -> Array:
         """End with SiLU, whatever the activation of the blocks is, and a convolution."""
         groups = self.config["norm_num_groups"]
-        hidden = silu(GroupNorm(groups, _EPSILON, self.dtype, self.kernels, name="conv_norm_out")(hidden))
+        hidden = silu(GroupNorm(groups, _EPSILON, **self._on_device, name="conv_norm_out")(hidden))
         return Conv(features, **self._on_device, name="conv_out")(hidden)
 
 

@@ -18,14 +18,16 @@ from rats_jax.networks.layers import ACTIVATIONS, Conv, GroupNorm, match_batch
 GROUP_NORMS = pytest.mark.parametrize("kernels", [PLAIN, Kernels(group_norm=group_norm_by_products)])
 
 
+def run_original_activation(name, tensor):
+    if name == "quick_gelu":
+        return tensor * torch.sigmoid(1.702 * tensor)
+    return diffusers.models.activations.get_activation(name)(tensor)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_those_of_pytorch(name):
     x = np.linspace(-9, 9, 101, dtype=np.float32)
-    tensor = torch.from_numpy(x)
-    if name == "quick_gelu":
-        wanted = tensor * torch.sigmoid(1.702 * tensor)
-    else:
-        wanted = diffusers.models.activations.get_activation(name)(tensor)
+    wanted = run_original_activation(name, torch.from_numpy(x))
     np.testing.assert_allclose(ACTIVATIONS[name](x), wanted, atol=2e-6)
 
 
@@ -33,13 +35,7 @@ def test_activations_are_those_of_pytorch(name):
 def test_slopes_of_activations_are_those_of_pytorch(name):
     x = np.concatenate([np.linspace(-40, 40, 99), np.linspace(-2, 2, 41)[1::2]]).astype(np.float32)
     tensor = torch.from_numpy(x).requires_grad_()
-    quick = name == "quick_gelu"
-    wanted = (
-        tensor * torch.sigmoid(1.702 * tensor)
-        if quick
-        else diffusers.models.activations.get_activation(name)(tensor)
-    )
-    wanted.sum().backward()
+    run_original_activation(name, tensor).sum().backward()
     slopes = jax.grad(lambda x: ACTIVATIONS[name](x).sum())(x)
     away = x != 0 if name == "relu" else slice(None)
     np.testing.assert_allclose(slopes[away], tensor.grad[away], atol=1e-5)
