@@ -2,7 +2,9 @@
 
 import jax
 import pytest
+from jax.tree_util import tree_leaves
 
+from rats_jax.aot.hlo import count_costs
 from rats_jax.aot.trace import trace
 from rats_jax.errors import ConfigError
 from rats_jax.training.program import Program, open_mesh
@@ -27,3 +29,16 @@ def test_each_part_of_a_batch_has_a_row_for_each_device_of_a_mesh_that_takes_all
     config[field] = 4
     with pytest.raises(ConfigError, match=r"^batch_size=16: expected a multiple of 32 \(data=8 x fsdp=1 of"):
         open_mesh(config)
+
+
+@pytest.mark.slow
+def test_adapters_that_are_split_are_gathered_once(models):
+    """Not at each layer of each step, by moving what they are multiplied by."""
+    lora = {"lora__rank": 1024, "lora__targets": "net_0/proj"}
+    program = Program(tiny_config(models, mesh__data=2, mesh__fsdp=4, teacher__num_steps=9, **lora))
+    state = program.placed_state.student
+    split = [x for x in tree_leaves(state) if x.sharding.shard_shape(x.shape) != x.shape]
+    assert split
+    found = count_costs(program.lower_update().compile().as_text()).collectives
+    gathered = sum(c.bytes * c.times for c in found if c.kind in ("all-gather", "all-to-all"))
+    assert gathered == sum(4 * x.size for x in split)
