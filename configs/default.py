@@ -41,8 +41,9 @@ def get_config() -> ConfigDict:
     # Latents of a video that are decoded for its rewards, from the first on: 1 is its first frame, 2 are its
     # first 5 frames; 0 is all. What is drawn afterwards is whole.
     config.num_decoded_latents = 0
-    # Frames of a video that its rewards judge, of those that are decoded, at even distances from the first to
-    # the last: 1 is the first; 0 is all. The reward is the mean over them.
+    # Frames of a video that trained rewards of pictures judge, of those that are decoded, at even distances
+    # from the first to the last: 1 is the first; 0 is all. The reward is the mean over them. Monitored
+    # rewards judge all frames of whole videos.
     config.reward_frames = 0
     # Tokens of a prompt that a T5 encoder reads, 1 .. 512; 0 is the family's own: 512 for FLUX.1 [dev] and
     # Wan, 256 for [schnell] and SD3. A model without T5 takes 0 alone.
@@ -71,7 +72,8 @@ def get_config() -> ConfigDict:
     # flow (FLUX, SD3) has '' alone, and where the pipeline's scheduler is DPM-Solver, DEIS, UniPC, LCM or
     # TCD, '' is refused unless DDIM, which students are exported with, has the same timesteps.
     config.student.timestep_spacing = ""
-    # The reward's gradient flows through the last so many student steps, 1 .. student.num_steps.
+    # The gradient at the end flows back through the last so many student steps, 1 .. student.num_steps: that
+    # of the reward, and that of the clean estimates of these steps. Estimates before reach the steps before.
     config.student.reward_gradient_steps = 4
     # Write the steps into the program one after another in place of a loop: it compiles longer, and is
     # hardly faster.

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,9 @@ from rats_jax.ablation.run import _identity, run_all, share_out, write
 from rats_jax.ablation.table import TEACHER, UNTRAINED, compare, draw, format_tables
 from rats_jax.config.flags import load_config
 from rats_jax.errors import ConfigError
+from tests.commands import ROOT, assert_one_line, call
 from tests.tiny import tiny_config, write_config
 
-ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "emoji_ablation.py"
 
 
@@ -194,6 +192,15 @@ def test_the_tables_and_the_figure_show_every_row(tmp_path):
     narrow = {"mean": -0.0012, "low": -0.002, "high": -0.0004}
     result["rows"][-1]["measures"]["eye"]["to_variant"] = narrow
     assert "| **won +0.0012 [+0.0004, +0.0020]** |" in format_tables(result)
+    for row in result["rows"]:  # neither more nor less motion is better
+        row["measures"]["motion"] = row["measures"].pop("diversity") | {
+            "to_teacher": narrow,
+            "to_variant": narrow,
+        }
+    result["teacher"]["measures"]["motion"] = result["teacher"]["measures"].pop("diversity")
+    means, differences = format_tables(result).split("\n\n")
+    assert re.search(r"\| RATS \| 3 \|.* \| 0.100 \| \d+% \|", means)
+    assert "▲ | 0.100 |" in means and differences.endswith("| +0.0012 [+0.0004, +0.0020] |")
     draw({"training": result, "held-out": result}, tmp_path / "ablation.png")
     assert Image.open(tmp_path / "ablation.png").width > 300
 
@@ -215,8 +222,7 @@ def test_training_is_summed_up_over_its_seeds():
 
 
 def command(*arguments):
-    line = [sys.executable, "-m", "rats_jax.ablate", *map(str, arguments)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    done = call("ablate", *map(str, arguments))
     return done.returncode, done.stdout, done.stderr
 
 
@@ -345,9 +351,8 @@ def test_damaged_scores_are_named(tmp_path, content):
 def test_bad_flags_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for arguments, message in (
-        ([f"--workdir={tmp_path / 'file'}"], "expected a folder, it is a file"),
+        ([f"--workdir={tmp_path / 'file'}"], f"workdir='{tmp_path / 'file'}': expected a folder, it is a fi"),
         ([f"--workdir={tmp_path / 'new'}", "--jobs=9999"], "jobs=9999: expected at most the"),
     ):
-        code, _, err = command(f"--config={CONFIG}", *arguments)
-        assert code == 1 and message in err.splitlines()[-1]
+        assert_one_line(call("ablate", f"--config={CONFIG}", *arguments), message)
     assert not (tmp_path / "new").exists()

@@ -9,9 +9,7 @@ import json
 import re
 import resource
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -34,10 +32,10 @@ from rats_jax.report.figures import draw_sheet
 from rats_jax.rewards import REWARDS
 from rats_jax.student.model import Origin
 from rats_jax.weights.lpips_file import load_alexnet
+from tests.commands import assert_one_line, call
 from tests.finished import write_run
 from tests.tiny import PROMPTS, flags_with, random_params, read_reward, tiny_config
 
-ROOT = Path(__file__).parent.parent
 SIZE = {"num_steps": [1, 2], "num_prompts": 5, "num_seeds": 2, "seed": 7, "batch_size": 8}
 SIZE_FLAGS = ["--num-steps=2,1", "--num-prompts=5", "--seeds=2", "--seed=7", "--batch-size=8"]
 REWARD_FIELDS = ("reward", "compressibility", "pickscore_emoji", "heldout")
@@ -187,7 +185,7 @@ def scores_of(evaluation, name, steps):
 def test_a_contest_takes_every_prompt_once_and_depends_on_its_seed(contest):
     assert len(set(contest.prompts)) == 5 and contest.texts == [p for p in contest.prompts for _ in range(2)]
     assert contest.noise.shape == (5, 2, 8, 8, 4) and len(np.unique(contest.noise[..., 0, 0, 0])) == 10
-    few = make_contest(PROMPTS[:5], (8, 8, 4), num_prompts=99, num_seeds=2, seed=7)
+    few = make_contest([*PROMPTS[:5], *PROMPTS[:3]], (8, 8, 4), num_prompts=99, num_seeds=2, seed=7)
     assert sorted(few.prompts) == sorted(PROMPTS[:5])
     other = make_contest(PROMPTS, (8, 8, 4), num_prompts=5, num_seeds=2, seed=8)
     assert other.prompts != contest.prompts and np.abs(other.noise - contest.noise).min() > 0.0
@@ -619,14 +617,5 @@ def test_a_run_is_not_judged_over_what_is_there(command, capsys, run, evaluation
 )
 def test_the_command_ends_with_one_line_and_status_1(tmp_path, arguments, message):
     given = [argument.format(tmp_path) for argument in arguments]
-    result = subprocess.run(
-        [sys.executable, "-m", "rats_jax.evaluate", *given],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 1 and result.stdout == "" and list(tmp_path.iterdir()) == []
-    assert result.stderr.startswith(f"error: {message}"), result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert_one_line(call("evaluate", *given), message)
+    assert list(tmp_path.iterdir()) == []

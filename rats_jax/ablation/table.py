@@ -36,7 +36,7 @@ def compare(
     Args:
         scores: of all, TEACHER and UNTRAINED among them.
         judge: the measure whose wins against the teacher are counted.
-        measures: those that are shown; higher is better.
+        measures: those that are shown; higher is better, but for MOTION.
         against: the variant that the others are compared with.
         num_resamples, seed: of the bootstrap.
 
@@ -103,7 +103,7 @@ def _format_means(outcome: Mapping[str, Any]) -> str:
         cells = []
         for name in names:
             value = row["measures"][name]
-            sign = _sign(value["to_teacher"])
+            sign = 0 if name == MOTION else _sign(value["to_teacher"])
             cells.append(_number(value["mean"]) + {1: " ▲", -1: " ▼", 0: ""}[sign])
         lines.append(table_row([row["variant"], row["num_steps"], *cells, f"{row['win_rate']:.0%}"]))
     return "\n".join(lines)
@@ -116,7 +116,8 @@ def _format_differences(outcome: Mapping[str, Any]) -> str:
     for row in outcome["rows"]:
         intervals = [row["measures"][name]["to_variant"] for name in names]
         if None not in intervals:
-            lines.append(table_row([row["variant"], row["num_steps"], *map(_verdict, intervals)]))
+            verdicts = [_verdict(*pair) for pair in zip(names, intervals, strict=True)]
+            lines.append(table_row([row["variant"], row["num_steps"], *verdicts]))
     return "\n".join(lines)
 
 
@@ -129,11 +130,13 @@ def _sign(interval: Mapping[str, float]) -> int:
     return int(interval["low"] > 0) - int(interval["high"] < 0)
 
 
-def _verdict(interval: Mapping[str, float]) -> str:
-    """Word the interval of a variant less `against` from the side of `against`."""
+def _verdict(measure: str, interval: Mapping[str, float]) -> str:
+    """Word the interval of a variant less `against` from the side of `against`; of motion nothing is won."""
     mean, low, high = -interval["mean"], -interval["high"], -interval["low"]
     places = 4 if 1e-4 < high - low < 1e-2 else 3  # or one that leaves out 0 would seem to end there
     numbers = f"{mean:+z.{places}f} [{low:+z.{places}f}, {high:+z.{places}f}]"
+    if measure == MOTION:
+        return numbers
     return {1: f"lost {numbers}", -1: f"**won {numbers}**", 0: f"undecided {numbers}"}[_sign(interval)]
 
 

@@ -89,6 +89,14 @@ def _validate_together(flat: Mapping[str, Any]) -> None:
         "> 0 while the shaping loss is off, else nothing is trained",
     )
 
+    field = "reward_loss.kind"
+    no_margin = flat[field] != "hinge" or not flat["normalise_rewards"]
+    check(field, no_margin, "'negative' while normalise_rewards=True: a margin in deviations would move")
+    field, every = "stop_on_hacking", "samples.every"
+    check(
+        field, not flat[field] or flat[every] > 0, "False while samples.every=0: no sheets, nothing to watch"
+    )
+
     field, updates = "optimizer.decay_updates", flat["num_updates"]
     check(field, flat[field] == 0 or flat[field] >= updates, f"0, or at least num_updates={updates}")
     parts = flat["optimizer.accumulation_steps"]

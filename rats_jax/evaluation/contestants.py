@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rats_jax.errors import ConfigError, expect
+from rats_jax.networks.lora import Adapted
 from rats_jax.report.tables import TEACHER
+from rats_jax.student.adapted import without_effect
 from rats_jax.student.load import load, load_pretrained
 from rats_jax.student.model import Generator, Origin
 
@@ -54,9 +56,13 @@ def open_entries(
             or steps that it has not.
     """
     config = origin.config
-    untrained = load_pretrained(config, role="student", dtype=dtype)
+    network = student.pipeline.network
+    if isinstance(network, Adapted):
+        network = without_effect(network)
+    else:
+        network = load_pretrained(config, role="student", dtype=dtype).pipeline.network
     # Weights differ, networks do not: what is compiled for one draws with the other.
-    untrained = student.with_network(untrained.pipeline.network, guidance_scale=student.guidance_scale)
+    untrained = student.with_network(network, guidance_scale=student.guidance_scale)
     teacher = untrained
     sampler = config.teacher.get("sampler") or config.sampler
     if (config.teacher.timestep_spacing, sampler) != (config.student.timestep_spacing, config.sampler):

@@ -86,9 +86,8 @@ def evaluate(
         reserved = SUM, DIVERSITY, DISTANCE, MOTION
         expect(name not in reserved, "reward", name, f"a name other than {', '.join(reserved)}")
     shape = student.pipeline.latent_shape
-    choices = find_prompts(prompts or config.prompts)
     contest = make_contest(
-        list(dict.fromkeys(choices)) if vbench else choices,
+        find_prompts(prompts or config.prompts),
         shape,
         num_prompts=num_prompts,
         num_seeds=num_seeds,

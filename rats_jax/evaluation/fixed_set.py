@@ -49,7 +49,8 @@ def make_contest(
     """Choose prompts and noise.
 
     Args:
-        prompts: those to choose from; if there are fewer than num_prompts, all are taken, once.
+        prompts: those to choose from, each once however often it stands there; if there are fewer than
+            num_prompts, all are taken.
         latent_shape: (h, w, C).
         num_prompts: P.
         num_seeds: S.
@@ -58,6 +59,7 @@ def make_contest(
     Raises:
         ConfigError: more than 100,000 pictures.
     """
+    prompts = list(dict.fromkeys(prompts))  # pictures of one prompt are alike: a bootstrap draws prompts
     order = np.random.default_rng(seed).permutation(len(prompts))[:num_prompts]
     most = f"at most {_MOST_PICTURES // len(order)}: {_MOST_PICTURES} pictures of {len(order)} prompts"
     expect(len(order) * num_seeds <= _MOST_PICTURES, "seeds", num_seeds, most)
@@ -128,16 +130,17 @@ def _jit_scores(rewards: Mapping[str, RewardModel]) -> Any:
 
 
 def open_judges(config: Any, *, videos: bool = False) -> Judges:
-    """Load the rewards of a config, in float32; of videos those of pictures judge `reward_frames` each.
+    """Load the rewards of a config, in float32.
+
+    Of videos trained rewards of pictures judge `reward_frames` each, monitored ones all.
 
     Raises:
         ConfigError: a reward of no known kind, or weights that do not fit.
     """
     expect_known_kinds(config)
-    frames = config.reward_frames if videos else None
-    trained, monitors = (
-        open_rewards(config, section, dtype=jnp.float32, frames=frames) for section in ("rewards", "monitor")
-    )
+    chosen, whole = (config.reward_frames, 0) if videos else (None, None)
+    trained = open_rewards(config, "rewards", dtype=jnp.float32, frames=chosen)
+    monitors = open_rewards(config, "monitor", dtype=jnp.float32, frames=whole)
     rewards = trained | monitors
     params = jax.device_put(read_all({name: reward.params for name, reward in rewards.items()}))
     # In units of running deviations that only the run knows, a sum of several could not be told again.

@@ -168,7 +168,7 @@ def summarise(entries: Sequence[Entry], measured: Sequence[Measured], *, seed: i
         values = {name: m.scores[measure_name] for name, m in zip(names, measured, strict=True)}
         means = paired_bootstrap(values, against=against, **settings)
         wins: Mapping[str, Interval | None] = dict.fromkeys(names)
-        if measure_name != DIVERSITY:
+        if measure_name not in (DIVERSITY, MOTION):
             wins = win_rates(values, against=against, **settings)
         for name, row in zip(names, rows, strict=True):
             mean, difference = means[name]
@@ -189,9 +189,9 @@ def _plain(interval: Interval | None) -> dict[str, float] | None:
 
 
 def describe_measures(config: Any, judges: Judges, measured: Measured) -> dict[str, dict[str, Any]]:
-    """Give title, role and meaning of each measure of an entry, by its key."""
+    """Give title, role, meaning and direction (None for neither) of each measure of an entry, by its key."""
 
-    def describe(title: str, role: str, about: str, *, higher: bool = True) -> dict[str, Any]:
+    def describe(title: str, role: str, about: str, *, higher: bool | None = True) -> dict[str, Any]:
         return {"title": title, "role": role, "higher_is_better": higher, "about": about}
 
     found = {}
@@ -205,8 +205,11 @@ def describe_measures(config: Any, judges: Judges, measured: Measured) -> dict[s
             )
             found[name] = describe("diversity", "diversity", about)
         elif name == MOTION:
-            about = "Mean absolute difference of neighbouring frames; a video that stands still has 0."
-            found[name] = describe("motion", "motion", about)
+            about = (
+                "Mean absolute difference of neighbouring frames; a video that stands still has 0, one that "
+                "flickers has much: neither more nor less is better."
+            )
+            found[name] = describe("motion", "motion", about, higher=None)
         elif name in config.rewards:
             about = f"A reward that the student was trained on ({config.rewards[name].kind})."
             found[name] = describe(name, "trained", about)

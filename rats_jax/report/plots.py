@@ -116,8 +116,8 @@ def _draw_contestant(
 
 def _label_axes(axis: Axes, measure: Mapping[str, Any], *, compared: bool) -> None:
     """Name both axes, the direction that is better, and, if means are compared, what a filled marker is."""
-    better = "higher" if measure["higher_is_better"] else "lower"
-    axis.set_ylabel(_upright(measure["title"], f"({better} is better)"), fontsize=_FONT)
+    better = {True: "(higher is better)", False: "(lower is better)", None: ""}[measure["higher_is_better"]]
+    axis.set_ylabel(_upright(measure["title"], better), fontsize=_FONT)
     note = "\nfilled: differs from the teacher, paired 95 % interval" if compared else ""
     axis.set_xlabel(f"NFE: network evaluations a picture{note}", fontsize=_FONT)
     axis.grid(alpha=0.3)

@@ -25,6 +25,8 @@ SIGNS = {
 }
 """What can stand behind the text of a cell: the character, and what it says."""
 
+_DIRECTIONS = {True: "higher", False: "lower", None: ""}  # by what a measure's "higher_is_better" says
+
 ROLES = {
     "sum": "what training climbs",
     "trained": "trained on",
@@ -176,14 +178,15 @@ def measure_table(report: Mapping[str, Any], key: str) -> Table:
 def verdict(report: Mapping[str, Any], row: Mapping[str, Any], key: str) -> str:
     """Tell a row from the teacher's by one measure: "better" or "worse" if its paired interval has no 0.
 
-    An interval without width, as of a single prompt, tells nothing.
+    An interval without width, as of a single prompt, tells nothing, nor does a measure of which neither more
+    nor less is better.
     """
-    difference = _of(row, key, "difference")
-    if not _known(difference) or difference["low"] <= 0.0 <= difference["high"]:
+    difference, higher = _of(row, key, "difference"), report["measures"][key]["higher_is_better"]
+    if not _known(difference) or difference["low"] <= 0.0 <= difference["high"] or higher is None:
         return ""
     if difference["low"] == difference["high"]:
         return ""
-    return "better" if (difference["low"] > 0.0) == report["measures"][key]["higher_is_better"] else "worse"
+    return "better" if (difference["low"] > 0.0) == higher else "worse"
 
 
 def _table(report: Mapping[str, Any], columns: Sequence[list[Cell]]) -> Table:
@@ -205,7 +208,7 @@ def _steps_column(report: Mapping[str, Any]) -> list[Cell]:
 def _measure_column(report: Mapping[str, Any], key: str, *, with_ends: bool, with_mark: bool) -> list[Cell]:
     measure = report["measures"][key]
     decimals = _decimals(row["measures"].get(key) for row in report["rows"])
-    cells = [Cell(measure["title"], "higher" if measure["higher_is_better"] else "lower")]
+    cells = [Cell(measure["title"], _DIRECTIONS[measure["higher_is_better"]])]
     for row in report["rows"]:
         text = _format(row["measures"].get(key), decimals, with_ends=with_ends)
         cells.append(Cell(text, verdict(report, row, key) if with_mark else ""))

@@ -14,13 +14,15 @@ from jax import export
 from safetensors.numpy import load_file, save_file
 
 from rats_jax.errors import ConfigError, ExportError, expect
-from rats_jax.networks.lora import merge_adapters
+from rats_jax.networks.lora import Adapted, merge_adapters
+from rats_jax.pipelines.base import Pipeline
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.pipelines.write import copy_tokenizers
 from rats_jax.student.adapters import LORA_FILE, read_adapters, write_adapters
 from rats_jax.student.card import PLACE, write_card
-from rats_jax.student.load import SETTINGS_FILE, load
+from rats_jax.student.load import SETTINGS_FILE, load, read_network, scale_of
 from rats_jax.student.model import Generator, Origin, make_sampler
+from rats_jax.types import Params
 from rats_jax.weights.folder import write_json
 from rats_jax.workdir import saved_config
 
@@ -99,9 +101,31 @@ def origin_of(model: Generator) -> Origin:
 
 
 def _write_diffusers(model: Generator, folder: Path, dtype: str) -> None:
-    pipeline = model.pipeline
+    pipeline = _merged(model)
     spacing = model.timestep_spacing
     pipeline.write(folder, pipeline.network, timestep_spacing=spacing, dtype=jnp.dtype(dtype))
+
+
+def _merged(model: Generator) -> Pipeline:
+    """Give the pipeline of a model with adapters merged into its weights, if they lie beside them."""
+    if not isinstance(model.pipeline.network, Adapted):
+        return model.pipeline
+    origin = origin_of(model)
+    network = _merge(model, origin.adapters, scale=scale_of(origin.config))
+    return dataclasses.replace(model.pipeline, network=network)
+
+
+def _merge(model: Generator, adapters: Any, *, scale: float) -> Params:
+    """Merge adapters into the weights that a run started from, kept as the model's."""
+    config, kept = origin_of(model).config, _kept(model)
+    pretrained = open_pipeline(config.pretrained, options=options_of(config))
+    network = merge_adapters(pretrained.network, adapters, scale=scale, dtype=jnp.dtype(kept))
+    return read_network(dataclasses.replace(pretrained, network=network), kept)
+
+
+def _kept(model: Generator) -> str:
+    """Name the dtype in which a model's weights are kept, but for those that are float32 in any case."""
+    return jax.tree.leaves(model.pipeline.decoder)[0].dtype.name
 
 
 def _prompt(model: Generator) -> str:
@@ -110,8 +134,7 @@ def _prompt(model: Generator) -> str:
 
 
 def _read_diffusers(model: Generator, folder: Path) -> np.ndarray:
-    kept = jax.tree.leaves(model.pipeline.network)[0].dtype
-    read = load(str(folder), dtype=kept.name)
+    read = load(str(folder), dtype=_kept(model))
     for word in model.pipeline.learned_words:  # one of many changes too little of the picture
         pairs = zip(*(jax.tree.leaves(m.pipeline.tokenize([word])) for m in (model, read)), strict=True)
         if not all(np.array_equal(*pair) for pair in pairs):
@@ -120,7 +143,7 @@ def _read_diffusers(model: Generator, folder: Path) -> np.ndarray:
 
 
 def _write_flax(model: Generator, folder: Path, dtype: str) -> None:
-    pipeline = model.pipeline
+    pipeline = _merged(model)
     if pipeline.write_flax is None:
         raise ConfigError(f"format='flax': Flax diffusers had no pipeline of the kind of {model.source!r}")
     pipeline.write_flax(
@@ -153,13 +176,12 @@ def _read_lora(model: Generator, folder: Path) -> np.ndarray:
     origin = origin_of(model)
     name = model.pipeline.network_name
     adapters = read_adapters(folder / LORA_FILE, origin.adapters, network_name=name)
-    pretrained = open_pipeline(origin.config.pretrained, options=options_of(origin.config))
-    kept = jax.tree.leaves(model.pipeline.network)[0].dtype
-    network = merge_adapters(pretrained.network, adapters, scale=1.0, dtype=kept)
-    merged = dataclasses.replace(
-        model.pipeline, network=jax.tree.map(lambda leaf: np.asarray(leaf.astype(kept)), network)
-    )
-    return dataclasses.replace(model, pipeline=merged, _weights=[], _programs={})(
+    if isinstance(model.pipeline.network, Adapted):
+        network = model.pipeline.network._replace(adapters=adapters)
+    else:
+        network = _merge(model, adapters, scale=1.0)
+    pipeline = dataclasses.replace(model.pipeline, network=network)
+    return dataclasses.replace(model, pipeline=pipeline, _weights=[], _programs={})(
         [_prompt(model)], seed=_SEED
     )
 
@@ -167,8 +189,9 @@ def _read_lora(model: Generator, folder: Path) -> np.ndarray:
 def _write_jax(model: Generator, folder: Path, dtype: str) -> None:
     model.pipeline.expect_pictures("format='jax': workdir", model.source)
     spacing, steps = model.timestep_spacing, model.num_steps
-    draw = make_sampler(model.pipeline, model.sampler, num_steps=steps, timestep_spacing=spacing)
-    weights = (model.pipeline.network, model.pipeline.text_encoder, model.pipeline.decoder)
+    pipeline = _merged(model)
+    draw = make_sampler(pipeline, model.sampler, num_steps=steps, timestep_spacing=spacing)
+    weights = (pipeline.network, pipeline.text_encoder, pipeline.decoder)
     named, structure = _named(weights, model.pipeline.network_name, jnp.dtype(dtype))
 
     def sample(named: dict[str, Any], prompt: Any, noise: Any, guidance_scale: Any) -> Any:

@@ -23,7 +23,9 @@ from rats_jax.paths import find_model, kind_of
 from rats_jax.pipelines.base import OPTIONS, Options, Pipeline
 from rats_jax.pipelines.open import open_pipeline, options_of
 from rats_jax.student import arguments
+from rats_jax.student.adapted import with_student_adapters
 from rats_jax.student.model import Generator, Origin
+from rats_jax.types import Params
 from rats_jax.weights.folder import naming_file, read_json
 from rats_jax.weights.hub import find_file
 from rats_jax.weights.stored import is_finite
@@ -122,12 +124,20 @@ def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) ->
     averaged = config.student.ema_decay > 0
     step, student = checkpoint.restore_student(folder / "checkpoints", like, step=step, averaged=averaged)
     _expect_finite(student, workdir, step)
-    network = student
+    origin = Origin(config, step, student if lora else None)
+    if lora and dtype != "float32":
+        model = _sampled(workdir, pipeline, config, config.student, dtype)
+        adapted = with_student_adapters(model.pipeline, student, scale=scale_of(config))
+        return dataclasses.replace(model, pipeline=adapted, origin=origin)
     if lora:
-        scale = config.lora.alpha / config.lora.rank
-        network = merge_adapters(pipeline.network, student, scale=scale, dtype=jnp.dtype(dtype))
-    model = _sampled(workdir, dataclasses.replace(pipeline, network=network), config, config.student, dtype)
-    return dataclasses.replace(model, origin=Origin(config, step, student if lora else None))
+        student = merge_adapters(pipeline.network, student, scale=scale_of(config))
+    model = _sampled(workdir, dataclasses.replace(pipeline, network=student), config, config.student, dtype)
+    return dataclasses.replace(model, origin=origin)
+
+
+def scale_of(config: Any) -> float:
+    """Give the scale of a run's adapters, alpha / rank."""
+    return config.lora.alpha / config.lora.rank
 
 
 def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -181,18 +191,24 @@ def _sampled(source: str, pipeline: Pipeline, config: Any, sampling: Any, dtype:
 def _read(pipeline: Pipeline, dtype: str) -> Pipeline:
     """Read all weights, in the dtype in which they are kept."""
 
-    def read_as(leaf: Any, dtype: Any) -> np.ndarray:
-        return np.asarray(leaf.astype(dtype))
-
     def read(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: read_as(leaf, jnp.dtype(dtype)), tree)
+        return jax.tree.map(lambda leaf: _read_as(leaf, jnp.dtype(dtype)), tree)
 
     return dataclasses.replace(
         pipeline,
-        network=jax.tree.map(read_as, pipeline.network, pipeline.network_dtypes(dtype)),
+        network=read_network(pipeline, dtype),
         text_encoder=read(pipeline.text_encoder),
         decoder=read(pipeline.decoder),
     )
+
+
+def read_network(pipeline: Pipeline, dtype: str) -> Params:
+    """Read the weights of its network as NumPy arrays, in the dtypes in which they are kept."""
+    return jax.tree.map(_read_as, pipeline.network, pipeline.network_dtypes(dtype))
+
+
+def _read_as(leaf: Any, dtype: Any) -> np.ndarray:
+    return np.asarray(leaf.astype(dtype))
 
 
 def _expect_finite(student: Any, workdir: str, step: int) -> None:

@@ -40,7 +40,8 @@ class Generator:
 
     Attributes:
         source: what it was loaded from.
-        pipeline: the functions; its network is the student's, NumPy arrays.
+        pipeline: the functions; its network is the student's, NumPy arrays; of a LoRA run in bfloat16 the
+            base with the adapters beside it (`lora.Adapted`).
         timestep_spacing: 'leading', 'linspace' or 'trailing'; empty is the pipeline's own.
         sampler: 'ddim', 'euler' or 'dpmpp_2m'.
         num_steps: those that the student was trained for.

@@ -44,9 +44,8 @@ def open_models(config: Any, device: Any = None) -> Models:
     pipeline = open_pipeline(config.pretrained, dtype=dtype, device=device, options=options_of(config))
     _expect_no_pictures(pipeline, config)
     frames = judged_frames(pipeline, config.reward_frames)
-    rewards, monitors = (
-        open_rewards(config, name, dtype=dtype, frames=frames) for name in ("rewards", "monitor")
-    )
+    rewards = open_rewards(config, "rewards", dtype=dtype, frames=frames)
+    monitors = open_rewards(config, "monitor", dtype=dtype, frames=None if frames is None else 0)
     if config.prompt_embeds:
         folder = resolve_path(config.prompt_embeds)
         pipeline = with_stored_embeds(pipeline, folder, source=config.pretrained)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rats_jax.evaluation import guards
+from rats_jax.method.moments import init_moments, update_moments
 from rats_jax.report import figures
 from rats_jax.training.program import Program
 from rats_jax.training.table import EvaluationSet, Pictures, render_set
-from rats_jax.types import Params, TrainState
+from rats_jax.types import Moments, Params, TrainState
 
 _GUARDS = {name: jax.jit(guard) for name, guard in guards.PICTURE_GUARDS.items()}
 _DIVERSITY = jax.jit(guards.diversity)
@@ -40,14 +41,14 @@ class Sheets:
 
         Returns:
             The sheet, with reward and gate under each picture, and a record of the whole set: rewards,
-            monitored rewards and guards, of student and teacher, and the student's diversity.
+            monitored rewards and guards, of student and teacher, and the student's diversity. Normalised
+            rewards are in deviations of the untrained pictures': running ones move between sheets.
         """
         rows = dict(self._fixed)
         if "teacher" not in rows:
             rows["teacher"] = self._render("teacher", state.teacher)
         rows["student"] = self._render("student", state.drawn)
-        combine_fn = self._experiment.objective.combine_fn
-        rewards = {name: np.asarray(combine_fn(rows[name].scores, state.rewards)) for name in _ORDER}
+        rewards = self._combine(rows, self._unit(state))
         images = {name: rows[name].images[: self._count] for name in _ORDER}
         prompts = self._program.sheet_set.prompts[: self._count]
         sheet = figures.draw_sheet(images, self._captions(rows, rewards, state), prompts)
@@ -65,14 +66,29 @@ class Sheets:
             rows["teacher"] = self._render("teacher", untrained.teacher)
         return rows
 
+    def _combine(self, rows: Mapping[str, Pictures], moments: Mapping[str, Moments]) -> dict[str, np.ndarray]:
+        combine_fn = self._experiment.objective.combine_fn
+        return {name: np.asarray(combine_fn(rows[name].scores, moments)) for name in _ORDER}
+
+    def _unit(self, state: TrainState) -> dict[str, Moments]:
+        """Give moments of the untrained pictures' scores, of those rewards that are normalised."""
+        scores = self._fixed["untrained"].scores
+        return {name: update_moments(init_moments(), scores[name], decay=0.0) for name in state.rewards}
+
     def _captions(
         self, rows: Mapping[str, Pictures], rewards: Mapping[str, np.ndarray], state: TrainState
     ) -> dict[str, list[str]]:
         objective, captions = self._experiment.objective, {}
-        name = objective.gate_reward
-        judged = {who: rows[who].scores[name] if name else rewards[who] for who in _ORDER}
+        # Before the first update there are no running moments: those of the sheet itself.
+        moments, gap = (state.rewards, state.gap) if int(state.step) else (self._unit(state), None)
+        if name := objective.gate_reward:
+            judged = {who: jnp.asarray(rows[who].scores[name]) for who in _ORDER}
+        else:
+            judged = {who: jnp.asarray(r) for who, r in self._combine(rows, moments).items()}
+        if gap is None:
+            gap = update_moments(init_moments(), judged["teacher"] - judged["student"], decay=0.0)
         for who in _ORDER:
-            gate, _ = objective.gate_fn(jnp.asarray(judged["teacher"]), jnp.asarray(judged[who]), state.gap)
+            gate, _ = objective.gate_fn(judged["teacher"], judged[who], gap)
             pairs = zip(rewards[who], np.asarray(gate), strict=True)
             captions[who] = [f"{r:.3f}  gate {g:.2f}" for r, g in pairs]
         return captions | {"teacher": [f"{r:.3f}" for r in rewards["teacher"]]}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rats_jax.errors import DivergedError
 from rats_jax.evaluation.reference import Reference
 from rats_jax.files import write_whole
 from rats_jax.report import run_table
@@ -21,7 +22,7 @@ from rats_jax.training.program import Program
 from rats_jax.training.table import EvaluationSet, Pictures
 from rats_jax.types import TrainState
 from rats_jax.workdir.loggers import Loggers
-from rats_jax.workdir.metrics import first_update_student_leads, read_metrics
+from rats_jax.workdir.metrics import LEAD_WINDOW, first_update_student_leads, read_metrics
 from rats_jax.workdir.services import Table
 
 _UNSEEN = "table of unseen prompts"  # as loggers call it
@@ -50,6 +51,9 @@ def finish(
 
     Returns:
         The content of summary.json.
+
+    Raises:
+        DivergedError: a score of the table is not finite.
     """
     summary: dict[str, Any] = {}
     if program.evaluation_set is not None:
@@ -104,6 +108,7 @@ def _score(
             pictures[name] = pictures["untrained"]
         else:
             pictures[name] = table.render_set(program.experiment, render, params, chosen)
+        _expect_finite(name, pictures[name], chosen.prompts)
     return table.summarise(
         pictures,
         chosen.prompts,
@@ -112,6 +117,18 @@ def _score(
         accuracy=next((name for name, judge in config.monitor.items() if judge.kind in ACCURACY), ""),
         reference=reference,
     )
+
+
+def _expect_finite(contestant: str, pictures: Pictures, prompts: Sequence[str]) -> None:
+    """Raise what says which score of a contestant is not finite, and of which prompt."""
+    for name, values in pictures.scores.items():
+        finite = np.isfinite(values)
+        if not finite.all():
+            raise DivergedError(
+                f"table: {np.sum(~finite)} of {len(values)} scores {name!r} of the {contestant}'s pictures "
+                f"are not finite, that of {prompts[int(finite.argmin())]!r} is the first: expected finite "
+                "numbers; the last update is saved"
+            )
 
 
 def _read_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -134,5 +151,8 @@ def _read_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _conclude(summary: Mapping[str, Any]) -> str:
     """Say in one line how long the run took and when its student took the lead."""
     leads = summary["first_update_student_leads"]
-    when = "the student never led its teacher" if leads is None else f"the student leads from update {leads}"
+    when = f"the student leads from update {leads}"
+    if leads is None:
+        few = summary["updates"] < LEAD_WINDOW
+        when = "too few to say who leads" if few else "the student does not lead its teacher"
     return f"{summary['updates']} updates in {summary['seconds'] / 60:.1f} minutes; {when}"

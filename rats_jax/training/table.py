@@ -172,8 +172,8 @@ def summarise(
         {"reward", "heldout_reward", "heldout_win_rate", "accuracy", "motion", "reference_distance",
         "nearest_reference_distance"} by contestant, None where there is nothing to measure or to measure
         against, and "rewards": every single reward by contestant, by name. The win rate is the share of
-        prompts on which the contestant's held-out reward is above the teacher's; motion is of videos, see
-        `guards.motion`.
+        prompts on which the contestant's held-out reward is above the teacher's, ties a half; motion is of
+        videos, see `guards.motion`.
     """
 
     def table(values: Mapping[str, np.ndarray | None]) -> dict[str, float | None]:
@@ -185,7 +185,7 @@ def summarise(
         for who, p in pictures.items()
     }
     judge = scores["teacher"].get(heldout)
-    wins = {who: None if judge is None else s[heldout] > judge for who, s in scores.items()}
+    wins = {who: None if judge is None else _wins(s[heldout], judge) for who, s in scores.items()}
     return {
         "reward": table({who: np.asarray(combine_fn(s)) for who, s in scores.items()}),
         "heldout_reward": table({who: s.get(heldout) for who, s in scores.items()}),
@@ -196,3 +196,8 @@ def summarise(
         "heldout_win_rate": table(wins),
         "rewards": {name: table({who: s[name] for who, s in scores.items()}) for name in scores["teacher"]},
     }
+
+
+def _wins(scores: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Count wins against the teacher, [N] float64; a tie is a half."""
+    return np.where(scores == teacher, 0.5, scores > teacher)

@@ -148,7 +148,7 @@ def describe(config: Any, prompts: Sequence[str]) -> dict[str, Any]:
         if file := file_of(reward["kind"]):
             content = local_path(file, f"rewards.{name}.kind").read_bytes()
             rewards[f"rewards.{name}.file"] = hashlib.sha256(content).hexdigest()
-    later = (*OPTIONS, "lora.base_dtype")  # folders of before name none
+    later = (*OPTIONS, "lora.base_dtype", "reward_frames")  # folders of before name none
     chosen = {field: flat[field] for field in later if flat[field]}
     return {field: flat[field] for field in _FIELDS} | chosen | rewards | {"prompts": digest}
 

@@ -167,8 +167,12 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
+LEAD_WINDOW = 20
+"""Updates over which rewards are averaged to say who leads."""
+
+
 def first_update_student_leads(
-    updates: Sequence[int], student: Sequence[float], teacher: Sequence[float], window: int = 20
+    updates: Sequence[int], student: Sequence[float], teacher: Sequence[float], window: int = LEAD_WINDOW
 ) -> int | None:
     """Find the first update from which on the student's smoothed reward stays above the teacher's.
 

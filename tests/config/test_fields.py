@@ -194,6 +194,20 @@ def test_moving_teacher_with_another_scale_needs_a_reason(config):
     validate(config)
 
 
+def test_a_margin_has_the_unit_of_the_reward(config):
+    config.reward_loss.kind = "hinge"
+    validate(config)
+    config.normalise_rewards = True
+    assert message(config).startswith("reward_loss.kind='hinge': expected 'negative' while normalise_rewards")
+
+
+def test_hacking_is_watched_on_sheets(config):
+    config.stop_on_hacking = True
+    validate(config)
+    config.samples.every = 0
+    assert message(config).startswith("stop_on_hacking=True: expected False while samples.every=0")
+
+
 @pytest.mark.parametrize("off", [{"shaping_weight": 0.0}, {"gate": {"kind": "constant", "value": 0.0}}])
 def test_a_run_without_any_loss_is_refused(config, off):
     config.update(off)

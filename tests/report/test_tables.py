@@ -190,6 +190,9 @@ def test_only_an_interval_without_0_tells_apart(report, low, high, sign, higher)
     row["measures"]["heldout"]["difference"] = {"mean": 0.2, "low": low, "high": high}
     report["measures"]["heldout"]["higher_is_better"] = higher
     assert verdict(report, row, "heldout") == {0: "", 1: "better", -1: "worse"}[sign if higher else -sign]
+    report["measures"]["heldout"]["higher_is_better"] = None
+    assert verdict(report, row, "heldout") == ""
+    assert "held-out" in cells_of(format_overview(report))["teacher, 50 steps"]  # and no arrow
 
 
 def test_plus_or_minus_is_the_longer_side(report):

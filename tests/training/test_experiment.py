@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rats_jax.errors import ConfigError
 from rats_jax.parallel.mesh import make_mesh
 from rats_jax.training.models import open_models
 from rats_jax.training.setup import make_experiment
@@ -16,6 +17,21 @@ from tests.tiny import PROMPTS, mesh_sizes, tiny_config
 def scans(fn, *args):
     """List the lengths of the loops in the trace of a function."""
     return [e.params["length"] for e in jax.make_jaxpr(fn)(*args).eqns if e.primitive.name == "scan"]
+
+
+@pytest.mark.parametrize(("spacing", "refused"), [("leading", True), ("trailing", False)])
+def test_one_step_must_begin_at_noise(models, spacing, refused):
+    changes = {"student__num_steps": 1, "student__reward_gradient_steps": 1}
+    config = tiny_config(models, student__timestep_spacing=spacing, **changes)
+    mesh = make_mesh(mesh_sizes(), jax.devices()[:1])
+    opened = open_models(config, jax.devices()[0])
+    if not refused:
+        assert make_experiment(config, opened, mesh).nfe == 1
+        return
+    with pytest.raises(
+        ConfigError, match="^student.num_steps=1: expected first timestep [01] to be of noise"
+    ):
+        make_experiment(config, opened, mesh)
 
 
 @pytest.mark.slow

@@ -155,7 +155,7 @@ def test_the_summary_by_hand(reference):
         "reward": [1.0, 1.5, 1.2, 1.1],
         "heldout_reward": [1.0, 2 / 3, 1.0, 4 / 3],
         "reference_distance": [0.0, 0.25, 0.04, 0.01],
-        "heldout_win_rate": [0.0, 1 / 3, 0.0, 2 / 3],
+        "heldout_win_rate": [0.5, 1 / 3, 0.5, 2 / 3],
     }
     for score, values in expected.items():
         assert list(summary[score]) == order

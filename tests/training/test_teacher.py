@@ -60,6 +60,7 @@ def test_what_was_written_is_read_by_another_run(tmp_path):
         ("max_sequence_length", 8),
         ("flow_shift", 5.0),
         ("negative_prompt", "blurred"),
+        ("reward_frames", 1),
         ("rewards.compressibility.kind", "aesthetic"),
     ],
 )

@@ -72,7 +72,7 @@ VALUES = {
     "shaping_weight": 0.625,
     "reward_loss.kind": "hinge",
     "reward_loss.margin": 0.1875,
-    "normalise_rewards": True,
+    "normalise_rewards": False,
     "heldout_reward": "judge",
     "heldout_prompts": "the other prompts",
     "hacking_patience": 41,
@@ -118,6 +118,7 @@ VALUES = {
 ELSEWHERE = {
     "teacher.mixed_guidance_reason",  # read by validate alone: tests/config
     "teacher.targets",  # excludes a moving teacher: tests/test_train.py
+    "normalise_rewards",  # excludes a margin: tests/test_train.py
     *("heldout_reward", "stop_on_hacking"),  # read of real sheets: tests/test_train.py
     *(field for field in VALUES if field.startswith("mesh.")),  # sizes that differ need as many devices
 }
@@ -250,7 +251,6 @@ def arrivals_in_setup(config, monkeypatch):
         "shaping_weight": trained.shaping_weight,
         "reward_loss.kind": "hinge" if trained.reward_loss_fn.func.__name__ == "hinge_reward" else None,
         "reward_loss.margin": trained.reward_loss_fn.keywords["margin"],
-        "normalise_rewards": (made.normalised, trained.combine_fn.func.__name__ == "normalised_sum"),
         "rewards.first.weight": trained.combine_fn.keywords["weights"]["first"],
         **{f"optimizer.{name}": value for name, value in vars(seen.make_optimizer).items() if name != "args"},
         "optimizer.accumulation_steps": (
@@ -278,6 +278,7 @@ def arrivals_in_models(config, monkeypatch):
     opened = models.open_models(config, "the device")
     assert opened.pipeline == "the pipeline with embeddings" and seen.open_pipeline.device == "the device"
     sections = [call.args[0][call.args[1]] for call in seen.calls["open_rewards"]]
+    assert seen.calls["open_rewards"][1].frames == 0  # what is monitored judges whole videos
     return {
         "pretrained": (seen.open_pipeline.args[0], seen.with_stored_embeds.source),
         **vars(seen.open_pipeline.options),
