@@ -109,6 +109,13 @@ def get_config() -> ml_collections.ConfigDict:
         | {"channels": (16, 48, 96)}
     )
 
+    # A reward that counts: a detector of another seed and size, and of more damage, than the judge, which has
+    # not seen what is held out.
+    config.counting_reward = config.judge.copy_and_resolve_references()
+    config.counting_reward.update({"num_updates": 3000, "blends": 0.25, "max_severity": 0.7})
+    config.counting_reward_model = config.judge_model.copy_and_resolve_references()
+    config.counting_reward_model.channels = (24, 48, 96)
+
     config.vae = ml_collections.ConfigDict(
         {"num_updates": 6000, "batch_size": 32, "learning_rate": 2e-3, "ema_decay": 0.999, "kl_weight": 1e-4}
     )

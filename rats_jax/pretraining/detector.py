@@ -1,4 +1,4 @@
-"""Train the judge: a detector of things and grounds on rendered scenes, apart from all reward models."""
+"""Train a detector of things and grounds on rendered scenes: a judge, apart from all rewards, or a reward."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def train_detector(
     training: Any,
     *,
     seed: int,
+    name: str,
     state_file: Path | None = None,
 ) -> Params:
     """Minimise the cross-entropy of counts and ground, on clean and mildly spoilt pictures and on blends.
@@ -39,6 +40,7 @@ def train_detector(
         config: of the `Detector`.
         training: num_updates, batch_size, learning_rate, ema_decay, and as of `blend_and_spoil`.
         seed: of initialisation and draws.
+        name: of the progress bar.
         state_file: see `fit`.
 
     Returns:
@@ -60,4 +62,4 @@ def train_detector(
         metrics = {"right": right.mean(), "ground": jnp.mean(jnp.argmax(seen.ground, axis=-1) == ground)}
         return of_counts.mean() + of_ground.mean(), metrics
 
-    return fit_as(training, loss_fn, params, data, seed=seed + 1, name="judge", state_file=state_file)
+    return fit_as(training, loss_fn, params, data, seed=seed + 1, name=name, state_file=state_file)

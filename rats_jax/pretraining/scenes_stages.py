@@ -77,11 +77,21 @@ _CLASSES = {
 
 
 def judge_stage(config: Any, workdir: Path) -> None:
-    """Train the detector that says what a picture shows: judge/."""
-    folder = workdir / "judge"
+    """Train the detector that says what a picture shows, and judges accuracy: judge/."""
+    training, sizes = config.judge, config.judge_model
+    _train_detector(config, training, sizes, workdir / "judge", every=True, seed=config.seed + 40)
+
+
+def counting_reward_stage(config: Any, workdir: Path) -> None:
+    """Train another one as a reward, without the combinations that are held out: counting_reward/."""
+    training, sizes = config.counting_reward, config.counting_reward_model
+    _train_detector(config, training, sizes, workdir / "counting_reward", every=False, seed=config.seed + 42)
+
+
+def _train_detector(config: Any, training: Any, sizes: Any, folder: Path, *, every: bool, seed: int) -> None:
     if is_done(folder / "config.json"):
         return
-    num_nouns = len(config.nouns)
+    num_nouns, data = len(config.nouns), gather_data(config, every=every, kinds=training.kinds)
 
     def draw(data: Any, key: Key, batch_size: int) -> tuple[Array, Array, Array]:
         key_prompt, key_ground, key_more, key_picture = jax.random.split(key, 4)
@@ -90,16 +100,9 @@ def judge_stage(config: Any, workdir: Path) -> None:
         images = render(key_picture, data["graphics"], objects, grounds, ANY_SIZES)
         return images, count_things(objects, num_nouns), grounds
 
-    model = config.judge_model.to_dict()
+    model = sizes.to_dict()
     with training_state(folder) as file:
-        params = train_detector(
-            gather_data(config, every=True, kinds=config.judge.kinds),
-            draw,
-            model,
-            config.judge,
-            seed=config.seed + 40,
-            state_file=file,
-        )
+        params = train_detector(data, draw, model, training, seed=seed, name=folder.name, state_file=file)
         words = {"nouns": [list(noun[:2]) for noun in config.nouns], "colours": list(COLOURS)}
         write_model(folder, {"model_type": "detector"} | model | words, params, CLIP_WEIGHTS)
 
@@ -254,6 +257,7 @@ STAGES: Mapping[str, Callable[[Any, Path], None]] = {
     "reward_numbers": reward_numbers_stage,
     "reward_sizes": reward_sizes_stage,
     "reward": reward_stage,
+    "counting_reward": counting_reward_stage,
     "heldout_reward": heldout_reward_stage,
     "prompts": prompts_stage,
     "samples": samples_stage,

@@ -10,7 +10,7 @@ from rats_jax.rewards.base import Reward, make_score_fn
 from rats_jax.rewards.clipscore import CLIPSCORE
 from rats_jax.rewards.colour_target import COLOUR_TARGET
 from rats_jax.rewards.compressibility import COMPRESSIBILITY_PROXY
-from rats_jax.rewards.detector import DETECTOR
+from rats_jax.rewards.detector import DETECTOR, DETECTOR_LIKELIHOOD
 from rats_jax.rewards.hpsv2 import HPSV2_0, HPSV2_1
 from rats_jax.rewards.imagereward import IMAGEREWARD
 from rats_jax.rewards.own import is_own, load_own
@@ -26,6 +26,7 @@ REWARDS: Mapping[str, Reward] = {
     "colour_target": COLOUR_TARGET,
     "compressibility_proxy": COMPRESSIBILITY_PROXY,
     "detector": DETECTOR,
+    "detector_likelihood": DETECTOR_LIKELIHOOD,
     "hpsv2.0": HPSV2_0,
     "hpsv2.1": HPSV2_1,
     "imagereward": IMAGEREWARD,

@@ -23,11 +23,11 @@ from tests.tiny import read_reward
 # A program runs a few times on small pictures: what takes time is to compile it.
 QUICKLY = {"xla_backend_optimization_level": 0}
 
-# What trackers see is read in prompts and weights of their own: see test_tracker.py.
+# What detectors and trackers see is read in prompts and weights of their own: see their own tests.
 NO_WEIGHTS = [
     kind
     for kind, reward in REWARDS.items()
-    if reward.describe is None and reward.differentiable and kind != "tracker_likelihood"
+    if reward.describe is None and reward.differentiable and not kind.endswith("_likelihood")
 ]
 
 
