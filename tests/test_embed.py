@@ -4,9 +4,6 @@ import dataclasses
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,9 +15,8 @@ from rats_jax.pipelines.open import load_pipeline, open_pipeline
 from rats_jax.pipelines.stored_embeds import with_stored_embeds, write_prompt_embeds
 from rats_jax.training.models import describe_models, open_models
 from rats_jax.training.program import Program
+from tests.commands import call
 from tests.tiny import PROMPTS, tiny_config
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -156,14 +152,7 @@ def test_the_command_writes_them_and_does_not_overwrite(tmp_path):
     output = tmp_path / "embeds"
     arguments = ["--config=configs/emoji_cpu.py", f"--config.prompts={prompts}", f"--out={output}"]
     for returncode in (0, 1):
-        result = subprocess.run(
-            [sys.executable, "-m", "rats_jax.embed", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        result = call("embed", *arguments)
         assert result.returncode == returncode, result.stderr
     assert "expected a folder that is not there yet" in result.stderr
     assert np.load(output / "cond_0.npy").shape[0] == 2

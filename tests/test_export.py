@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import diffusers
 import jax
@@ -30,11 +29,11 @@ from rats_jax.pipelines.base import Parts
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.student import formats as exporting
 from tests import hub as stand_in
+from tests.commands import ROOT, assert_one_line, call
 from tests.finished import write_run
 from tests.tiny import PROMPTS, SCHEDULER, UNET, VAE, flags_with, random_params, tiny_config
 from tests.torch_pipelines import make_original
 
-ROOT = Path(__file__).parent.parent
 EMOJI = ROOT / "rats_jax" / "assets" / "emoji" / "pipeline"
 NAMES = ["black cat", "red apple"]
 
@@ -60,19 +59,6 @@ def difference(one, two):
     return 255 * np.abs(np.asarray(one) - np.asarray(two)).mean()
 
 
-def run(command, *arguments, env):
-    """A command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", f"rats_jax.{command}", *arguments],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def emoji(tmp_path_factory):
     """The embedded default's run, with a student that is not the pretrained network."""
@@ -92,7 +78,7 @@ def exported(emoji, hub, tmp_path_factory):
     """The run's student in a folder, and as me/student on the hub."""
     folder = tmp_path_factory.mktemp("exported")
     out = folder / "student"
-    result = run(
+    result = call(
         "export",
         f"--workdir={emoji}",
         f"--out={out}",
@@ -112,7 +98,7 @@ def test_the_hub_gives_the_student_back_by_its_id(exported, hub, tmp_path):
     assert pushed["private"] is True and set(pushed["files"]) == files
     assert b'DiffusionPipeline.from_pretrained("me/student")' in pushed["files"]["README.md"]
     arguments = ["--model=me/student", "--prompt=black cat", f"--out={tmp_path / 'cats'}"]
-    result = run("generate", *arguments, env=os.environ | hub.environment(tmp_path / "home"))
+    result = call("generate", *arguments, env=os.environ | hub.environment(tmp_path / "home"))
     assert result.returncode == 0, result.stderr[-3000:]
     with Image.open(tmp_path / "cats" / "00000.png") as picture:
         drawn = np.asarray(picture)
@@ -133,11 +119,11 @@ def test_a_push_that_cannot_be_is_refused_before_the_work(tmp_path, arguments, m
     (tmp_path / "run").mkdir()
     given = [f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    result = run(
+    result = call(
         "export", *flags_with(given, arguments), env=environment | {"HF_HOME": str(tmp_path / "home")}
     )
-    assert result.returncode == 1 and result.stderr.startswith(f"error: {message}"), result.stderr[-2000:]
-    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
+    assert_one_line(result, message)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -392,19 +378,11 @@ def test_a_disk_that_is_full_ends_in_one_line_and_leaves_nothing(emoji, tmp_path
     ("arguments", "message"),
     [
         (["--out=tests"], "out='tests': expected a folder that is not there yet"),
-        (["--workdir=tests"], "lacks 'model_index.json'"),
-        (["--format=onnx"], "format"),
+        (["--workdir=tests"], "model 'tests' lacks 'model_index.json'"),
+        (["--format=onnx"], "flag --format=onnx: value should be one of <diffusers|flax|lora|jax>"),
     ],
 )
 def test_bad_input_of_the_command_is_one_line_and_leaves_nothing(arguments, message, tmp_path):
     given = flags_with([f"--out={tmp_path / 'out'}", f"--workdir={tmp_path}"], arguments)
-    result = subprocess.run(
-        [sys.executable, "-m", "rats_jax.export", *given],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 1 and message in result.stderr, result.stderr[-2000:]
-    assert "Traceback" not in result.stderr and list(tmp_path.iterdir()) == []
+    assert_one_line(call("export", *given), message)
+    assert list(tmp_path.iterdir()) == []

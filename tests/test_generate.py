@@ -2,10 +2,7 @@
 
 import dataclasses
 import shutil
-import subprocess
-import sys
 from io import FileIO
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,10 +21,9 @@ from rats_jax.report import figures
 from rats_jax.student.formats import export_student
 from rats_jax.student.load import load_pretrained
 from rats_jax.student.model import _listed, count_drawn, draw_folder
+from tests.commands import assert_one_line, call
 from tests.finished import write_run
 from tests.tiny import PROMPTS, flags_with, random_params, tiny_config
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +196,7 @@ def test_what_a_load_gets_wrong_is_one_line(run, arguments, message):
 
 def test_what_loading_and_saving_get_wrong_is_one_line(models, student, tmp_path):
     config = tiny_config(models)
-    for call, message in (
+    for refuse, message in (
         (lambda: rats_jax.load(str(models)), "lacks 'model_index.json'"),
         (lambda: load_pretrained(config, role="judge"), "^role='judge': expected 'student' or 'teacher'$"),
         (lambda: load_pretrained(config, role="student", dtype="half"), "^dtype='half': expected 'float32' "),
@@ -216,7 +212,7 @@ def test_what_loading_and_saving_get_wrong_is_one_line(models, student, tmp_path
         ),
     ):
         with pytest.raises(ConfigError, match=message):
-            call()
+            refuse()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -261,23 +257,12 @@ def test_a_run_without_checkpoints_is_refused(models, tmp_path):
         rats_jax.load(str(tmp_path / "run"))
 
 
-def generate(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "rats_jax.generate", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 def test_the_command_writes_pictures_that_say_what_they_are(run, student, tmp_path):
     (tmp_path / "prompts.txt").write_text("taxi\n")
     out = tmp_path / "new" / "out"
     arguments = [f"--model={run[0]}", "--prompt=cat face", f"--prompts-file={tmp_path / 'prompts.txt'}"]
-    result = generate(*arguments, "--num-images=2", "--seed=3", "--batch-size=3", f"--out={out}")
+    result = call("generate", *arguments, "--num-images=2", "--seed=3", "--batch-size=3", f"--out={out}")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "4 pictures, " in result.stdout and " a second" in result.stdout
     jobs = [("cat face", 3), ("cat face", 4), ("taxi", 3), ("taxi", 4)]
@@ -341,7 +326,7 @@ def test_a_model_whose_path_is_no_text_is_named_in_its_pictures(student, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompt=cat", "--num-steps=0"], "num-steps"),
+        (["--prompt=cat", "--num-steps=0"], "flag --num-steps=0: 0 is not a positive integer"),
         (["--prompt=cat", "--guidance-scale=inf"], "guidance-scale=inf: expected a finite number >= 1"),
         (["--prompt=cat", "--guidance-scale=nan"], "guidance-scale=nan: expected a finite number >= 1"),
         (
@@ -349,12 +334,12 @@ def test_a_model_whose_path_is_no_text_is_named_in_its_pictures(student, tmp_pat
             "num-images=1000000000: expected at most 100000 pictures",
         ),
         (["--prompt=cat", "--seed=4294967290", "--num-images=9"], "seed=4294967290: expected seeds of 9"),
-        ([], "expected at least one, from --prompt or --prompts-file"),
+        ([], "prompt=[]: expected at least one, from --prompt or --prompts-file"),
         (["--prompt=cat", "--prompt= "], "prompt=' ': expected a prompt, found a blank text"),
         (["--prompt=caf\udce9"], "prompt='caf\\udce9': expected a text of whole characters"),
         (["--prompts-file=setup.py"], "prompts-file='setup.py': expected text with one prompt per line"),
         (["--prompt=cat", "--out=tests"], "out='tests': expected a folder that is not there yet"),
-        (["--prompt=cat", "--model=tests"], "lacks 'model_index.json'"),
+        (["--prompt=cat", "--model=tests"], "model 'tests' lacks 'model_index.json'"),
         (
             ["--prompt=cat", "--out=/proc/none/out"],
             "out='/proc/none/out': expected a folder that can be written",
@@ -363,8 +348,5 @@ def test_a_model_whose_path_is_no_text_is_named_in_its_pictures(student, tmp_pat
 )
 def test_bad_input_of_the_command_is_one_line_and_leaves_nothing(arguments, message, tmp_path):
     given = [f"--out={tmp_path / 'out'}", "--model=assets/emoji/pipeline"]
-    result = generate(*flags_with(given, arguments))
-    assert result.returncode == 1 and message in result.stderr, result.stderr[-2000:]
-    lines = [line for line in result.stderr.splitlines() if "deprecated" not in line]
-    assert len(lines) == 1, lines
+    assert_one_line(call("generate", *flags_with(given, arguments)), message)
     assert list(tmp_path.iterdir()) == []

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from rats_jax.__main__ import COMMANDS as NAMES
+
 PACKAGE = Path(__file__).parents[1] / "rats_jax"
 FILES = {
     ".".join(("rats_jax", *path.relative_to(PACKAGE).with_suffix("").parts)): path
     for path in PACKAGE.rglob("*.py")
 }
-COMMANDS = {
-    *{"main", "evaluate", "generate", "demo", "export", "compile", "embed", "score", "ablate"},
-    *{"pretrain", "verify"},
-}
+COMMANDS = set(NAMES)
 FOUNDATIONS = {"types", "errors", "fields", "paths", "texts", "files", "progress", "python_files"}
 # From the bottom up: a folder imports what its row names, of the folders, and foundations.
 FOLDERS = {
@@ -126,6 +125,22 @@ def test_folders_import_downwards_only(module):
         assert not inside & COMMANDS
     elif part != "__init__":
         assert inside <= FOLDERS.get(part, set()) | FOUNDATIONS_OF.get(part, FOUNDATIONS)
+
+
+def test_the_package_itself_is_imported_by_what_stands_above_it_alone():
+    """`import rats_jax` reaches whatever its root gives, as `rats_jax.load` of the student."""
+    bare = {
+        module
+        for module, names in IMPORTS.items()
+        if any(name == "rats_jax" or (name.startswith("rats_jax.") and is_of_root(name)) for name in names)
+    }
+    above = {f"rats_jax.{name}" for name in COMMANDS | {"__main__"}} | {"rats_jax.verification.report"}
+    assert bare <= above and "rats_jax.generate" in bare
+
+
+def is_of_root(name: str) -> bool:
+    """Whether a name is one of rats_jax/__init__.py's own, and no module or folder."""
+    return part_of(name) not in COMMANDS | FOUNDATIONS | set(FOLDERS) | {"__main__"}
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -2,18 +2,19 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import rats_jax
 from rats_jax import paths
+from rats_jax.__main__ import COMMANDS
 from rats_jax.errors import ConfigError
 from rats_jax.pipelines.open import open_pipeline
 from rats_jax.training.loop import train_and_evaluate
+from rats_jax.workdir import folder as run_folder
 from rats_jax.workdir.lock import locked
+from tests.commands import assert_one_line, call
 from tests.tiny import tiny_config
 
 
@@ -173,6 +174,7 @@ def test_a_folder_that_may_not_be_written_is_refused_before_the_work(monkeypatch
 
 EMOJI = str(Path(__file__).parents[1] / "configs" / "emoji_cpu.py")
 LINES = {
+    "demo": ["--model=folder"],
     "main": [f"--config={EMOJI}", "--workdir=w"],
     "evaluate": ["--workdir=folder"],
     "generate": ["--model=owner/name", "--prompt=cat", "--out=w"],
@@ -186,7 +188,7 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("command", LINES)
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -197,21 +199,13 @@ LINES = {
     ],
 )
 def test_every_command_checks_its_paths_first_and_takes_a_flag_once(here, command, change, message):
-    """Its last flag, which is what it writes, or else reads: `evaluate`, `verify`."""
+    """Its last flag, which is what it writes, or else reads: `demo`, `evaluate`, `verify`."""
     *first, last = LINES[command]
     name = last.split("=")[0]
     given = [last, last] if change is None else [f"{name}={change}"]
-    done = subprocess.run(
-        [sys.executable, "-m", f"rats_jax.{command}", *first, *given],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1 and done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    field = name if change is None else name.removeprefix("--")
-    assert line.startswith(f"error: {field}") and message in line
+    done = call(command, *first, *given, cwd=here)
+    assert_one_line(done, name if change is None else name.removeprefix("--"))
+    assert message in done.stderr
     assert not (here / "w").exists()
 
 
@@ -220,17 +214,8 @@ def test_two_commands_do_not_pretrain_in_one_folder(tmp_path):
     workdir.mkdir()
     arguments = ["--config=configs/emoji_pretrain.py", f"--workdir={workdir}"]
     with locked(str(workdir), writes=True):
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "rats_jax.pretrain", *arguments],
-            cwd=Path(EMOJI).parents[1],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 1 and done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    expected = f"error: workdir='{workdir}': expected a folder that no other run writes to, process "
-    assert line.startswith(expected)
+        done = call("pretrain", *arguments)
+    assert_one_line(done, f"workdir='{workdir}': expected a folder that no other run writes to, process ")
     assert [file.name for file in workdir.iterdir()] == [".lock"]
 
 
@@ -244,6 +229,15 @@ def test_a_file_beside_a_pipeline_is_not_the_pipeline(models):
     assert refused(open_pipeline, str(file)) == (
         f"pretrained={str(file)!r}: expected the folder of a pipeline, or a hub id; it is a file"
     )
+
+
+def test_a_config_that_cannot_be_kept_is_one_line(monkeypatch):
+    def write(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(run_folder, "write_whole", write)
+    expected = "workdir='folder': expected a writable folder (Read-only file system)"
+    assert refused(run_folder.keep_config, "folder", {"seed": 1}) == expected
 
 
 @pytest.mark.parametrize("workdir", ["", "foo://x", "~nobodyhere/x", "/hf/x"])

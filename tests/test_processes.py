@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from rats_jax.training.loop import train_and_evaluate
 from rats_jax.workdir.checkpoint import list_steps
 from rats_jax.workdir.lock import locked
 from rats_jax.workdir.metrics import read_metrics
+from tests.commands import free_port
 from tests.tiny import tiny_config, xla_flags
 
 ROOT = Path(__file__).parent.parent
@@ -44,12 +44,6 @@ except (ConfigError, StoppedError) as error:
 # Both axes reach over both processes, and the last batch of the table is filled up.
 SETTINGS = {"mesh__data": 2, "mesh__fsdp": 4, "samples__every": 2}
 CURVES = {"samples__every": 0, "evaluation__num_prompts": 0}
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def start(models, workdir, *, processes, devices, **overrides):

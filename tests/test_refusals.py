@@ -13,7 +13,7 @@ from rats_jax.parallel.mesh import make_mesh
 from rats_jax.training.loop import train_and_evaluate
 from rats_jax.training.models import open_models
 from rats_jax.training.setup import make_experiment
-from tests.tiny import PROMPTS, mesh_sizes, tiny_config
+from tests.tiny import PROMPTS, change_json, mesh_sizes, tiny_config
 
 
 def test_a_workdir_with_another_config_is_refused_and_left_alone(models, tmp_path):
@@ -87,10 +87,9 @@ def change_scheduler(models, folder, **fields):
     """Copy the tiny pipeline with other fields of its scheduler, whose class the index names, too."""
     shutil.copytree(models / "pipeline", folder)
     file, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    change_json(file, **fields)
     if "_class_name" in fields:
-        named = {"scheduler": ["diffusers", fields["_class_name"]]}
-        index.write_text(json.dumps(json.loads(index.read_text()) | named))
+        change_json(index, scheduler=["diffusers", fields["_class_name"]])
     return str(folder)
 
 

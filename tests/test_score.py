@@ -1,8 +1,6 @@
 """The command that scores a folder of pictures: against the rewards themselves, and bad input."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -15,6 +13,7 @@ from rats_jax.data.pictures import read_picture
 from rats_jax.evaluation import score
 from rats_jax.evaluation.score import format_scores, score_pairs, summarise
 from rats_jax.rewards import REWARDS
+from tests.commands import assert_one_line, call
 from tests.tiny import PROMPTS, read_reward, write_tiny_reward
 
 
@@ -32,8 +31,7 @@ def folder(tmp_path):
 
 
 def run(folder, *arguments):
-    command = [sys.executable, "-m", "rats_jax.score", "--images=images", "--prompts=prompts.txt", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return call("score", "--images=images", "--prompts=prompts.txt", *arguments, cwd=folder)
 
 
 def test_scores_are_those_of_the_rewards_one_picture_at_a_time(folder):
@@ -154,7 +152,7 @@ BAD = {
     "a kind twice": (["--reward=clipscore"] * 2, "reward='clipscore': expected each kind once"),
     "a flag twice": (["--reward=colour_target", "--prompts=a"], "--prompts: expected once, it is given 2"),
     "a folder to write": (["--reward=colour_target", "--out=images"], "out='images': expected a file"),
-    "no reward": ([], "--reward"),
+    "no reward": ([], "flag --reward=None: Flag --reward must have a value other than None."),
     "a weight where there is none": (["--reward=colour_target=images"], "path='images': expected ''"),
     "no folder to write to": (["--reward=colour_target", "--out=a/b.json"], "out='a/b.json': expected"),
 }
@@ -164,9 +162,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line(folder, case):
     arguments, message = BAD[case]
-    done = run(folder, *arguments)
-    assert done.returncode == 1 and message in done.stderr, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and not (folder / "scores.json").exists()
+    assert_one_line(run(folder, *arguments), message)
+    assert not (folder / "scores.json").exists()
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The command that compares with PyTorch: families and rewards that agree, weights that do not, bad input."""
 
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -17,6 +16,7 @@ from rats_jax.verification.originals import ORIGINALS
 from rats_jax.verification.report import expect_all, verify
 from rats_jax.verification.reward_originals import REWARD_ORIGINALS
 from rats_jax.verification.rewards import expect_original
+from tests.commands import assert_one_line, call
 from tests.rewards.test_aesthetic import make_aesthetic
 from tests.rewards.test_hpsv2 import make_hpsv2
 from tests.rewards.test_imagereward import make_imagereward
@@ -40,11 +40,6 @@ PLAIN = {"original": None, "options": Options(), "dtype": "float32", "device": "
 def folder(tmp_path_factory):
     """A Stable Diffusion of the smallest size."""
     return write_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
-
-
-def run(*arguments, cwd):
-    command = [sys.executable, "-m", "rats_jax.verify", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_every_family_has_an_original():
@@ -75,7 +70,7 @@ def test_the_command_prints_a_table_to_post_and_fails_by_name(folder, tmp_path):
     weights = load_file(file)
     weights["decoder.conv_in.weight"] = weights["decoder.conv_in.weight"] * 1.01
     save_file(weights, file, metadata={"format": "pt"})
-    done = run(f"--model={folder}", f"--original={broken}", cwd=tmp_path)
+    done = call("verify", f"--model={folder}", f"--original={broken}", cwd=tmp_path)
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
     assert line == "error: 2 of 7 comparisons are beyond their tolerance: decoder; sample of 4 steps"
@@ -109,9 +104,8 @@ def test_rewards_are_those_of_pytorch(tmp_path):
 
 
 def test_what_cannot_be_compared_is_one_line(tmp_path):
-    done = run("--original=owner/name", "--reward=pickscore", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: original='owner/name': expected none without --model\n"
+    done = call("verify", "--original=owner/name", "--reward=pickscore", cwd=tmp_path)
+    assert_one_line(done, "original='owner/name': expected none without --model")
     known = "aesthetic, clipscore, hpsv2.0, hpsv2.1, imagereward, pickscore$"
     with pytest.raises(ConfigError, match=f"^reward='viclip': expected a kind whose original .*: {known}"):
         expect_original("viclip")

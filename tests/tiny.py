@@ -1,5 +1,6 @@
 """The smallest real Stable Diffusion and CLIP folders: random weights, 32x32 pictures, quick to compile."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -126,6 +127,11 @@ def flags_with(defaults, given):
     """A command line of `given` flags, and of `defaults` those that it does not give: a flag counts once."""
     names = {flag.split("=")[0] for flag in given}
     return [flag for flag in defaults if flag.split("=")[0] not in names] + list(given)
+
+
+def change_json(file, **changes):
+    """Give fields of a JSON object in a file other values."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def mesh_sizes(**sizes):

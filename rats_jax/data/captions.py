@@ -128,7 +128,8 @@ def open_captions(path: str) -> Captions:
         source: Any = builder.as_data_source(split, decoders=decoders)
     except Exception as error:
         raise ConfigError(
-            f"prompts={path!r}: expected a dataset prepared with file_format='array_record' ({_line(error)})"
+            f"prompts={path!r}: expected a split that is not empty, of a dataset prepared with "
+            f"file_format='array_record' ({_line(error)})"
         ) from None
     if not len(source):
         raise ConfigError(f"prompts={path!r}: expected at least one prompt, the split is empty")

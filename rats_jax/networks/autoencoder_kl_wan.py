@@ -16,10 +16,10 @@ from rats_jax.fields import (
     Field,
     anything,
     expect,
-    flag,
     integer,
     listed,
     number,
+    one_of,
     only,
     optional,
     read_fields,
@@ -47,7 +47,7 @@ FIELDS: Mapping[str, Field] = {
     "dim_mult": listed((1, 2, 4, 4), integer(1)),
     "num_res_blocks": integer(2, most=100),
     "attn_scales": only(()),  # with others the original cannot encode
-    "temperal_downsample": listed((False, True, True), flag(False), least=0),
+    "temperal_downsample": listed((False, True, True), one_of(False, True), least=0),
     "dropout": anything(0.0),  # of training
     "latents_mean": listed(_MEAN, number(0.0, positive=False)),
     "latents_std": listed(_STD, number(1.0)),

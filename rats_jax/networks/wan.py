@@ -33,7 +33,7 @@ from rats_jax.types import Array, Key, Params
 FIELDS: Mapping[str, Field] = {
     "patch_size": listed((1, 2, 2), integer(1, most=1000)),
     "num_attention_heads": integer(40),
-    "attention_head_dim": integer(128),
+    "attention_head_dim": integer(128, most=1024),
     "in_channels": integer(16),
     "out_channels": integer(16),
     "text_dim": integer(4096),

@@ -1,5 +1,6 @@
 """GPUs that are not there: what XLA is told of them, and how many there are."""
 
+import math
 import re
 
 import pytest
@@ -22,10 +23,14 @@ def test_each_card_is_described_whole(name):
 
 
 def test_what_is_computed_in_a_clock_is_what_the_maker_says_of_the_chip():
-    """Lanes multiply and add once a clock; matrix units do 2 to 16 times as much in bfloat16."""
+    """Lanes multiply and add once a clock; matrix units do 2, 4, 16 or 32 times as much in bfloat16.
+
+    The maker's clock under their load is up to a tenth below that of the lanes.
+    """
     for name, card in CARDS.items():
         lanes = 2 * card.cores * card.lanes * card.clock * 1e9
-        assert 1.5 < CHIPS[name].flops / lanes < 32, name
+        times = math.log2(CHIPS[name].flops / lanes)
+        assert min(abs(times - math.log2(whole)) for whole in (2, 4, 16, 32)) < 0.15, name
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from rats_jax.aot.flops import dot_flops
-from rats_jax.aot.products import call_flops
+from rats_jax.aot.products import call_flops, product_flops
 
 WINDOW = "window={size=3x3 stride=2x2 pad=0_1x0_1}, dim_labels=b01f_o01i->b01f"
 SMALL, LARGE, KERNEL = "f32[2,4,4,8]{3,2,1,0}", "f32[2,8,8,3]{3,2,1,0}", "f32[8,3,3,3]{3,2,1,0}"
@@ -63,6 +63,11 @@ def test_what_multiplies_nothing_and_what_does_not_say():
     assert call("__cub$DeviceRadixSort", SMALL, [SMALL], "") == 0
     with pytest.raises(ValueError, match="'__cudnn[$]convReorderFilter' are out of sight"):
         call("__cudnn$convReorderFilter", SMALL, [SMALL], "")
+
+
+def test_a_ragged_dot_is_not_counted():
+    with pytest.raises(ValueError, match="^ragged-dot.3: the multiply-adds of a ragged dot depend on its d"):
+        product_flops("ragged-dot.3", "ragged-dot", "f32[8,4]", ["f32[8,3]", "f32[2,3,4]", "s32[2]"], "%a)")
 
 
 @pytest.mark.parametrize(("kernel", "products"), [("fwd", 2), ("dkv", 4), ("dq", 3)])

@@ -236,6 +236,13 @@ def test_captions_that_are_no_text_are_refused_when_they_are_opened(path, messag
     assert str(error.value).startswith("prompts='tfds:rats_") and "\n" not in str(error.value)
 
 
+def test_a_split_without_an_example_is_one_line(monkeypatch):
+    """The package itself refuses those that it is known to have."""
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "as_data_source", lambda *_, **__: [])
+    with pytest.raises(ConfigError, match="^prompts='tfds:rats_plain': .* one prompt, the split is empty$"):
+        find_prompts("tfds:rats_plain")
+
+
 def test_a_slice_of_a_split():
     assert len(find_prompts("tfds:rats_plain:train[:2]")) == 2
 

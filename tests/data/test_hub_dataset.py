@@ -95,6 +95,13 @@ def test_what_cannot_be_read_is_one_line(tmp_path, path, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_split_without_a_row_is_one_line(monkeypatch):
+    """The package itself refuses those that it is known to have."""
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: Dataset.from_dict({"text": []}))
+    with pytest.raises(ConfigError, match="^prompts='hf:a/b': expected at least one prompt, the split is em"):
+        find_prompts("hf:a/b")
+
+
 def test_without_the_package_the_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'rats_jax\[datasets\]'"):

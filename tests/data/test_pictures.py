@@ -380,6 +380,13 @@ def test_a_picture_that_is_gone_or_a_folder_is_named(tmp_path):
                 read(file)
 
 
+def test_a_folder_of_pictures_that_is_gone_or_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for name in ("none", "file"):
+        with pytest.raises(ConfigError, match=rf"^images='.*{name}': expected a readable folder \(No"):
+            find_pictures(tmp_path / name)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tif", "webp", "bmp", "ico", "tga", "avif", "psd"])
 def test_any_bytes_are_a_picture_or_one_line(tmp_path, suffix):
     rng, file = np.random.default_rng(0), tmp_path / f"a.{suffix}"

@@ -1,5 +1,7 @@
 """The page, asked through its API: in `make test-newest`, whose packages gradio agrees with."""
 
+import json
+import re
 import socket
 import sys
 import urllib.request
@@ -10,13 +12,8 @@ from PIL import Image
 
 from rats_jax.demonstration.page import expect_gradio, launch, make_page
 from rats_jax.errors import ConfigError
+from tests.commands import free_port
 from tests.demonstration.fakes import fake_stage
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.fixture
@@ -87,6 +84,10 @@ def test_it_asks_no_other_machine(serve):
     }
     assert '"analytics_enabled":false' in read["config"].replace(" ", "")
     assert "font-family" in read["theme.css"] or "--font" in read["theme.css"]
+    html = read[""] + (json.loads(read["config"]).get("head") or "")  # which a script puts in its place
+    loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", html)
+    assert any("src=" in tag for tag in loaded) and any("href=" in tag for tag in loaded)
+    assert not [tag for tag in loaded if re.search(r"""\b(src|href)\s*=\s*["']?(https?:)?//""", tag)]
     assert "@import" not in read["theme.css"] and "fonts.googleapis" not in read["theme.css"]
 
 

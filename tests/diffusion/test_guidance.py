@@ -145,7 +145,6 @@ def test_embeds_of_different_structure_are_rejected():
         with_guidance(toy_denoise_fn, guidance_scale=5.0)(params, latents, timestep, embeds)
 
 
-@pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices; conftest.py may fake them")
 def test_a_sharded_batch_is_guided_without_moving_samples():
     num_devices = jax.device_count()
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))

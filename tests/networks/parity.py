@@ -7,7 +7,10 @@ import jax
 import numpy as np
 import pytest
 import torch
+from flax.traverse_util import flatten_dict
 
+from rats_jax.networks.kernels import PLAIN, Kernels
+from rats_jax.weights.naming import to_torch_names
 from rats_jax.weights.state_dict import fit_state_dict
 from rats_jax.weights.stored import read_all
 
@@ -48,14 +51,57 @@ def as_numpy(tensor):
 
 
 def to_torch(x):
-    """Turn NHWC into NCHW."""
+    """Turn NHWC into NCHW, and NTHWC into NCTHW."""
     x = np.asarray(x)
-    return torch.from_numpy(x.transpose(0, 3, 1, 2).copy() if x.ndim == 4 else x.copy())
+    return torch.from_numpy((np.moveaxis(x, -1, 1) if x.ndim >= 4 else x).copy())
 
 
 def from_torch(tensor):
-    """Turn NCHW into NHWC."""
-    return as_numpy(tensor).transpose(0, 2, 3, 1)
+    """Turn NCHW into NHWC, and NCTHW into NTHWC."""
+    return np.moveaxis(as_numpy(tensor), 1, -1)
+
+
+class Recorder:
+    """Kernels that are what they stand for and keep what came."""
+
+    def __init__(self):
+        self.attended, self.convolved = [], []
+
+    @property
+    def kernels(self):
+        return Kernels(attend=self.attend, convolve=self.convolve)
+
+    def attend(self, query, key, value, mask=None):
+        assert mask is None and key.shape == value.shape and query.dtype == key.dtype
+        self.attended.append((query.shape, key.shape, query.dtype, value.dtype))
+        return PLAIN.attend(query, key, value, mask)
+
+    def convolve(self, inputs, kernel, strides, padding):
+        self.convolved.append((kernel.shape, strides, inputs.dtype))
+        return PLAIN.convolve(inputs, kernel, strides, padding)
+
+
+def assert_weight_gradients(original, network, gradients):
+    """Compare our gradients in all weights with those of a float64 original, whose weights they replace."""
+    for parameter in original.parameters():
+        parameter.data = parameter.grad
+    theirs = flatten_dict(weights_of(original, network))
+    largest = max(np.abs(leaf).max() for leaf in theirs.values())
+    for path, mine in flatten_dict(gradients).items():
+        size = np.abs(theirs[path]).max()
+        if size < 1e-9 * largest:  # zero but for rounding: a bias before a norm of one channel a group
+            assert np.abs(mine).max() < 2 * np.finfo(np.float32).eps * largest, path
+            continue
+        scale = max(size, 1e-3 * largest)
+        np.testing.assert_allclose(mine / scale, theirs[path] / scale, atol=1e-4, err_msg="/".join(path))
+
+
+def assert_given_back(original, params):
+    """Check that our weights have the names and the numbers of PyTorch's."""
+    tensors, wanted = to_torch_names(params), original.state_dict()
+    assert tensors.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(tensors[name], as_numpy(value), err_msg=name)
 
 
 def assert_walks_all(cases, fields, cls):

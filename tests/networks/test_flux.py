@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from rats_jax.networks.flux import FIELDS, FluxTransformer2DModel
-from rats_jax.weights.naming import to_torch_names
 from tests.networks.mmdit_originals import (
     CONFIGS,
     FLUX,
@@ -20,7 +19,7 @@ from tests.networks.mmdit_originals import (
     output_of,
     run,
 )
-from tests.networks.parity import assert_refused, assert_walks_all, compile_quickly
+from tests.networks.parity import assert_given_back, assert_refused, assert_walks_all, compile_quickly
 
 SIZES = {
     "in_channels": 12,
@@ -113,9 +112,7 @@ def test_it_computes_the_same_without_being_compiled_as_a_whole(pairs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_and_numbers_are_given_back_as_pytorch_has_them(pairs, kind):
     original, _, params = pairs[kind]
-    tensors, wanted = to_torch_names(params), original.state_dict()
-    assert tensors.keys() == wanted.keys()
-    assert all(np.array_equal(tensors[name], value.numpy()) for name, value in wanted.items())
+    assert_given_back(original, params)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -126,7 +126,6 @@ def test_a_group_norm_sums_in_float32(dtype, kernels):
     np.testing.assert_allclose(np.asarray(ours, np.float64), expected.reshape(x.shape), 0.02, 0.02)
 
 
-@pytest.mark.skipif(jax.device_count() < 2, reason="needs several devices; conftest.py may fake them")
 @GROUP_NORMS
 def test_a_sharded_batch_is_normalised_without_moving_samples(kernels):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rats_jax.networks.kernels import PLAIN, Kernels
+from rats_jax.networks.kernels import Kernels
 from rats_jax.networks.mmdit import Attention, Modulation, modulate, rotary_tables, rotate
 from tests.networks.jaxprs import dtypes_of, equations
 from tests.networks.mmdit_originals import CONFIGS, draw_inputs, make_pair, output_of, run
-from tests.networks.parity import compile_quickly
+from tests.networks.parity import Recorder, compile_quickly
 
 KINDS = ("flux_dev", "sd35_medium")
 SEQUENCE, IMAGE = (2, 5 + 24, 2, 24), (2, 24, 2, 24)
@@ -100,27 +100,6 @@ def test_the_tokens_of_the_prompt_stand_where_they_should_and_come_back(text_fir
     np.testing.assert_array_equal(c_read, text)
 
 
-class Recorder:
-    """Kernels that are what they stand for and keep what came."""
-
-    def __init__(self):
-        self.attended, self.convolved = set(), set()
-
-    @property
-    def kernels(self):
-        return Kernels(attend=self.attend, convolve=self.convolve)
-
-    def attend(self, query, key, value, mask=None):
-        assert mask is None and query.shape == key.shape == value.shape
-        assert {query.dtype, key.dtype, value.dtype} == {jnp.dtype(jnp.bfloat16)}
-        self.attended.add(query.shape)
-        return PLAIN.attend(query, key, value)
-
-    def convolve(self, inputs, kernel, strides, padding):
-        self.convolved.add((kernel.shape, strides, inputs.dtype))
-        return PLAIN.convolve(inputs, kernel, strides, padding)
-
-
 @pytest.mark.parametrize(
     ("kind", "attended", "softmaxes", "convolved"),
     [
@@ -133,7 +112,9 @@ def test_what_is_sensitive_is_float32_and_all_else_bfloat16(pairs, kind, attende
     recorder, inputs = Recorder(), draw_inputs(CONFIGS[kind])
     network = dataclasses.replace(pairs[kind].network, dtype=jnp.bfloat16, kernels=recorder.kernels)
     program = jax.make_jaxpr(lambda params: run(network, {"params": params}, inputs))(pairs[kind].params)
-    assert recorder.attended == attended and recorder.convolved == convolved
+    bfloat16 = jnp.dtype(jnp.bfloat16)
+    assert set(recorder.attended) == {(shape, shape, bfloat16, bfloat16) for shape in attended}
+    assert set(recorder.convolved) == convolved
     found = dtypes_of(program)
     for sensitive in ("sin", "cos", "exp", "rsqrt", "reduce_sum", "reduce_max"):
         assert found[sensitive] == {jnp.dtype(jnp.float32)}, sensitive

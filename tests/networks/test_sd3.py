@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from rats_jax.networks.sd3 import FIELDS, SD3Transformer2DModel
-from rats_jax.weights.naming import to_torch_names
 from tests.networks.mmdit_originals import (
     CONFIGS,
     SD3,
@@ -19,7 +18,13 @@ from tests.networks.mmdit_originals import (
     output_of,
     run,
 )
-from tests.networks.parity import assert_refused, assert_walks_all, compile_quickly, make_original
+from tests.networks.parity import (
+    assert_given_back,
+    assert_refused,
+    assert_walks_all,
+    compile_quickly,
+    make_original,
+)
 
 SIZES = {
     "in_channels": 5,
@@ -136,9 +141,7 @@ def test_it_computes_the_same_without_being_compiled_as_a_whole(pairs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_and_numbers_are_given_back_as_pytorch_has_them(pairs, kind):
     original, _, params = pairs[kind]
-    tensors, wanted = to_torch_names(params), original.state_dict()
-    assert tensors.keys() == wanted.keys()
-    assert all(np.array_equal(tensors[name], value.numpy()) for name, value in wanted.items())
+    assert_given_back(original, params)
 
 
 def test_a_picture_that_is_larger_than_the_table_is_refused(pairs):

@@ -9,6 +9,8 @@ import pytest
 from rats_jax.networks.abstract import abstract_params
 from rats_jax.networks.autoencoder_kl import FIELDS as VAE_FIELDS
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
+from rats_jax.networks.autoencoder_kl_wan import FIELDS as WAN_VAE_FIELDS
+from rats_jax.networks.autoencoder_kl_wan import AutoencoderKLWan
 from rats_jax.networks.clip import CLIPModel, init_clip
 from rats_jax.networks.clip_text import TEXT_FIELDS, CLIPTextModel
 from rats_jax.networks.clip_vision import VISION_FIELDS
@@ -16,9 +18,11 @@ from rats_jax.networks.flux import FIELDS as FLUX_FIELDS
 from rats_jax.networks.flux import FluxTransformer2DModel
 from rats_jax.networks.sd3 import FIELDS as SD3_FIELDS
 from rats_jax.networks.sd3 import SD3Transformer2DModel
-from rats_jax.networks.t5 import T5EncoderModel
+from rats_jax.networks.t5 import T5EncoderModel, UMT5EncoderModel
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.networks.unet_2d_config import FIELDS as UNET_FIELDS
+from rats_jax.networks.wan import FIELDS as WAN_FIELDS
+from rats_jax.networks.wan import WanTransformer3DModel
 from tests.tiny import UNET, VAE
 
 VALUES = (None, "4", "", [], [1], [None], {}, True, False, -1, 0, 0.5, math.nan, math.inf, 1, 10**9, 10**400)
@@ -40,6 +44,19 @@ SD3 = {"sample_size": 8, "num_layers": 1, "attention_head_dim": 8, "num_attentio
     "pos_embed_max_size": 8,
 }
 T5 = {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+WAN = {"num_attention_heads": 1, "attention_head_dim": 6, "in_channels": 4, "out_channels": 4} | {
+    "text_dim": 8,
+    "freq_dim": 4,
+    "ffn_dim": 8,
+    "num_layers": 1,
+}
+WAN_VAE = {"base_dim": 4, "z_dim": 1, "dim_mult": [1, 1], "num_res_blocks": 1} | {
+    "temperal_downsample": [True],
+    "latents_mean": [0.1],
+    "latents_std": [1.5],
+    "scale_factor_temporal": 2,
+    "scale_factor_spatial": 2,
+}
 NETWORKS = {
     "UNet": (UNet2DConditionModel.from_config, UNET, UNET_FIELDS),
     "autoencoder": (AutoencoderKL.from_config, VAE, VAE_FIELDS),
@@ -51,7 +68,10 @@ NETWORKS = {
     ),
     "FLUX": (FluxTransformer2DModel.from_config, FLUX, FLUX_FIELDS),
     "SD3": (SD3Transformer2DModel.from_config, SD3, SD3_FIELDS),
-    "T5": (T5EncoderModel.from_config, T5, T5),
+    "T5": (T5EncoderModel.from_config, T5, T5EncoderModel.fields),
+    "UMT5": (UMT5EncoderModel.from_config, T5, UMT5EncoderModel.fields),
+    "Wan": (WanTransformer3DModel.from_config, WAN, WAN_FIELDS),
+    "autoencoder of videos": (AutoencoderKLWan.from_config, WAN_VAE, WAN_VAE_FIELDS),
 }
 
 
@@ -90,6 +110,10 @@ def test_a_value_is_read_or_refused_in_a_line_with_a_field(name):
         ("SD3", "sample_size", 10**9),
         ("SD3", "pos_embed_max_size", 10**9),
         ("T5", "num_layers", 10**6),
+        ("UMT5", "num_layers", 10**6),
+        ("Wan", "num_layers", 10**6),
+        ("Wan", "patch_size", [1, 1, 10**6]),
+        ("autoencoder of videos", "num_res_blocks", 10**6),
     ],
 )
 def test_what_is_counted_out_or_drawn_has_a_limit(name, field, value):

@@ -12,14 +12,15 @@ import torch
 from flax.traverse_util import flatten_dict
 
 from rats_jax.aot.flops import count_flops
-from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.lora import Adapted, init_adapters, variables, with_adapters
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.networks.unet_2d_config import FIELDS
 from tests import tiny
 from tests.networks.parity import (
+    Recorder,
     assert_refused,
     assert_walks_all,
+    assert_weight_gradients,
     compile_quickly,
     from_torch,
     make_original,
@@ -312,17 +313,7 @@ def test_gradients_are_those_of_the_original(kind):
     (_, found), (of_params, of_latents) = take(params, latents, network=network)
     np.testing.assert_allclose(found, from_torch(output), atol=1e-4)
     np.testing.assert_allclose(of_latents, from_torch(nchw.grad), atol=1e-4, rtol=1e-4)
-    for parameter in original.parameters():
-        parameter.data = parameter.grad
-    theirs = flatten_dict(weights_of(original, network))
-    largest = max(np.abs(leaf).max() for leaf in theirs.values())
-    for path, mine in flatten_dict(of_params).items():
-        size = np.abs(theirs[path]).max()
-        if size < 1e-9 * largest:  # zero but for rounding: a bias before a norm of one channel a group
-            assert np.abs(mine).max() < 2 * np.finfo(np.float32).eps * largest, path
-            continue
-        scale = max(size, 1e-3 * largest)
-        np.testing.assert_allclose(mine / scale, theirs[path] / scale, atol=1e-4, err_msg="/".join(path))
+    assert_weight_gradients(original, network, of_params)
 
     # Eight bits of mantissa: outputs are off by 1.4 to 1.8 %, gradients by 2.3 to 2.7 %.
     half = dataclasses.replace(network, dtype=jnp.bfloat16)
@@ -331,26 +322,6 @@ def test_gradients_are_those_of_the_original(kind):
     for mine, exact, tolerance in ((rounded, found, 0.03), (rounded_gradient, of_latents, 0.04)):
         error = np.linalg.norm(np.asarray(mine, np.float32) - exact) / np.linalg.norm(exact)
         assert 0 < error < tolerance, error
-
-
-class Recorder:
-    """Kernels that are what they stand for and keep what came."""
-
-    def __init__(self):
-        self.attended, self.convolved = [], []
-
-    @property
-    def kernels(self):
-        return Kernels(attend=self.attend, convolve=self.convolve)
-
-    def attend(self, query, key, value, mask=None):
-        assert mask is None and key.shape == value.shape
-        self.attended.append((query.shape, key.shape, query.dtype, value.dtype))
-        return PLAIN.attend(query, key, value, mask)
-
-    def convolve(self, inputs, kernel, strides, padding):
-        self.convolved.append((kernel.shape, strides, inputs.dtype))
-        return PLAIN.convolve(inputs, kernel, strides, padding)
 
 
 def test_attention_and_convolutions_go_through_the_kernels():

@@ -15,10 +15,12 @@ from rats_jax.pipelines.base import Options
 from rats_jax.pipelines.flux import pack, unpack
 from rats_jax.pipelines.open import describe_pipeline, load_pipeline, open_pipeline
 from rats_jax.weights.stored import StoredArray
+from tests.tiny import change_json
 from tests.torch_flows import KINDS, draw_with_torch, make_flow
 
 PROMPTS = ["a photo of a cat", "two red apples on a blue plate, and more words than are read"]
 HEIGHT, WIDTH, TOKENS = 16, 24, 12
+DIFFUSION = {"_class_name": "DDIMScheduler", "clip_sample": False}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -126,10 +128,6 @@ def copy(pair, tmp_path):
     return pair[0], shutil.copytree(pair[2], tmp_path / "copy")
 
 
-def change_json(file, **changes):
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
 def test_bad_options_are_one_line(pair):
     kind, _, folder = pair
     for options, message in (
@@ -194,9 +192,12 @@ def test_parts_of_another_family_are_one_line(copy):
     with pytest.raises(WeightsError, match="scheduler_config.json': shift_terminal is 0.1, expected"):
         open_pipeline(str(folder))
     change_json(scheduler, shift_terminal=None)
+    flow = scheduler.read_text()
+    scheduler.write_text(json.dumps(DIFFUSION))
     change_json(folder / "model_index.json", scheduler=["diffusers", "DDIMScheduler"])
-    with pytest.raises(WeightsError, match="scheduler_config.json'"):
+    with pytest.raises(WeightsError, match=f"^'{scheduler}': expected the scheduler of a flow$"):
         open_pipeline(str(folder))
+    scheduler.write_text(flow)
     change_json(folder / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
     change_json(scheduler, _class_name="DDIMScheduler")  # PyTorch makes what the index names
     open_pipeline(str(folder))

@@ -1,7 +1,6 @@
 """A Stable Diffusion folder behind the Pipeline contract: values, dtypes, kernels, and damaged folders."""
 
 import dataclasses
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -20,7 +19,7 @@ from rats_jax.pipelines.open import load_pipeline, open_pipeline
 from rats_jax.pipelines.stable_diffusion import make_decode_fn
 from rats_jax.types import PromptEmbeds
 from rats_jax.weights.state_dict import load_safetensors
-from tests.tiny import MAX_LENGTH, PROMPTS, VAE, write_tiny_pipeline
+from tests.tiny import MAX_LENGTH, PROMPTS, VAE, change_json, write_tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +137,6 @@ def test_tokens_are_marked_padded_and_cut(pipeline):
     assert ids[-2].tolist() == [start] + [end] * (MAX_LENGTH - 1)
 
 
-def rewrite(file, **changes):
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DAMAGE = {
     "no index": (lambda f: (f / "model_index.json").unlink(), "lacks 'model_index.json'"),
@@ -164,55 +159,55 @@ DAMAGE = {
     ),
     "a list": (lambda f: (f / "model_index.json").write_text("[]"), "'.*' holds a list, expected a JSON obj"),
     "mis-shaped unet": (
-        lambda f: rewrite(f / "unet" / "config.json", layers_per_block=2),
+        lambda f: change_json(f / "unet" / "config.json", layers_per_block=2),
         f"'.*unet/{WEIGHTS}' does not fit its architecture: missing .*resnets.1",
     ),
     "embeddings of another width": (
-        lambda f: rewrite(f / "unet" / "config.json", cross_attention_dim=48),
+        lambda f: change_json(f / "unet" / "config.json", cross_attention_dim=48),
         f"'.*unet/{WEIGHTS}' does not fit its architecture: .*attn2.to_k.weight has shape",
     ),
     "an autoencoder of another class": (
-        lambda f: rewrite(f / "vae" / "config.json", _class_name="AutoencoderTiny"),
+        lambda f: change_json(f / "vae" / "config.json", _class_name="AutoencoderTiny"),
         "'.*vae/config.json': _class_name='AutoencoderTiny': expected 'AutoencoderKL'",
     ),
     "an unknown scheduler": (
-        lambda f: rewrite(f / "model_index.json", scheduler=["diffusers", "VQDiffusionScheduler"]),
+        lambda f: change_json(f / "model_index.json", scheduler=["diffusers", "VQDiffusionScheduler"]),
         "'.*scheduler/scheduler_config.json': _class_name is 'VQDiffusionScheduler', expected one of",
     ),
     "a field of the future": (
-        lambda f: rewrite(f / "unet" / "config.json", time_travel=True),
+        lambda f: change_json(f / "unet" / "config.json", time_travel=True),
         "'.*unet/config.json': time_travel=True: expected null",
     ),
     "another text encoder": (
-        lambda f: rewrite(f / "text_encoder" / "config.json", num_hidden_layers=2),
+        lambda f: change_json(f / "text_encoder" / "config.json", num_hidden_layers=2),
         "'.*text_encoder/model.safetensors' does not fit .* missing text_model.encoder.layers.1",
     ),
     "a smaller vae": (
-        lambda f: rewrite(f / "vae" / "config.json", layers_per_block=2),
+        lambda f: change_json(f / "vae" / "config.json", layers_per_block=2),
         f"'.*vae/{WEIGHTS}' does not fit its architecture: missing .*resnets",
     ),
     "another pipeline": (
-        lambda f: rewrite(f / "model_index.json", _class_name="PixArtSigmaPipeline"),
+        lambda f: change_json(f / "model_index.json", _class_name="PixArtSigmaPipeline"),
         "'.*model_index.json': _class_name='PixArtSigmaPipeline': expected 'StableDiffusionPipeline' or",
     ),
     "a shift that Stable Diffusion does not add": (
-        lambda f: rewrite(f / "vae" / "config.json", shift_factor=0.1),
+        lambda f: change_json(f / "vae" / "config.json", shift_factor=0.1),
         "'.*vae/config.json': shift_factor=0.1: expected None of the pipeline, which adds none",
     ),
     "a scheduler that is no class": (
-        lambda f: rewrite(f / "model_index.json", scheduler="DDIMScheduler"),
+        lambda f: change_json(f / "model_index.json", scheduler="DDIMScheduler"),
         "'.*model_index.json': scheduler='DDIMScheduler': expected a library and a class",
     ),
     "an unknown activation": (
-        lambda f: rewrite(f / "text_encoder" / "config.json", hidden_act="cube"),
+        lambda f: change_json(f / "text_encoder" / "config.json", hidden_act="cube"),
         "'.*text_encoder/config.json': hidden_act='cube': expected",
     ),
     "an impossible width": (
-        lambda f: rewrite(f / "unet" / "config.json", block_out_channels=["wide"]),
+        lambda f: change_json(f / "unet" / "config.json", block_out_channels=["wide"]),
         "'.*unet/config.json': block_out_channels=.*wide.*: expected a list",
     ),
     "a scaling factor in words": (
-        lambda f: rewrite(f / "vae" / "config.json", scaling_factor="half"),
+        lambda f: change_json(f / "vae" / "config.json", scaling_factor="half"),
         "'.*vae/config.json': scaling_factor='half': expected a number > 0",
     ),
     "broken vocab": (
@@ -220,7 +215,7 @@ DAMAGE = {
         "'.*tokenizer/vocab.json' is no JSON file",
     ),
     "a tokenizer that is too long": (
-        lambda f: rewrite(f / "tokenizer" / "tokenizer_config.json", model_max_length=77),
+        lambda f: change_json(f / "tokenizer" / "tokenizer_config.json", model_max_length=77),
         "'.*tokenizer' has a length of 77, expected at most max_position_embeddings=8",
     ),
 }

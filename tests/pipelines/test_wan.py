@@ -21,7 +21,7 @@ from rats_jax.training.models import describe_models, open_models
 from rats_jax.weights.naming import torch_name, unstack
 from rats_jax.weights.stored import StoredArray, read_all
 from tests.networks.parity import compile_quickly
-from tests.tiny import tiny_config
+from tests.tiny import change_json, tiny_config
 from tests.torch_wan import VAE, draw_with_torch, make_wan
 
 PROMPTS = ["a fish swims  left &amp;amp; turns", "two balls grow, and more words than are read"]
@@ -43,10 +43,6 @@ def pair(tmp_path_factory):
 def copy(pair, tmp_path):
     """A copy of the folder that a test may spoil."""
     return shutil.copytree(pair[1], tmp_path / "copy")
-
-
-def change_json(file, **changes):
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 @pytest.mark.slow
@@ -226,12 +222,19 @@ def test_a_model_of_pictures_has_no_choice_of_videos(models):
         ("vae/config.json", {"_class_name": "AutoencoderKL"}, "expected 'AutoencoderKLWan'"),
         ("text_encoder/config.json", {"model_type": "t5"}, "model_type='t5': expected 'umt5'"),
         ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "use_dynamic_shifting=True: exp"),
-        ("model_index.json", {"scheduler": ["diffusers", "DDIMScheduler"]}, "scheduler_config.json': "),
     ],
 )
 def test_parts_that_do_not_belong_together_are_one_line(copy, file, changes, message):
     change_json(copy / file, **changes)
     with pytest.raises(WeightsError, match=message):
+        describe_pipeline(str(copy))
+
+
+def test_the_scheduler_of_a_diffusion_is_one_line(copy):
+    scheduler = copy / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({"_class_name": "DDIMScheduler", "clip_sample": False}))
+    change_json(copy / "model_index.json", scheduler=["diffusers", "DDIMScheduler"])
+    with pytest.raises(WeightsError, match=f"^'{scheduler}': expected the scheduler of a flow$"):
         describe_pipeline(str(copy))
 
 

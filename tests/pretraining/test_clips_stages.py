@@ -17,10 +17,8 @@ from rats_jax.pretraining.corrupt_clips import CLIP_CORRUPTIONS
 from rats_jax.pretraining.scenes import COLOURS
 from rats_jax.rewards.tracker import load_likelihood, load_tracker
 from rats_jax.rewards.viclip import load_viclip
-from tests.pretraining.test_emoji_stages import TOWER, quick_compilation
+from tests.pretraining.conftest import TOWER
 from tests.tiny import read_reward
-
-__all__ = ["quick_compilation"]
 
 CONFIG = Path(__file__).parents[2] / "configs" / "clips_pretrain.py"
 

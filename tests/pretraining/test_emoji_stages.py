@@ -17,10 +17,10 @@ from rats_jax.pipelines.open import load_pipeline
 from rats_jax.pretraining.corrupt import CORRUPTIONS
 from rats_jax.pretraining.emoji_stages import STAGES
 from rats_jax.rewards.pickscore import load_pickscore
+from tests.pretraining.conftest import TOWER
 from tests.tiny import UNET, VAE, read_reward
 
 CONFIG = Path(__file__).parents[2] / "configs" / "emoji_pretrain.py"
-TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def small_config(data_dir):
@@ -53,14 +53,6 @@ def test_the_real_config_names_what_exists():
     judge, reward = config.heldout_reward, config.reward
     assert judge.vision_config.hidden_size != reward.vision_config.hidden_size
     assert judge.max_shift != reward.max_shift
-
-
-@pytest.fixture
-def quick_compilation():
-    """One update does not repay XLA's optimisations: without them the test takes half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.slow

@@ -18,10 +18,8 @@ from rats_jax.pretraining.scenes import COLOURS, KINDS
 from rats_jax.pretraining.scenes_stages import STAGES
 from rats_jax.rewards.detector import load_detector
 from rats_jax.rewards.pickscore import load_pickscore
-from tests.pretraining.test_emoji_stages import TOWER, quick_compilation
+from tests.pretraining.conftest import TOWER
 from tests.tiny import read_reward
-
-__all__ = ["quick_compilation"]
 
 CONFIG = Path(__file__).parents[2] / "configs" / "scenes_pretrain.py"
 
@@ -35,10 +33,11 @@ def small_config():
     config.prompts.update({"num_train": 8, "num_heldout": 4})
     config.tokenizer.vocab_size = 600
     # Modulations start at zero: a flow of one update would not hear of prompt and guidance.
-    for name, num_updates in (("judge", 1), ("vae", 1), ("flow", 3), ("guidance", 3)):
+    for name, num_updates in (("vae", 1), ("flow", 3), ("guidance", 3)):
         config[name].update({"num_updates": num_updates, "batch_size": 4})
-    config.judge.corruptions = ("noise", "mix")
-    config.judge_model.update({"num_classes": 6, "channels": (8, 16)})
+    for name in ("judge", "counting_reward"):
+        config[name].update({"num_updates": 1, "batch_size": 4, "corruptions": ("noise", "mix")})
+        config[f"{name}_model"].update({"num_classes": 6, "channels": (8, 16)})
     config.vae_model.update({"block_out_channels": (8, 8)})
     transformer = {
         "num_layers": 1,
@@ -66,7 +65,7 @@ def small_config():
 def test_the_real_config_names_what_exists():
     config = load_config(CONFIG)
     stages = ["judge", "vae", "flow", "guidance", "reward_draft", "reward_numbers"]
-    stages += ["reward_sizes", "reward", "heldout_reward", "prompts", "samples", "check"]
+    stages += ["reward_sizes", "reward", "counting_reward", "heldout_reward", "prompts", "samples", "check"]
     assert list(STAGES) == stages
     assert set(config.reward.corruptions) | set(config.heldout_reward.corruptions) == set(CORRUPTIONS)
     assert config.heldout_reward.vision_config.hidden_size != config.reward.vision_config.hidden_size
@@ -115,7 +114,7 @@ def test_every_stage_writes_a_folder_that_loads_and_keeps_what_is_there(tmp_path
 
     files = [file for file in tmp_path.rglob("*.safetensors")]
     times = {file: file.stat().st_mtime_ns for file in files}
-    assert len(times) == 3 + 4 + 6  # of the flow, of the pipeline, of judge and rewards
+    assert len(times) == 3 + 4 + 7  # of the flow, of the pipeline, of judge and rewards
     assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("*.state"))
     for stage in STAGES.values():
         stage(config, tmp_path)

@@ -1,6 +1,5 @@
 """Files of another architecture, of another reward, or not whole: one line that names the file."""
 
-import json
 import shutil
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 from rats_jax.errors import WeightsError
 from rats_jax.rewards import REWARDS
+from tests.tiny import change_json
 
 
 def drop(name):
@@ -23,12 +23,13 @@ def no_layers(folder):
     torch.save({"weight": torch.zeros(3)}, folder / "sac+logos+ava1-l14-linearMSE.pth")
 
 
-def change(file, **fields):
-    def apply(folder):
-        content = json.loads((folder / file).read_text())
-        (folder / file).write_text(json.dumps(content | fields))
+def integers(folder):
+    layer = {"layers.0.weight": torch.ones(1, 24, dtype=torch.int32), "layers.0.bias": torch.zeros(1)}
+    torch.save(layer, folder / "sac+logos+ava1-l14-linearMSE.pth")
 
-    return apply
+
+def change(file, **fields):
+    return lambda folder: change_json(folder / file, **fields)
 
 
 LOST = "blip.text_encoder.encoder.layer.1.output.dense.bias"
@@ -74,6 +75,11 @@ BAD = {
         "aesthetic",
         no_layers,
         "linearMSE.pth': expected linear layers layers.0, ... down to",
+    ),
+    "a head of integers": (
+        "aesthetic",
+        integers,
+        "linearMSE.pth': expected linear layers .* one number .ValueError: a layer holds integers.$",
     ),
     "no BERT config": ("imagereward", drop("med_config.json"), "lacks 'med_config.json'"),
     "half a BERT config": (

@@ -63,7 +63,7 @@ def test_gradients_are_finite_where_an_embedding_is_zero(case):
     chex.assert_tree_all_finite(case.score(params, pictures(case), case.reward.prepare(PROMPTS)))
 
 
-def test_prompts_are_prepared_once_and_row_by_row(case):
+def test_prompts_are_prepared_row_by_row(case):
     together = case.reward.prepare([*PROMPTS, PROMPTS[0]])
     chex.assert_trees_all_equal(jax.tree.map(lambda x: x[2:3], together), case.reward.prepare(PROMPTS[2:3]))
     chex.assert_trees_all_equal(*(jax.tree.map(lambda x, i=i: x[i], together) for i in (0, 4)))

@@ -1,5 +1,8 @@
 """ViCLIP: its original in PyTorch, its size, its frames, and what refuses it."""
 
+import re
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from torch import nn
 from rats_jax.data.frames import middle_frames
 from rats_jax.errors import ConfigError, WeightsError
 from rats_jax.evaluation.fixed_set import open_judges
+from rats_jax.networks.viclip import ViCLIPVisionTransformer
 from rats_jax.rewards import REWARDS
 from rats_jax.rewards.viclip import describe_viclip
 from rats_jax.training.models import describe_models
@@ -147,6 +151,15 @@ def test_short_videos_and_the_order_of_frames(load_case, load_folder):
         score_fn(case.reward.params, order, prompt) for order in (videos[:, :3], videos[:, 2::-1])
     )
     assert np.abs(forwards - backwards).max() > 1e-2
+
+
+@pytest.mark.parametrize("shape", [(3, SIDE, SIDE, 3), (FRAMES, SIDE, 8, 3), (FRAMES, SIDE, SIDE, 4)])
+def test_clips_of_another_shape_are_refused(shape):
+    config = SimpleNamespace(image_size=SIDE, hidden_size=64, num_channels=3)
+    tower = ViCLIPVisionTransformer(config, FRAMES)
+    message = f"^clips of {re.escape(str(shape))}: expected {re.escape(str((FRAMES, SIDE, SIDE, 3)))}"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(tower.init, jax.random.key(0), jnp.zeros((1, *shape)))
 
 
 def rewrite(folder, edit):

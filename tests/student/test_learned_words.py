@@ -13,6 +13,7 @@ from rats_jax.errors import ExportError
 from rats_jax.paths import resolve_path
 from rats_jax.pipelines.open import load_pipeline
 from rats_jax.student import formats
+from tests.tiny import change_json
 
 WORD, ROW = "<cat-toy>", 1432
 
@@ -29,8 +30,7 @@ def learned(tmp_path_factory):
     table = weights[name]
     file.unlink()
     save_file(weights | {name: np.concatenate([table, np.full_like(table[:1], 7)])}, file)
-    config = folder / "text_encoder" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": ROW + 1}))
+    change_json(folder / "text_encoder" / "config.json", vocab_size=ROW + 1)
     return folder
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from rats_jax.errors import WeightsError
+from rats_jax.weights.download import check_download
 from rats_jax.weights.hub import find_file
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 492265874\n"
@@ -34,6 +35,12 @@ def test_it_is_named(tmp_path, name, what):
     if name.startswith(("model", "pytorch")):
         with pytest.raises(WeightsError, match=f"^'.*{name}' {message}"):
             find_file(str(tmp_path / name), "model.safetensors")
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(WeightsError, match=r"^'.*folder': expected a readable file \(Is a directory\)$"):
+        check_download(tmp_path / "folder")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>"])

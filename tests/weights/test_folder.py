@@ -6,7 +6,7 @@ import pytest
 
 from rats_jax.errors import WeightsError
 from rats_jax.pipelines.write import copy_tokenizers
-from rats_jax.weights.folder import read_json
+from rats_jax.weights.folder import describe, read_json
 
 
 @pytest.mark.parametrize(("mark", "encoding"), [("", "utf-8"), ("\ufeff", "utf-8"), ("\ufeff", "utf-16-le")])
@@ -34,6 +34,15 @@ def test_what_is_no_json_object_is_refused_in_a_line(tmp_path, content, message)
     with pytest.raises(WeightsError, match=message) as error:
         read_json(tmp_path / "config.json")
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_sizes_that_do_not_fit_each_other_are_one_line():
+    def init(module, key):
+        raise TypeError(f"{module} of\n3 features")
+
+    message = "^'config.json' describes no network known here: TypeError: a layer of 3 features$"
+    with pytest.raises(WeightsError, match=message):
+        describe("config.json", lambda: "a layer", init)
 
 
 def test_a_file_that_is_not_there_and_a_folder_are_told_apart(tmp_path):

@@ -91,6 +91,11 @@ def lines(folder):
     return (folder / "merges.txt").read_text().splitlines()
 
 
+def whole(folder, content):
+    (folder / "tokenizer.json").write_text(content)
+    (folder / "vocab.json").unlink()
+
+
 def merges(folder, content):
     (folder / "merges.txt").write_text("\n".join(content) + "\n")
 
@@ -142,6 +147,8 @@ BAD = {
         lambda f: change(f / "added_tokens.json", cat2="x"),
         "added_tokens.json': 'cat2'='x': expected an integer",
     ),
+    "a whole one without a model": (lambda f: whole(f, "{}"), "tokenizer' is no CLIP tokenizer: "),
+    "a whole one that is no JSON": (lambda f: whole(f, "{"), "tokenizer' is no CLIP tokenizer: "),
     "learned words in a list": (
         lambda f: (f / "added_tokens.json").write_text('["x"]'),
         "added_tokens.json' holds a",
