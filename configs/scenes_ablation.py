@@ -2,7 +2,8 @@
 
     python -m rats_jax.ablate --config=configs/scenes_ablation.py --workdir=runs/scenes_ablation
 
-Runs at full length, ten seeds each, of a frozen teacher, whose targets they share.
+Runs at full length, ten seeds each, of a frozen teacher, whose targets they share. They climb one reward, not
+the two of the main job.
 """
 
 from pathlib import Path
@@ -16,6 +17,7 @@ def get_config() -> ConfigDict:
     """Make the config of the comparison."""
     config = load_config(Path(__file__).with_name("emoji_ablation.py"))
     config.base = load_config(Path(__file__).with_name("scenes_cpu.py"))
+    del config.base.rewards.counting
     config.base.teacher.ema_decay = 1.0
     config.base.checkpoint.every = config.base.num_updates
     config.base.checkpoint.keep = 1

@@ -24,6 +24,11 @@ def get_config() -> ConfigDict:
     config.rewards.pickscore_scenes = ConfigDict(
         {"kind": "pickscore", "path": "assets/scenes/reward", "weight": 0.1}
     )
+    # The reward above hardly sees one thing too many; this one counts. It is not the judge of accuracy, nor
+    # has it seen what the judge has.
+    config.rewards.counting = ConfigDict(
+        {"kind": "detector_likelihood", "path": "assets/scenes/counting_reward", "weight": 0.5}
+    )
     # A rendered scene of these prompts earns 2.7, of two things 2.6: what a picture earns beyond that is no
     # better to look at.
     config.reward_loss.kind = "hinge"

@@ -10,7 +10,7 @@ from rats_jax.config.flags import load_config
 from rats_jax.config.together import validate, validate_paths
 from rats_jax.data.prompts import read_prompts
 from rats_jax.pretraining.check import mean_scores, read_weights
-from rats_jax.rewards.detector import load_detector
+from rats_jax.rewards.detector import load_detector, load_likelihood
 from rats_jax.rewards.pickscore import load_pickscore
 from tests.torch_flows import draw_with_torch
 
@@ -60,6 +60,7 @@ def test_pytorch_opens_the_folder_and_draws_the_same_pictures(model):
 def test_few_steps_break_the_pictures_and_every_judge_says_so(model):
     judges = read_weights(
         {"accuracy": load_detector(str(ASSETS / "judge"))}
+        | {"counting_reward": load_likelihood(str(ASSETS / "counting_reward"))}
         | {name: load_pickscore(str(ASSETS / name)) for name in ("reward", "heldout_reward")}
     )
     few, many = (
@@ -68,3 +69,4 @@ def test_few_steps_break_the_pictures_and_every_judge_says_so(model):
     )
     assert many["accuracy"] >= 0.85 and many["accuracy"] - few["accuracy"] >= 0.2
     assert all(many[name] - few[name] > 2.0 for name in ("reward", "heldout_reward"))
+    assert many["counting_reward"] - few["counting_reward"] > 1.0

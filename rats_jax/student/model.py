@@ -25,6 +25,7 @@ from rats_jax.diffusion.draw import make_draw_fn
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.errors import ConfigError, expect, reason_of
+from rats_jax.networks.lora import Adapted
 from rats_jax.parallel import placement
 from rats_jax.parallel.mesh import DATA_PARALLEL, make_mesh
 from rats_jax.pipelines.base import Pipeline, makes_videos
@@ -58,6 +59,7 @@ class Generator:
     origin: Origin | None = None
     _weights: list[Any] = field(default_factory=list)
     _programs: dict[tuple[int, int], Any] = field(default_factory=dict)
+    _shared: dict[int, tuple[Params, Any]] = field(default_factory=dict)
 
     @property
     def makes_videos(self) -> bool:
@@ -152,7 +154,7 @@ class Generator:
         return self._programs[key]
 
     def with_network(self, network: Params, *, guidance_scale: float) -> Generator:
-        """Draw with other weights of the same network, and with the programs that are compiled already."""
+        """Draw with other weights of the same network, with the programs and other weights that are here."""
         pipeline = dataclasses.replace(self.pipeline, network=network)
         return dataclasses.replace(self, pipeline=pipeline, guidance_scale=guidance_scale, _weights=[])
 
@@ -164,9 +166,20 @@ class Generator:
     def _placed(self) -> Any:
         """Put the weights on the devices, once."""
         if not self._weights:
-            whole = placement.replicated(make_mesh(DATA_PARALLEL))
-            networks = self.pipeline.network, self.pipeline.text_encoder, self.pipeline.decoder
-            self._weights.append(placement.place(networks, whole))
+            whole, pipeline = placement.replicated(make_mesh(DATA_PARALLEL)), self.pipeline
+
+            def share(tree: Params) -> Any:
+                """Place what models with other weights of the network have too, once for all of them."""
+                if id(tree) not in self._shared:
+                    self._shared[id(tree)] = tree, placement.place(tree, whole)
+                return self._shared[id(tree)][1]
+
+            network = pipeline.network
+            if isinstance(network, Adapted):
+                network = Adapted(share(network.base), placement.place(network.adapters, whole))
+            else:
+                network = placement.place(network, whole)
+            self._weights.append((network, share(pipeline.text_encoder), share(pipeline.decoder)))
         return self._weights[0]
 
 

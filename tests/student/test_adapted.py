@@ -75,6 +75,9 @@ def test_without_its_adapters_it_is_the_untrained_model(run, student, models):
     drawn = untrained(PROMPT, latents=latents, **options)
     np.testing.assert_allclose(drawn, expected, atol=0.02)
     assert np.abs(student(PROMPT, latents=latents, **options) - drawn).max() > 0
+    placed = [model._placed() for model in (student, untrained)]  # one copy for both, but of the adapters
+    assert all(mine is theirs for mine, theirs in zip(placed[0][1:], placed[1][1:], strict=True))
+    assert placed[0][0].base is placed[1][0].base and placed[0][0].adapters is not placed[1][0].adapters
 
 
 @pytest.mark.slow
