@@ -42,8 +42,9 @@ def get_config() -> ConfigDict:
     # first 5 frames; 0 is all. What is drawn afterwards is whole.
     config.num_decoded_latents = 0
     # Frames of a video that trained rewards of pictures judge, of those that are decoded, at even distances
-    # from the first to the last: 1 is the first; 0 is all. The reward is the mean over them. Monitored
-    # rewards judge all frames of whole videos.
+    # from the first to the last: 1 is the first; 0 is all. The reward is the mean over them. Sheets and
+    # tables decode all, so that several lie farther apart there. Monitored rewards judge all frames of whole
+    # videos.
     config.reward_frames = 0
     # Tokens of a prompt that a T5 encoder reads, 1 .. 512; 0 is the family's own: 512 for FLUX.1 [dev] and
     # Wan, 256 for [schnell] and SD3. A model without T5 takes 0 alone.
