@@ -41,27 +41,6 @@ def run_here(name, *arguments):
         state.update(kept)
 
 
-class Recorder:
-    """Stands in for functions, and keeps what each was called with, by its name."""
-
-    def __init__(self, monkeypatch):
-        self.calls, self._monkeypatch = {}, monkeypatch
-
-    def put(self, module, name, result=None):
-        """Replace a function of a module by one that gives a result."""
-
-        def record(*args, **kwargs):
-            self.calls.setdefault(name, []).append((args, kwargs))
-            return result
-
-        self._monkeypatch.setattr(module, name, record)
-
-    def once(self, name):
-        """The arguments of the only call: by position, and by name."""
-        (called,) = self.calls[name]
-        return called
-
-
 def free_port():
     """A port of this machine that nothing listens on."""
     with socket.socket() as found:

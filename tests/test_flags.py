@@ -21,7 +21,8 @@ from rats_jax.report import mp4
 from rats_jax.student import formats, model, share
 from rats_jax.types import RewardModel
 from rats_jax.verification import pytorch, report
-from tests.commands import ROOT, Recorder, run_here
+from tests.commands import ROOT, run_here
+from tests.recorder import Recorder
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure  # as in plots.py
 
 from rats_jax.evaluation.fixed_set import SUM
 from rats_jax.evaluation.measures import DIVERSITY, MOTION
-from rats_jax.evaluation.statistics import nested_bootstrap
+from rats_jax.evaluation.statistics import count_wins, nested_bootstrap
 from rats_jax.files import whole_file
 
 TEACHER, UNTRAINED = "teacher", "untrained"
@@ -59,7 +59,6 @@ def compare(
     for (variant, steps), values in scores.items():
         if variant == TEACHER:
             continue
-        gap = values[judge] - teacher[judge]
         found = {}
         for name in measures:
             # The same seed gives the same noise and prompts in training: runs are compared in pairs.
@@ -73,7 +72,7 @@ def compare(
             {
                 "variant": variant,
                 "num_steps": steps,
-                "win_rate": float(((gap > 0) + 0.5 * (gap == 0)).mean()),
+                "win_rate": float(count_wins(values[judge], teacher[judge]).mean()),
                 "measures": found,
             }
         )

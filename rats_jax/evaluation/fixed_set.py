@@ -15,7 +15,7 @@ from rats_jax.errors import expect
 from rats_jax.method.combine import weighted_sum
 from rats_jax.progress import tracked
 from rats_jax.rewards import make_score_fn
-from rats_jax.rewards.open import expect_known_kinds, open_rewards
+from rats_jax.rewards.open import expect_known_kinds, open_all_rewards
 from rats_jax.student.model import Generator
 from rats_jax.types import RewardModel
 from rats_jax.weights.stored import read_all
@@ -138,9 +138,8 @@ def open_judges(config: Any, *, videos: bool = False) -> Judges:
         ConfigError: a reward of no known kind, or weights that do not fit.
     """
     expect_known_kinds(config)
-    chosen, whole = (config.reward_frames, 0) if videos else (None, None)
-    trained = open_rewards(config, "rewards", dtype=jnp.float32, frames=chosen)
-    monitors = open_rewards(config, "monitor", dtype=jnp.float32, frames=whole)
+    frames = config.reward_frames if videos else None
+    trained, monitors = open_all_rewards(config, dtype=jnp.float32, frames=frames)
     rewards = trained | monitors
     params = jax.device_put(read_all({name: reward.params for name, reward in rewards.items()}))
     # In units of running deviations that only the run knows, a sum of several could not be told again.

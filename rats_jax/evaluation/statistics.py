@@ -85,10 +85,14 @@ def win_rates(
     weights = _weights(len(checked[against]), num_resamples, np.random.default_rng(seed))
 
     def rate(own: np.ndarray) -> Interval:
-        wins = np.where(own == checked[against], 0.5, own > checked[against])
-        return _interval(wins.mean(axis=1), weights)
+        return _interval(count_wins(own, checked[against]).mean(axis=1), weights)
 
     return {who: None if who == against else rate(own) for who, own in checked.items()}
+
+
+def count_wins(scores: np.ndarray, against: np.ndarray) -> np.ndarray:
+    """Tell wins, 1, from losses, 0; a tie is half a win. Scores of two contestants, element by element."""
+    return np.where(scores == against, 0.5, scores > against)
 
 
 def nested_bootstrap(differences: np.ndarray, *, num_resamples: int, seed: int) -> Interval:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure  # not pyplot: needs no display, and nothin
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from rats_jax.files import whole_file
-from rats_jax.report.tables import TEACHER, verdict
+from rats_jax.report.tables import DIRECTIONS, SIGNS, TEACHER, verdict
 
 # Okabe and Ito's colours, which the colour-blind tell apart too; the shapes say it once more.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -116,7 +116,8 @@ def _draw_contestant(
 
 def _label_axes(axis: Axes, measure: Mapping[str, Any], *, compared: bool) -> None:
     """Name both axes, the direction that is better, and, if means are compared, what a filled marker is."""
-    better = {True: "(higher is better)", False: "(lower is better)", None: ""}[measure["higher_is_better"]]
+    direction = DIRECTIONS[measure["higher_is_better"]]
+    better = f"({SIGNS[direction][1]})" if direction else ""
     axis.set_ylabel(_upright(measure["title"], better), fontsize=_FONT)
     note = "\nfilled: differs from the teacher, paired 95 % interval" if compared else ""
     axis.set_xlabel(f"NFE: network evaluations a picture{note}", fontsize=_FONT)

@@ -25,7 +25,8 @@ SIGNS = {
 }
 """What can stand behind the text of a cell: the character, and what it says."""
 
-_DIRECTIONS = {True: "higher", False: "lower", None: ""}  # by what a measure's "higher_is_better" says
+DIRECTIONS = {True: "higher", False: "lower", None: ""}
+"""The keys of SIGNS for what a measure's "higher_is_better" says; None is neither."""
 
 ROLES = {
     "sum": "what training climbs",
@@ -208,7 +209,7 @@ def _steps_column(report: Mapping[str, Any]) -> list[Cell]:
 def _measure_column(report: Mapping[str, Any], key: str, *, with_ends: bool, with_mark: bool) -> list[Cell]:
     measure = report["measures"][key]
     decimals = _decimals(row["measures"].get(key) for row in report["rows"])
-    cells = [Cell(measure["title"], _DIRECTIONS[measure["higher_is_better"]])]
+    cells = [Cell(measure["title"], DIRECTIONS[measure["higher_is_better"]])]
     for row in report["rows"]:
         text = _format(row["measures"].get(key), decimals, with_ends=with_ends)
         cells.append(Cell(text, verdict(report, row, key) if with_mark else ""))

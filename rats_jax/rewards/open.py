@@ -48,6 +48,14 @@ def open_rewards(config: Any, section: str, *, dtype: Any, frames: int | None) -
     }
 
 
+def open_all_rewards(
+    config: Any, *, dtype: Any, frames: int | None
+) -> tuple[dict[str, RewardModel], dict[str, RewardModel]]:
+    """Open trained and monitored rewards, all as of `open_rewards`; monitored ones judge whole videos."""
+    trained = open_rewards(config, "rewards", dtype=dtype, frames=frames)
+    return trained, open_rewards(config, "monitor", dtype=dtype, frames=None if frames is None else 0)
+
+
 def describe_rewards(config: Any, *, dtype: Any, frames: int | None) -> dict[str, RewardModel]:
     """Learn the shapes of all rewards of the config's `rewards`; those that have a path are opened.
 

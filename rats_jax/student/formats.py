@@ -143,12 +143,12 @@ def _read_diffusers(model: Generator, folder: Path) -> np.ndarray:
 
 
 def _write_flax(model: Generator, folder: Path, dtype: str) -> None:
-    pipeline = _merged(model)
-    if pipeline.write_flax is None:
+    write = model.pipeline.write_flax
+    if write is None:
         raise ConfigError(f"format='flax': Flax diffusers had no pipeline of the kind of {model.source!r}")
-    pipeline.write_flax(
+    write(
         folder,
-        pipeline.network,
+        _merged(model).network,
         num_steps=model.num_steps,
         timestep_spacing=model.timestep_spacing,
         dtype=jnp.dtype(dtype),
@@ -159,13 +159,12 @@ def _write_lora(model: Generator, folder: Path, dtype: str) -> None:
     origin = origin_of(model)
     if origin.adapters is None:
         raise ConfigError("format='lora': expected a run with lora.rank > 0, this one trained all weights")
-    lora = origin.config.lora
     write_adapters(
         folder,
         origin.adapters,
         network_name=model.pipeline.network_name,
         native_name=model.pipeline.native_name,
-        scale=lora.alpha / lora.rank,
+        scale=scale_of(origin.config),
         dtype=jnp.dtype(dtype),
     )
     if model.pipeline.write_scheduler is not None:

@@ -129,9 +129,8 @@ def _load_run(workdir: str, *, step: int | None, dtype: str, chosen: Options) ->
         model = _sampled(workdir, pipeline, config, config.student, dtype)
         adapted = with_student_adapters(model.pipeline, student, scale=scale_of(config))
         return dataclasses.replace(model, pipeline=adapted, origin=origin)
-    if lora:
-        student = merge_adapters(pipeline.network, student, scale=scale_of(config))
-    model = _sampled(workdir, dataclasses.replace(pipeline, network=student), config, config.student, dtype)
+    network = merge_adapters(pipeline.network, student, scale=scale_of(config)) if lora else student
+    model = _sampled(workdir, dataclasses.replace(pipeline, network=network), config, config.student, dtype)
     return dataclasses.replace(model, origin=origin)
 
 

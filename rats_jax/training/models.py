@@ -13,7 +13,7 @@ from rats_jax.paths import resolve_path
 from rats_jax.pipelines.base import Pipeline, makes_videos
 from rats_jax.pipelines.open import describe_pipeline, open_pipeline, options_of
 from rats_jax.pipelines.stored_embeds import with_abstract_embeds, with_stored_embeds
-from rats_jax.rewards.open import describe_rewards, expect_known_kinds, open_rewards
+from rats_jax.rewards.open import describe_rewards, expect_known_kinds, open_all_rewards
 from rats_jax.types import RewardModel
 
 
@@ -44,8 +44,7 @@ def open_models(config: Any, device: Any = None) -> Models:
     pipeline = open_pipeline(config.pretrained, dtype=dtype, device=device, options=options_of(config))
     _expect_no_pictures(pipeline, config)
     frames = judged_frames(pipeline, config.reward_frames)
-    rewards = open_rewards(config, "rewards", dtype=dtype, frames=frames)
-    monitors = open_rewards(config, "monitor", dtype=dtype, frames=None if frames is None else 0)
+    rewards, monitors = open_all_rewards(config, dtype=dtype, frames=frames)
     if config.prompt_embeds:
         folder = resolve_path(config.prompt_embeds)
         pipeline = with_stored_embeds(pipeline, folder, source=config.pretrained)

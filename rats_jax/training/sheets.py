@@ -79,13 +79,13 @@ class Sheets:
         self, rows: Mapping[str, Pictures], rewards: Mapping[str, np.ndarray], state: TrainState
     ) -> dict[str, list[str]]:
         objective, captions = self._experiment.objective, {}
-        # Before the first update there are no running moments: those of the sheet itself.
-        moments, gap = (state.rewards, state.gap) if int(state.step) else (self._unit(state), None)
-        if name := objective.gate_reward:
-            judged = {who: jnp.asarray(rows[who].scores[name]) for who in _ORDER}
+        name, started = objective.gate_reward, int(state.step) > 0
+        if name:
+            judged = {who: rows[who].scores[name] for who in _ORDER}
         else:
-            judged = {who: jnp.asarray(r) for who, r in self._combine(rows, moments).items()}
-        if gap is None:
+            judged = self._combine(rows, state.rewards) if started else rewards
+        judged, gap = jax.tree.map(jnp.asarray, judged), state.gap
+        if not started:  # no running moments yet: those of the sheet itself
             gap = update_moments(init_moments(), judged["teacher"] - judged["student"], decay=0.0)
         for who in _ORDER:
             gate, _ = objective.gate_fn(judged["teacher"], judged[who], gap)

@@ -14,6 +14,7 @@ from rats_jax.data.batches import filled_batches
 from rats_jax.diffusion.draw import make_picture_fn, make_sample_fn
 from rats_jax.evaluation import guards
 from rats_jax.evaluation.reference import Reference, reference_distance
+from rats_jax.evaluation.statistics import count_wins
 from rats_jax.method.contracts import Contestant
 from rats_jax.training.experiment import Experiment
 from rats_jax.types import Array, Batch, FrozenParams, Params, PromptInputs
@@ -185,7 +186,7 @@ def summarise(
         for who, p in pictures.items()
     }
     judge = scores["teacher"].get(heldout)
-    wins = {who: None if judge is None else _wins(s[heldout], judge) for who, s in scores.items()}
+    wins = {who: None if judge is None else count_wins(s[heldout], judge) for who, s in scores.items()}
     return {
         "reward": table({who: np.asarray(combine_fn(s)) for who, s in scores.items()}),
         "heldout_reward": table({who: s.get(heldout) for who, s in scores.items()}),
@@ -196,8 +197,3 @@ def summarise(
         "heldout_win_rate": table(wins),
         "rewards": {name: table({who: s[name] for who, s in scores.items()}) for name in scores["teacher"]},
     }
-
-
-def _wins(scores: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    """Count wins against the teacher, [N] float64; a tie is a half."""
-    return np.where(scores == teacher, 0.5, scores > teacher)

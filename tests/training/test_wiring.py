@@ -18,10 +18,12 @@ from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.parallel.mesh import make_mesh
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.report.figures import Sheet
+from rats_jax.rewards import open as opening
 from rats_jax.training import logbook, loop, models, program, setup, teacher
 from rats_jax.training.due import Due, find_due, is_logged
 from rats_jax.types import Grid, RewardModel
 from rats_jax.workdir.loggers import Loggers
+from tests.recorder import Recorder
 from tests.tiny import mesh_sizes
 
 # No two values are alike, so that each can only be where it belongs. 120 prompts a batch on a mesh of one.
@@ -136,26 +138,6 @@ def config():
     config = ConfigDict(nested)
     validate(config)
     return config
-
-
-class Recorder:
-    """Stands in for functions, and keeps what they were called with by name."""
-
-    def __init__(self, monkeypatch):
-        self.calls, self._monkeypatch = {}, monkeypatch
-
-    def put(self, module, name, result=None):
-        """Replace a function of a module; several calls are kept as a list."""
-
-        def record(*args, **kwargs):
-            self.calls.setdefault(name, []).append(SimpleNamespace(args=args, **kwargs))
-            return result(*args, **kwargs) if callable(result) else result
-
-        self._monkeypatch.setattr(module, name, record)
-
-    def __getattr__(self, name):
-        (call,) = self.calls[name]
-        return call
 
 
 def toy_models():
@@ -273,7 +255,7 @@ def arrivals_in_models(config, monkeypatch):
     monkeypatch.setattr(models, "makes_videos", lambda pipeline: False)
     seen.put(models, "judged_frames", lambda pipeline, count: count)
     seen.put(models, "with_stored_embeds", "the pipeline with embeddings")
-    seen.put(models, "open_rewards", {})
+    seen.put(opening, "open_rewards", {})
     monkeypatch.setattr(models, "resolve_path", lambda path: path)
     opened = models.open_models(config, "the device")
     assert opened.pipeline == "the pipeline with embeddings" and seen.open_pipeline.device == "the device"
