@@ -36,6 +36,7 @@ from rats_jax.aot.trace import abstract_batch
 from rats_jax.config.flags import load_config
 from rats_jax.config.together import validate
 from rats_jax.networks import clip
+from rats_jax.parallel.compiler import compiler_options
 from rats_jax.parallel.mesh import make_mesh
 from rats_jax.pipelines.published import PUBLISHED
 from rats_jax.pipelines.stable_diffusion import FAMILY
@@ -146,7 +147,7 @@ def time_update() -> None:
     start = time.perf_counter()
     lowered = jit_update(experiment.update_fn, layout).lower(state, frozen, batch, jax.random.key(0))
     traced = time.perf_counter() - start
-    update = lowered.compile(experiment.pipeline.compiler_options(device))
+    update = lowered.compile(compiler_options(device))
     compiled = time.perf_counter() - start
     print(f"traced in {traced:.1f} s, traced and compiled in {compiled:.1f} s", flush=True)
     seconds = []

@@ -8,6 +8,7 @@ import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.networks.kernels import Kernels
+from rats_jax.weights.naming import unstack
 
 TEXT = {
     "vocab_size": 40,
@@ -55,6 +56,10 @@ def to_tree(state, shapes):
     state = dict(state)
 
     def take(path, shape):
+        layers = unstack(path)
+        if layers is not None:
+            one = jax.ShapeDtypeStruct(shape.shape[1:], shape.dtype)
+            return jnp.stack([take(layer, one) for layer in layers])
         *modules, leaf = path
         leaf = "weight" if leaf in ("kernel", "scale", "embedding") else leaf
         name = ".".join([*modules, leaf])
@@ -92,11 +97,11 @@ def draw_weights(init, module):
     return jax.jit(lambda: init(module, jax.random.key(1)))()
 
 
-def assert_trees_close(actual, expected, *, atol):
+def assert_trees_close(actual, expected, *, atol, rtol=1e-7):
     actual, expected = flatten_dict(actual), flatten_dict(expected)
     assert actual.keys() == expected.keys()
     for path, value in expected.items():
-        np.testing.assert_allclose(actual[path], value, atol=atol, err_msg=str(path))
+        np.testing.assert_allclose(actual[path], value, atol=atol, rtol=rtol, err_msg=str(path))
 
 
 def record_attention(calls):

@@ -17,7 +17,7 @@ PROMPTS = ["a photo of a cat", "", "two red apples & a pear", "a very long promp
 SIDE = 32
 OPEN_CLIP = {
     "embed_dim": 24,
-    "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 48, "head_width": 12, "patch_size": 8},
+    "vision_cfg": {"image_size": SIDE, "layers": 5, "width": 48, "head_width": 12, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2},
 }
 
@@ -86,7 +86,7 @@ def write_transformers(folder, *, seed, weights="model.safetensors", hidden_act=
     """Write a CLIPModel folder of transformers, as PickScore_v1 and clip-vit-large-patch14 are."""
     from transformers import CLIPModel
 
-    tower = {"hidden_act": hidden_act, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tower = {"hidden_act": hidden_act, "num_hidden_layers": 5, "num_attention_heads": 4}
     config = CLIPConfig(
         projection_dim=24,
         text_config=tower | {"hidden_size": 32, "intermediate_size": 64, "eos_token_id": 49407},

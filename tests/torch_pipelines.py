@@ -39,7 +39,7 @@ UNETS = {
         "projection_class_embeddings_input_dim": 40 + 6 * 8,
     },
 }
-TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "intermediate_size": 64, "num_hidden_layers": 2}
+TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "intermediate_size": 64, "num_hidden_layers": 5}
 CLIP_L = TEXT | {
     "hidden_size": 32,
     "num_attention_heads": 2,

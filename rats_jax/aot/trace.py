@@ -19,6 +19,7 @@ from rats_jax.aot.flops import jaxpr_flops
 from rats_jax.aot.hlo import count_costs
 from rats_jax.aot.traffic import count_traffic
 from rats_jax.errors import ConfigError
+from rats_jax.parallel.compiler import compiler_options
 from rats_jax.training.experiment import Experiment, abstract
 from rats_jax.training.models import describe_models
 from rats_jax.training.program import jit_update, make_layout, open_mesh
@@ -126,7 +127,7 @@ def _trace(config: Any, devices: Sequence[Any]) -> TracedUpdate:
         "analytic_flops_per_device": jaxpr_flops(traced.jaxpr.jaxpr) / mesh.size,
         "trace_seconds": time.perf_counter() - start,
     }
-    return TracedUpdate(traced, experiment.pipeline.compiler_options(mesh.devices.flat[0]), counts)
+    return TracedUpdate(traced, compiler_options(mesh.devices.flat[0]), counts)
 
 
 def abstract_batch(experiment: Experiment, batch_size: int) -> Batch:

@@ -12,7 +12,7 @@ from rats_jax.types import Array
 
 # What the kernels of cuDNN take on every GPU that has them.
 _MOST_FEATURES, _FEATURES_STEP, _LENGTHS_STEP = 128, 8, 64
-# From so many tokens on it is worth filling them up.
+# From so many queries on it is worth filling them up.
 _LEAST_FILLED = 1024
 # From so many keys on XLA's CPU backend sums a row of scores in two passes.
 _LEAST_IN_COLUMNS = 33
@@ -76,21 +76,21 @@ def attend_cudnn(query: Array, key: Array, value: Array, mask: Array | None = No
     """Attend without a matrix of scores where cuDNN can, else as `attend`.
 
     The kernel takes 16-bit numbers, up to 128 features a head, a multiple of 8, and lengths that are
-    multiples of 64. Others are filled up with tokens that nobody reads from 1024 on, as the 1357 of SD3;
-    shorter ones, as the 77 of a CLIP prompt, have few scores.
+    multiples of 64. Other keys, as the 77 of a CLIP prompt, are filled up with tokens that nobody reads, and
+    so are queries from 1024 on, as the 1357 of SD3; shorter ones, as the 257 of a ViT, have few scores.
     """
     lengths = query.shape[1], key.shape[1]
-    whole = all(length % _LENGTHS_STEP == 0 for length in lengths)
+    is_whole = [length % _LENGTHS_STEP == 0 for length in lengths]
     fits = (
         mask is None
         and query.dtype.itemsize == 2
         and query.shape[-1] <= _MOST_FEATURES
         and query.shape[-1] % _FEATURES_STEP == 0
-        and (whole or min(lengths) >= _LEAST_FILLED)
+        and (is_whole[0] or lengths[0] >= _LEAST_FILLED)
     )
     if not fits:
         return attend(query, key, value, mask)
-    if whole:
+    if all(is_whole):
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     filled = (
         jnp.pad(x, ((0, 0), (0, -x.shape[1] % _LENGTHS_STEP), (0, 0), (0, 0))) for x in (query, key, value)

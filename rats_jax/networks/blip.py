@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rats_jax.networks.attention import attend, join_heads, split_heads
 from rats_jax.networks.layers import gelu
+from rats_jax.networks.stack import run_layers
 from rats_jax.types import Array
 
 IMAGE_NORM_EPS = 1e-6
@@ -49,8 +50,7 @@ class ImageTower(nn.Module):
         positions = self.param("pos_embed", nn.initializers.zeros, (1, x.shape[1] + 1, self.width))
         class_token = jnp.broadcast_to(class_token, (x.shape[0], 1, self.width)).astype(self.dtype)
         x = jnp.concatenate([class_token, x], axis=1) + positions.astype(self.dtype)
-        for i in range(self.depth):
-            x = _ImageBlock(self.num_heads, self.dtype, name=f"blocks_{i}")(x)
+        x = run_layers(_ImageBlock, "blocks", self.depth, x, num_heads=self.num_heads, dtype=self.dtype)
         return nn.LayerNorm(IMAGE_NORM_EPS, dtype=self.dtype, name="norm")(x)
 
 
@@ -59,7 +59,7 @@ class _ImageBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> tuple[Array, None]:
         width = x.shape[-1]
         hidden = nn.LayerNorm(IMAGE_NORM_EPS, dtype=self.dtype, name="norm1")(x)
         query, key, value = jnp.split(
@@ -70,7 +70,7 @@ class _ImageBlock(nn.Module):
         hidden = nn.LayerNorm(IMAGE_NORM_EPS, dtype=self.dtype, name="norm2")(x)
         hidden = nn.Dense(4 * width, dtype=self.dtype, name="mlp.fc1")(hidden)
         hidden = gelu(hidden)
-        return x + nn.Dense(width, dtype=self.dtype, name="mlp.fc2")(hidden)
+        return x + nn.Dense(width, dtype=self.dtype, name="mlp.fc2")(hidden), None
 
 
 class TextTower(nn.Module):
@@ -115,23 +115,46 @@ class TextTower(nn.Module):
         )(jnp.arange(input_ids.shape[1]))
         x = self._norm("embeddings.LayerNorm")(words + positions[None])
         image_tokens = image_tokens.astype(self.dtype)
-        for i in range(self.depth):
-            layer = f"encoder.layer.{i}"
-            x = self._attention(f"{layer}.attention", x, x, mask[:, None, None, :])
-            x = self._attention(f"{layer}.crossattention", x, image_tokens, None)
-            hidden = self._dense(f"{layer}.intermediate.dense", self.hidden_width)(x)
-            hidden = self._dense(f"{layer}.output.dense")(gelu(hidden))
-            x = self._norm(f"{layer}.output.LayerNorm")(hidden + x)
-        return x
+        return run_layers(
+            _TextLayer,
+            "encoder.layer",
+            self.depth,
+            x,
+            mask[:, None, None, :],
+            image_tokens,
+            num_heads=self.num_heads,
+            hidden_width=self.hidden_width,
+            norm_eps=self.norm_eps,
+            dtype=self.dtype,
+        )
+
+    def _norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(self.norm_eps, dtype=self.dtype, name=name)
+
+
+class _TextLayer(nn.Module):
+    num_heads: int
+    hidden_width: int
+    norm_eps: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array, image_tokens: Array) -> tuple[Array, None]:
+        x = self._attention("attention", x, x, mask)
+        x = self._attention("crossattention", x, image_tokens, None)
+        hidden = self._dense("intermediate.dense", self.hidden_width)(x)
+        hidden = self._dense("output.dense", x.shape[-1])(gelu(hidden))
+        return self._norm("output.LayerNorm")(hidden + x), None
 
     def _attention(self, name: str, x: Array, context: Array, mask: Array | None) -> Array:
-        query = self._dense(f"{name}.self.query")(x)
-        key, value = (self._dense(f"{name}.self.{part}")(context) for part in ("key", "value"))
-        hidden = self._dense(f"{name}.output.dense")(_attend(query, key, value, self.num_heads, mask))
+        width = x.shape[-1]
+        query = self._dense(f"{name}.self.query", width)(x)
+        key, value = (self._dense(f"{name}.self.{part}", width)(context) for part in ("key", "value"))
+        hidden = self._dense(f"{name}.output.dense", width)(_attend(query, key, value, self.num_heads, mask))
         return self._norm(f"{name}.output.LayerNorm")(hidden + x)
 
-    def _dense(self, name: str, width: int | None = None) -> nn.Dense:
-        return nn.Dense(width or self.width, dtype=self.dtype, name=name)
+    def _dense(self, name: str, width: int) -> nn.Dense:
+        return nn.Dense(width, dtype=self.dtype, name=name)
 
     def _norm(self, name: str) -> nn.LayerNorm:
         return nn.LayerNorm(self.norm_eps, dtype=self.dtype, name=name)

@@ -23,6 +23,7 @@ from rats_jax.networks.attention import join_heads, split_heads
 from rats_jax.networks.kernels import PLAIN, Kernels
 from rats_jax.networks.layers import ACTIVATIONS
 from rats_jax.networks.pretrained_fields import PRETRAINED_FIELDS, PRETRAINED_IGNORED
+from rats_jax.networks.stack import run_layers
 from rats_jax.types import Array
 
 TOWER_IGNORED: Collection[str] = PRETRAINED_IGNORED | {
@@ -138,12 +139,12 @@ class CLIPEncoderLayer(nn.Module):
     kernels: Kernels = PLAIN
 
     @nn.compact
-    def __call__(self, hidden: Array, mask: Array | None) -> Array:
-        """[B, L, D] -> [B, L, D]."""
+    def __call__(self, hidden: Array, mask: Array | None) -> tuple[Array, None]:
+        """[B, L, D] -> [B, L, D], as a layer of `run_layers`."""
         normed = make_norm(self.config, self.dtype, "layer_norm1")(hidden)
         hidden = hidden + CLIPAttention(self.config, self.dtype, self.kernels, name="self_attn")(normed, mask)
         normed = make_norm(self.config, self.dtype, "layer_norm2")(hidden)
-        return hidden + CLIPMLP(self.config, self.dtype, name="mlp")(normed)
+        return hidden + CLIPMLP(self.config, self.dtype, name="mlp")(normed), None
 
 
 class _Layers(nn.Module):
@@ -156,12 +157,11 @@ class _Layers(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Array, mask: Array | None) -> tuple[Array, Array]:
-        entering = hidden
+        attributes = {"config": self.config, "dtype": self.dtype, "kernels": self.kernels}
+        last = self.config.num_hidden_layers - 1
+        entering = run_layers(CLIPEncoderLayer, "", last, hidden, mask, remat=self.remat, **attributes)
         kind: Any = nn.remat(CLIPEncoderLayer) if self.remat else CLIPEncoderLayer
-        for index in range(self.config.num_hidden_layers):
-            entering = hidden
-            layer = kind(self.config, self.dtype, self.kernels, name=str(index))
-            hidden = layer(hidden, mask)
+        hidden, _ = kind(**attributes, name=str(last))(entering, mask)
         return hidden, entering
 
 
@@ -172,7 +172,8 @@ class CLIPEncoder(nn.Module):
         config: sizes.
         dtype: of matrix products and of what they give; norms and softmax are float32 inside.
         kernels: of the device.
-        remat: whether the gradient keeps what enters each layer and computes the rest again.
+        remat: whether the gradient keeps what enters each layer and computes the rest again, of few layers
+            too.
     """
 
     config: TowerConfig

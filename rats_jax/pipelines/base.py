@@ -18,7 +18,6 @@ from rats_jax.diffusion.scheduler_config import as_ddim
 from rats_jax.errors import WeightsError, expect
 from rats_jax.fields import MOST_PIXELS
 from rats_jax.networks.autoencoder_kl import AutoencoderKL
-from rats_jax.parallel.compiler import choose_options
 from rats_jax.types import Array, DecodeFn, DenoiseFn, EncodeFn, Grid, Params, PromptInputs
 from rats_jax.weights.folder import naming_file
 
@@ -70,7 +69,6 @@ class Pipeline:
             None where it is that of the pipeline.
         exports_own_spacing: whether the timesteps of `grid_fn` without a spacing can be those of an export.
         has_constants: whether its network's weights hold constants, which no gradient moves.
-        gpu_options: of XLA, for programs of its network on GPUs.
         learned_words: that were added to the vocabularies of its tokenizers.
         negative_prompt: that guidance leads away from.
         decode_whole_fn: latents to whole videos; None where `decode_fn` gives no less.
@@ -99,16 +97,11 @@ class Pipeline:
     write_scheduler: Callable[..., None] | None = None
     exports_own_spacing: bool = True
     has_constants: bool = False
-    gpu_options: tuple[tuple[str, Any], ...] = ()
     learned_words: tuple[str, ...] = ()
     negative_prompt: str = ""
     decode_whole_fn: DecodeFn | None = None
     native_name: Callable[[str], str] | None = None
     float32_weights: str = ""
-
-    def compiler_options(self, device: Any) -> dict[str, Any]:
-        """Give the options that XLA compiles programs of its network with, for a device, here or not."""
-        return choose_options(self.gpu_options) if device.platform == "gpu" else {}
 
     def expect_pictures(self, field: str, value: str) -> None:
         """Refuse a model of videos where only pictures are known.

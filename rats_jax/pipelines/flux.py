@@ -15,7 +15,6 @@ from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.flux import FluxTransformer2DModel
 from rats_jax.networks.lora import variables
 from rats_jax.networks.t5 import T5EncoderModel
-from rats_jax.parallel.compiler import TRANSFORMER_ON_GPU
 from rats_jax.pipelines.base import (
     SCHEDULER_FILE,
     Family,
@@ -122,7 +121,6 @@ def compose(parts: Parts) -> Pipeline:
         network_name="transformer",
         num_steps=50 if transformer.guidance_embeds else 4,
         guidance_scale=3.5 if transformer.guidance_embeds else 1.0,
-        gpu_options=TRANSFORMER_ON_GPU,
     )
 
 

@@ -21,7 +21,6 @@ from rats_jax.networks.autoencoder_kl import AutoencoderKL
 from rats_jax.networks.clip_text import CLIPTextModel
 from rats_jax.networks.lora import variables
 from rats_jax.networks.unet_2d import UNet2DConditionModel
-from rats_jax.parallel.compiler import UNET_ON_GPU
 from rats_jax.pipelines.base import (
     OWN,
     SCHEDULER_FILE,
@@ -123,7 +122,6 @@ def compose_unet_pipeline(
         write_flax=functools.partial(write_flax_pipeline, parts, "unet"),
         write_scheduler=None if prediction_type == "flow" else functools.partial(write_ddim, parts),
         network_name="unet",
-        gpu_options=UNET_ON_GPU,
         exports_own_spacing=shared or prediction_type == "flow",  # which has no other spacing to choose
     )
 

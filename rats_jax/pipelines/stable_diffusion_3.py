@@ -17,7 +17,6 @@ from rats_jax.networks.layers import match_batch
 from rats_jax.networks.lora import variables
 from rats_jax.networks.sd3 import PATCH, SD3Transformer2DModel
 from rats_jax.networks.t5 import T5EncoderModel
-from rats_jax.parallel.compiler import TRANSFORMER_ON_GPU
 from rats_jax.pipelines.base import (
     SCHEDULER_FILE,
     Family,
@@ -139,7 +138,6 @@ def compose(parts: Parts) -> Pipeline:
         num_steps=28,
         guidance_scale=7.0,
         has_constants=True,  # the table of positions
-        gpu_options=TRANSFORMER_ON_GPU,
     )
 
 

@@ -24,7 +24,6 @@ from rats_jax.networks.layers import match_batch
 from rats_jax.networks.lora import variables
 from rats_jax.networks.t5 import UMT5EncoderModel
 from rats_jax.networks.wan import WanTransformer3DModel
-from rats_jax.parallel.compiler import TRANSFORMER_ON_GPU
 from rats_jax.pipelines.base import (
     SCHEDULER_FILE,
     VIDEO_OPTIONS,
@@ -122,7 +121,6 @@ def compose(parts: Parts) -> Pipeline:
         network_name="transformer",
         num_steps=50,
         guidance_scale=5.0,
-        gpu_options=TRANSFORMER_ON_GPU,
         negative_prompt=options.negative_prompt,
         decode_whole_fn=make_video_decode_fn(vae, 0),
         native_name=native_name,

@@ -32,6 +32,7 @@ from rats_jax.pipelines.write import copy_tokenizers, kept_index
 from rats_jax.types import Params
 from rats_jax.weights.folder import naming_file, read_json, write_json
 from rats_jax.weights.hub import get_file
+from rats_jax.weights.naming import unstack_params
 
 _SCHEDULER = "scheduler/scheduler_config.json"
 
@@ -249,4 +250,4 @@ def _make_scheduler(parts: Parts, num_steps: int, timestep_spacing: str) -> dict
 
 
 def _write_msgpack(file: Path, params: Params, dtype: Any) -> None:
-    file.write_bytes(to_bytes(jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)))
+    file.write_bytes(to_bytes(jax.tree.map(lambda leaf: np.asarray(leaf, dtype), unstack_params(params))))

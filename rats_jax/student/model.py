@@ -27,6 +27,7 @@ from rats_jax.diffusion.sampler import SAMPLERS
 from rats_jax.errors import ConfigError, expect, reason_of
 from rats_jax.networks.lora import Adapted
 from rats_jax.parallel import placement
+from rats_jax.parallel.compiler import compiler_options
 from rats_jax.parallel.mesh import DATA_PARALLEL, make_mesh
 from rats_jax.pipelines.base import Pipeline, makes_videos
 from rats_jax.progress import tracked
@@ -149,7 +150,7 @@ class Generator:
             weights, scale = self._placed(), jnp.float32(1.0)
             with jax.set_mesh(mesh):
                 lowered = jitted.lower(weights, *inputs, scale)
-            options = self.pipeline.compiler_options(mesh.devices.flat[0])
+            options = compiler_options(mesh.devices.flat[0])
             self._programs[key] = CompiledSampler(lowered.compile(options), rows, layout, steps)
         return self._programs[key]
 

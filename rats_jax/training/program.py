@@ -18,6 +18,7 @@ from rats_jax.evaluation.reference import load_reference
 from rats_jax.method.contracts import Contestant
 from rats_jax.parallel import placement
 from rats_jax.parallel.cache import without_collections
+from rats_jax.parallel.compiler import compiler_options
 from rats_jax.parallel.environment import check_sums
 from rats_jax.parallel.mesh import Mesh, make_mesh, validate_batch
 from rats_jax.paths import resolve_path
@@ -252,7 +253,7 @@ class Program:
 
     @property
     def _compiler_options(self) -> dict[str, Any]:
-        return self.experiment.pipeline.compiler_options(self.mesh.devices.flat[0])
+        return compiler_options(self.mesh.devices.flat[0])
 
     @functools.cached_property
     def update(self) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rats_jax.diffusion.rollout import rollout
 from rats_jax.diffusion.sampler import SAMPLERS
+from rats_jax.parallel.compiler import compiler_options
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.types import Array, Params, PromptEmbeds
 from rats_jax.verification.inputs import NUM_STEPS, PROMPTS, Inputs, NotifyFn, Outputs, first_row
@@ -68,7 +69,7 @@ def _denoise(
     pipeline: Pipeline, params: Params, inputs: Inputs, embeds: PromptEmbeds, own: PromptEmbeds
 ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """Evaluate the network at each level, and sample: the outputs, and the latents of the sample."""
-    options = pipeline.compiler_options(jax.devices()[0])
+    options = compiler_options(jax.devices()[0])
     evaluate = jax.jit(pipeline.guided_fn(network_scale(pipeline)), compiler_options=options)
     kind = np.float32 if inputs.flow else np.int32
     levels = [

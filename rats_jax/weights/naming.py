@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rats_jax.networks.stack import STACK_NAME
 from rats_jax.types import Params
@@ -33,9 +33,23 @@ def unstack(path: tuple[str, ...]) -> list[tuple[str, ...]] | None:
     """
     for place, module in enumerate(path):
         if found := STACK_NAME.fullmatch(module):
-            name, first, last = found[1], int(found[2]), int(found[3])
-            return [(*path[:place], f"{name}_{i}", *path[place + 1 :]) for i in range(first, last + 1)]
+            prefix, first, last = f"{found[1]}_" if found[1] else "", int(found[2]), int(found[3])
+            return [(*path[:place], f"{prefix}{i}", *path[place + 1 :]) for i in range(first, last + 1)]
     return None
+
+
+def unstack_params(params: Params) -> Params:
+    """Give each layer of a stack a module of its own, as in the trees of others.
+
+    Args:
+        params: nested dict of NumPy arrays, or of leaves that lie in files; stacks are read here.
+    """
+    flat = cast(Mapping[tuple[str, ...], Any], flatten_dict(params))
+    layers: dict[tuple[str, ...], Any] = {}
+    for path, leaf in flat.items():
+        names = unstack(path)
+        layers |= {path: leaf} if names is None else dict(zip(names, np.asarray(leaf), strict=True))
+    return unflatten_dict(layers)
 
 
 def torch_name(path: tuple[str, ...]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -114,6 +114,30 @@ def fit_state_dict(
     Raises:
         WeightsError: weights are missing, extra or of another shape; names them.
     """
+    layout = _Layout(lambda path: [prefix + give(path) for give in (name_of, *OTHER_NAMES)], flax_axes)
+    # Buffers that old exports carry and no network learns.
+    skipped = {name for name in state if name.endswith("position_ids") or name.startswith(unused)}
+    return _fit(state, abstract_params, layout, source=source, skipped=skipped)
+
+
+class _Layout(NamedTuple):
+    """How a file names the parameter of one layer, and lays it out.
+
+    Attributes:
+        names_of: path in the tree -> the names that it may have, the first one today's.
+        axes_of: (path, shape of the tensor, number of axes of the parameter) -> axes, as of `StoredArray`.
+    """
+
+    names_of: Callable[[tuple[str, ...]], Sequence[str]]
+    axes_of: Callable[[tuple[str, ...], tuple[int, ...], int], Sequence[int | None]]
+
+
+_FLAX_LAYOUT = _Layout(lambda path: ["/".join(path)], lambda path, shape, ndim: range(len(shape)))
+
+
+def _fit(
+    state: StateDict, abstract_params: Any, layout: _Layout, *, source: str, skipped: Collection[str] = ()
+) -> dict[str, Any]:
     wanted = cast(Mapping[tuple[str, ...], Any], flatten_dict(abstract_params))
     params: dict[tuple[str, ...], StoredArray] = {}
     problems, used = [], set()
@@ -123,7 +147,7 @@ def fit_state_dict(
         for layer, expected in (
             [(path, shape)] if layers is None else [(layer, shape[1:]) for layer in layers]
         ):
-            names = [prefix + give(layer) for give in (name_of, *OTHER_NAMES)]
+            names = layout.names_of(layer)
             present = [name for name in names if name in state]
             if not present:
                 problems.append(f"missing {names[0]}")
@@ -131,7 +155,7 @@ def fit_state_dict(
             used.update(present)
             name = present[0]
             tensor = state[name]
-            axes = flax_axes(layer, tensor.shape, len(expected))
+            axes = layout.axes_of(layer, tensor.shape, len(expected))
             found = StoredArray(tensor, axes).shape
             if not is_float(tensor):
                 problems.append(f"{name} holds {tensor.dtype}, expected floating point numbers")
@@ -140,13 +164,13 @@ def fit_state_dict(
             else:
                 problems.append(f"{name} has shape {found} (Flax layout), expected {expected}")
         if layers is None and tensors:
-            params[path] = StoredArray(*tensors[0], name=f"{source!r}, {name_of(path)!r}")
+            params[path] = StoredArray(*tensors[0], name=f"{source!r}, {layout.names_of(path)[0]!r}")
         elif layers is not None and len(tensors) == len(layers):
             params[path] = stored_stack(tensors, name=f"{source!r}, layers {'/'.join(path)!r}")
-    # Buffers that old exports carry and no network learns.
-    extra = {n for n in state if not n.endswith("position_ids") and not n.startswith(unused)} - used
-    problems += [f"unexpected {name}" for name in sorted(extra)]
-    _raise_problems(problems, source=source)
+    problems += [f"unexpected {name}" for name in sorted(set(state) - used - set(skipped))]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise WeightsError(f"weights file {source!r} does not fit its architecture: {shown}")
     return unflatten_dict(params)
 
 
@@ -171,32 +195,11 @@ def open_weights(
         return fit_state_dict(read_state_dict(file, find), abstract_params, source=str(file))
     try:
         content: Any = flatten_dict(msgpack_restore(file.read_bytes()))
-        flat = {path: np.asarray(value) for path, value in content.items()}
+        state = {"/".join(map(str, path)): np.asarray(value) for path, value in content.items()}
     except Exception as error:  # msgpack has an error type for each kind of damage
         reason = " ".join(str(error).split())
         raise WeightsError(f"weights file {str(file)!r} is not a readable msgpack file: {reason}") from None
-    wanted = cast(Mapping[tuple[str, ...], Any], flatten_dict(abstract_params))
-    problems = [f"missing {'/'.join(path)}" for path in wanted if path not in flat]
-    problems += [f"unexpected {'/'.join(map(str, path))}" for path in flat if path not in wanted]
-    for path, leaf in wanted.items():
-        if path in flat and not is_float(flat[path]):
-            problems.append(f"{'/'.join(path)} holds {flat[path].dtype}, expected floating point numbers")
-        elif path in flat and flat[path].shape != tuple(leaf.shape):
-            expected = tuple(leaf.shape)
-            problems.append(f"{'/'.join(path)} has shape {flat[path].shape}, expected {expected}")
-    _raise_problems(problems, source=str(file))
-    return unflatten_dict(
-        {
-            path: StoredArray(flat[path], range(leaf.ndim), name=f"{str(file)!r}, {'/'.join(path)!r}")
-            for path, leaf in wanted.items()
-        }
-    )
-
-
-def _raise_problems(problems: list[str], *, source: str) -> None:
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise WeightsError(f"weights file {source!r} does not fit its architecture: {shown}")
+    return _fit(state, abstract_params, _FLAX_LAYOUT, source=str(file))
 
 
 def load_safetensors(file: Path, abstract_params: Any, *, prefix: str = "") -> dict[str, Any]:

@@ -46,7 +46,7 @@ OTHER_VISION = {
     "hidden_size": 16,
     "intermediate_size": 24,
     "projection_dim": 9,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 6,
     "num_attention_heads": 3,
     "num_channels": 2,
     "image_size": 18,  # patches of 4 leave two rows and columns over
@@ -228,10 +228,11 @@ def test_what_is_not_computed_is_refused_in_one_line(tower, name, value):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("hidden_act", "eos_token_id"), [("quick_gelu", 7), ("gelu", 2)])
-def test_gradients_are_pytorchs(hidden_act, eos_token_id):
-    text = TEXT | {"hidden_act": hidden_act, "eos_token_id": eos_token_id}
-    config = CLIP | {"text_config": text, "vision_config": VISION | {"hidden_act": hidden_act}}
+@pytest.mark.parametrize(("hidden_act", "eos_token_id", "depth"), [("quick_gelu", 7, 2), ("gelu", 2, 5)])
+def test_gradients_are_pytorchs(hidden_act, eos_token_id, depth):
+    same = {"hidden_act": hidden_act, "num_hidden_layers": depth}
+    text = TEXT | same | {"eos_token_id": eos_token_id}
+    config = CLIP | {"text_config": text, "vision_config": VISION | same}
     original, ours, params = make_pair(config)
     pixels = torch.tensor(PIXELS, requires_grad=True)
     sum(torch.sin(output).sum() for output in run_original(original, pixels)).backward()

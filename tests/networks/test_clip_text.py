@@ -36,7 +36,7 @@ OTHER = {
     "hidden_size": 24,
     "intermediate_size": 20,
     "projection_dim": 10,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "max_position_embeddings": 8,
     "hidden_act": "gelu",
@@ -167,18 +167,25 @@ def test_what_is_not_computed_is_refused_in_one_line(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("projects", "eos_token_id", "hidden_act"),
-    [(True, 2, "gelu"), (True, 7, "quick_gelu"), (False, 2, "quick_gelu"), (False, 7, "gelu")],
+    ("projects", "eos_token_id", "hidden_act", "depth"),
+    [
+        (True, 2, "gelu", 2),
+        (True, 7, "quick_gelu", 5),
+        (False, 2, "quick_gelu", 2),
+        (False, 7, "gelu", 5),
+    ],
 )
-def test_values_and_gradients_are_pytorchs(projects, eos_token_id, hidden_act):
-    config = TEXT | {"eos_token_id": eos_token_id, "hidden_act": hidden_act}
+def test_values_and_gradients_are_pytorchs(projects, eos_token_id, hidden_act, depth):
+    config = TEXT | {"eos_token_id": eos_token_id, "hidden_act": hidden_act, "num_hidden_layers": depth}
     original, ours, params = make_pair(config, projects=projects)
     sum(torch.sin(output).sum() for output in run_original(original, projects=projects)).backward()
 
     def loss(params):
         return sum(jnp.sin(output).sum() for output in run_ours(ours, params))
 
-    assert_trees_close(jax.jit(jax.grad(loss))(params), grad_tree(original, params), atol=1e-4)
+    found = jax.jit(jax.grad(loss))(params)
+    # Of five layers gradients are up to 50.
+    assert_trees_close(found, grad_tree(original, params), atol=1e-4, rtol=1e-5 if depth > 2 else 0)
 
 
 def test_eager_is_jitted():

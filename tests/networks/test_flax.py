@@ -17,6 +17,7 @@ from rats_jax.networks.kernels import Kernels
 from rats_jax.networks.layers import ACTIVATIONS
 from rats_jax.networks.unet_2d import UNet2DConditionModel
 from rats_jax.pipelines.published import PUBLISHED
+from rats_jax.weights.naming import unstack
 from tests import tiny
 from tests.clip_originals import (
     CLIP,
@@ -98,9 +99,11 @@ def make_text(config, *, projects, **options):
 def assert_same_shapes(network, wanted):
     """Hold paths and shapes of a network's weights, which are float32, against those of a tree."""
     found = flatten_dict(network.abstract_params())
-    assert {p: leaf.shape for p, leaf in found.items()} == {
-        p: v.shape for p, v in flatten_dict(wanted).items()
-    }
+    shapes = {}
+    for path, leaf in found.items():
+        layers = unstack(path)
+        shapes |= {path: leaf.shape} if layers is None else dict.fromkeys(layers, leaf.shape[1:])
+    assert shapes == {p: v.shape for p, v in flatten_dict(wanted).items()}
     assert {leaf.dtype for leaf in found.values()} == {jnp.dtype(jnp.float32)}
 
 

@@ -14,8 +14,8 @@ import torch
 from flax.traverse_util import flatten_dict
 
 from rats_jax.networks.lora import Adapted, init_adapters, merge_adapters, variables, with_adapters
-from rats_jax.networks.stack import stack
-from rats_jax.weights.naming import to_torch_names, unstack
+from rats_jax.networks.stack import run_layers, stack
+from rats_jax.weights.naming import to_torch_names, unstack, unstack_params
 from rats_jax.weights.state_dict import fit_state_dict
 from rats_jax.weights.stored import read_all
 from tests.networks.jaxprs import equations, scans
@@ -65,6 +65,18 @@ class Tower(nn.Module):
         x, _ = stack(Layer, "blocks", 0, self.counts[0])(x, shift)
         x, _ = stack(Layer, "blocks", self.counts[0], self.counts[1])(x, shift)
         return nn.Dense(2, name="proj_out")(x)
+
+
+class Rows(nn.Module):
+    """Layers of a list, few or many."""
+
+    count: int
+    list_name: str = "blocks"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x, shift):
+        return run_layers(Layer, self.list_name, self.count, x, shift, remat=self.remat)
 
 
 def draw(tree, *, seed=0):
@@ -261,3 +273,24 @@ def test_adapters_of_all_layers_are_what_pytorch_computes_with_merged_weights(pa
     # What the prompt's tokens ask in the last layer of SD3 is not read any more.
     nobody = {f"transformer_blocks_4_to_4/attn/add_q_proj/{part} 0" for part in ("down", "up")}
     assert still == (nobody if kind == "sd35_medium" else set())
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize(("list_name", "prefix"), [("blocks", "blocks_"), ("", "")])
+def test_few_layers_run_one_by_one_and_many_as_a_stack(list_name, prefix, remat):
+    x, shift = draw((np.zeros((2, 5)), np.ones(5)))
+    for count in (0, 1, 3, 4, 7):
+        rows = Rows(count, list_name, remat)
+        params = draw(rows.init(jax.random.key(0), x, shift).get("params", {}))
+        one_by_one = {f"{prefix}{i}" for i in range(count)}
+        assert set(params) == (one_by_one if count < 4 else {f"{prefix}0_to_{count - 1}"})
+
+        layers, wanted = unstack_params(params), jnp.asarray(x)
+        for i in range(count):
+            kernel, bias = (layers[f"{prefix}{i}"]["linear"][name] for name in ("kernel", "bias"))
+            wanted = wanted + jnp.tanh(wanted @ kernel + bias) * shift
+        np.testing.assert_allclose(rows.apply({"params": params}, x, shift), wanted, atol=1e-5)
+        program = jax.make_jaxpr(jax.grad(lambda p, r=rows: r.apply({"params": p}, x, shift).sum()))(params)
+        assert bool(scans(program)) == (count >= 4)
+        recomputes = any(equation.primitive.name.startswith("remat") for equation in equations(program))
+        assert recomputes == (count >= 4 or (remat and count > 0))

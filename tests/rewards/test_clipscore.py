@@ -9,7 +9,7 @@ from tests.rewards.sizes import VIT_L, count
 
 
 def make_clipscore_transformers(folder):
-    model = write_transformers(folder, seed=1, weights="pytorch_model.bin", hidden_act="quick_gelu")
+    model = write_transformers(folder, seed=6, weights="pytorch_model.bin", hidden_act="quick_gelu")
 
     def score(images):
         text, image = transformers_features(model, normalise(crop(images)))

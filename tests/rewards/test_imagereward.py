@@ -48,7 +48,7 @@ def make_imagereward(folder):
     from transformers.models.blip.modeling_blip import BlipVisionModel
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 2}
     text_sizes = {**sizes, "hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3}
     med = {
         "vocab_size": len(WORDPIECES) + 2,

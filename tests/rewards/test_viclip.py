@@ -43,7 +43,7 @@ class Block(nn.Module):
 
 
 def make_layers(width):
-    return nn.ModuleDict({"resblocks": nn.ModuleList(Block(width) for _ in range(2))})
+    return nn.ModuleDict({"resblocks": nn.ModuleList(Block(width) for _ in range(5))})
 
 
 class VisionTower(nn.Module):

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax.serialization import to_bytes
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.torch import save_file
 
 from rats_jax.errors import WeightsError
-from rats_jax.weights.naming import to_torch_names, torch_sizes, unstack
+from rats_jax.weights.naming import to_torch_names, torch_sizes, unstack, unstack_params
 from rats_jax.weights.state_dict import open_weights
 from rats_jax.weights.stored import StoredArray, read_all
 
@@ -157,5 +158,31 @@ def test_a_path_is_unstacked_where_a_module_is_a_stack():
         (f"blocks_{i}", "norm", "scale") for i in (9, 10, 11)
     ]
     assert unstack(("decoder", "blocks_0_to_0", "bias")) == [("decoder", "blocks_0", "bias")]
+    assert unstack(("layers", "0_to_1", "bias")) == [("layers", "0", "bias"), ("layers", "1", "bias")]
     for path in (("down_blocks_0", "attn", "to_out_0", "kernel"), ("to_out_0", "bias"), ("logit_scale",)):
         assert unstack(path) is None
+
+
+def test_flax_files_hold_layer_by_layer(tmp_path):
+    """Flax's own classes know no stacks; their lists have names with numbers, or numbers alone."""
+    rng, file = np.random.default_rng(0), tmp_path / "weights.msgpack"
+    params = {
+        "layers": {"0_to_2": {"fc1": {"kernel": rng.normal(size=(3, 4, 5)).astype(np.float32)}}},
+        "blocks_1_to_2": {"scale": rng.normal(size=(2, 5)).astype(np.float32)},
+        "norm": {"scale": np.ones(5, np.float32)},
+    }
+    layers = unstack_params(params)
+    assert set(layers) == {"layers", "blocks_1", "blocks_2", "norm"} and set(layers["layers"]) == set("012")
+    np.testing.assert_array_equal(
+        layers["layers"]["2"]["fc1"]["kernel"], params["layers"]["0_to_2"]["fc1"]["kernel"][2]
+    )
+    file.write_bytes(to_bytes(layers))
+    found = open_weights(file, jax.eval_shape(lambda: params))
+    jax.tree.map(np.testing.assert_array_equal, read_all(found), params)
+
+    layers["layers"]["1"]["fc1"]["kernel"] = np.zeros((5, 4), np.float32)
+    del layers["blocks_2"]
+    file.write_bytes(to_bytes(layers))
+    problems = r"missing blocks_2/scale; layers/1/fc1/kernel has shape \(5, 4\) .*, expected \(4, 5\)$"
+    with pytest.raises(WeightsError, match=f"does not fit its architecture: {problems}"):
+        open_weights(file, jax.eval_shape(lambda: params))
