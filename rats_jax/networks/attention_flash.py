@@ -18,8 +18,9 @@ from jax.sharding import PartitionSpec
 from rats_jax.networks.attention import attend
 from rats_jax.types import Array
 
-# With fewer, as the 77 tokens of a CLIP prompt, the scores are small and the padding to whole blocks is not.
-_FEWEST_TOKENS = 1024
+# With fewer, as at the lower levels of a UNet or the 77 tokens of a CLIP prompt, the scores are small, and
+# what fills whole blocks is not.
+_FEWEST_QUERIES, _FEWEST_KEYS = 1024, 256
 # Tokens of a block, which the kernel takes in multiples of 128. The gradient of keys and values needs most
 # memory on the chip, of which v4 gives a kernel 16 MiB: six blocks of D features (query, key, value, three
 # gradients), each twice while the next one is fetched, two float32 sums of a block, and four float32 squares
@@ -33,8 +34,8 @@ _BLOCK_BYTES = 2**19
 def attend_flash(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
     """Attend without a matrix of scores where the kernel of TPUs can, else as `attend`.
 
-    It can without a mask, from 1024 tokens on either side, with heads of 64 or a multiple of 128 features,
-    and if the mesh in context (`jax.set_mesh`), if any, divides batch and heads: axes data and fsdp split the
+    It can without a mask, from 1024 queries and 256 keys on, with heads of up to 2048 bytes a token, and if
+    the mesh in context (`jax.set_mesh`), if any, divides batch and heads: axes data and fsdp split the
     batch, tensor the heads. XLA cannot split a kernel by itself, so a program of several devices needs the
     mesh in context where it is traced.
 
@@ -57,13 +58,12 @@ def attend_flash(query: Array, key: Array, value: Array, mask: Array | None = No
 
 def _fits(query: Array, key: Array, sizes: dict[Any, int]) -> bool:
     """Say whether the kernel takes such heads on a mesh of such sizes."""
-    batch, length, heads, features = query.shape
+    batch, length, heads, _ = query.shape
     ways = sizes.get("data", 1) * sizes.get("fsdp", 1)
     return (
-        min(length, key.shape[1]) >= _FEWEST_TOKENS
-        # 40, 80 and 160 compile too, but jax's own tests run it on TPUs with 64, 128 and 256 alone.
-        and (features == 64 or features % 128 == 0)
-        and min(_BLOCKS) * features * query.dtype.itemsize <= _BLOCK_BYTES
+        length >= _FEWEST_QUERIES
+        and key.shape[1] >= _FEWEST_KEYS
+        and min(_BLOCKS) * _fill(query.shape[-1]) * query.dtype.itemsize <= _BLOCK_BYTES
         # An exported program is for any batch and, as other kinds of devices run it too, without kernels.
         and isinstance(batch, int)
         and batch % ways == 0
@@ -81,9 +81,11 @@ def _attend(query: Array, key: Array, value: Array) -> Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     batch, length, heads, features = query.shape
+    filled = _fill(features)
     # The kernel does not scale. Rounding a scaled query costs less than what `attend` rounds off its scores.
     query = query * jnp.asarray(features**-0.5, query.dtype)
-    size = features * query.dtype.itemsize
+    query, key, value = (jnp.pad(x, ((0, 0),) * 3 + ((0, filled - features),)) for x in (query, key, value))
+    size = filled * query.dtype.itemsize
     block_q, block_kv = (_choose_block(x.shape[1], size) for x in (query, key))
     rows = _to_rows(query, block_q), _to_rows(key, block_kv), _to_rows(value, block_kv)
     lengths = rows[0].shape[2], rows[1].shape[2]
@@ -105,7 +107,16 @@ def _attend(query: Array, key: Array, value: Array) -> Array:
     # Each head is an element of a batch, which the two cores of a chip of v4 or v5p share; of heads that the
     # kernel knows of they would share the forward pass alone.
     attended = jax.vmap(kernel, in_axes=(0, 0, 0, None))(*rows, segments)
-    return attended.reshape(batch, heads, lengths[0], features)[:, :, :length].swapaxes(1, 2)
+    attended = attended.reshape(batch, heads, lengths[0], filled)
+    return attended[:, :, :length, :features].swapaxes(1, 2)
+
+
+def _fill(features: int) -> int:
+    """Give the features of a head with zeros up to what jax's own tests run the kernel with on TPUs.
+
+    A TPU keeps and multiplies 128 at a time, so that zeros cost little: SD1.5 has heads of 40 and 80.
+    """
+    return 64 if features <= 64 else -(-features // 128) * 128
 
 
 def _choose_block(length: int, size: int) -> int:

@@ -58,6 +58,8 @@ def interpret(fn, *inputs, mesh=None):
         {"features": 128},
         {"batch": 2, "length": 1357, "context": 1100},
         {"length": 1100, "context": 1357, "dtype": jnp.bfloat16},
+        {"features": 40, "context": 512},
+        {"features": 80, "dtype": jnp.bfloat16, "length": 1100},
     ],
 )
 def test_values_and_gradients_are_those_of_the_scores(sizes):
@@ -98,9 +100,10 @@ def test_a_stack_of_layers_on_a_mesh_is_that_of_one_device():
         ({"batch": 8, "heads": 3, "mesh": (1, 8, 1)}, True),
         ({"mask": True}, False),
         ({"length": 1023}, False),
-        ({"context": 77}, False),
-        ({"features": 40}, False),
-        ({"features": 96}, False),
+        ({"context": 512}, True),
+        ({"context": 255}, False),
+        ({"features": 40}, True),
+        ({"features": 80, "batch": 4, "heads": 2, "mesh": (2, 2, 2)}, True),
         ({"features": 640}, False),
         ({"batch": 6, "heads": 2, "mesh": (2, 2, 2)}, False),
         ({"batch": 4, "heads": 3, "mesh": (2, 2, 2)}, False),
