@@ -3,7 +3,7 @@ r"""RATS on Stable Diffusion XL at 1024x1024 with LoRA, for one GPU with 24 GB o
     python -m rats_jax.main --config=configs/sdxl_gpu.py --workdir=runs/sdxl --config.prompts=FILE
 
 As configs/sdxl_tpu.py, which it starts from; what differs stands here: adapters in place of all weights, and
-8 pictures an update, one after another. By its program (docs/tpu.md) an update lays out 16.7 GB and takes an
+8 pictures an update, one after another. By its program (docs/tpu.md) an update lays out 15.0 GB and takes an
 RTX 4090 38 seconds at least. On a larger card four pictures at a time:
 --config.optimizer.accumulation_steps=2. Nobody has run it with the published weights.
 """

@@ -2,8 +2,7 @@ r"""RATS on Stable Diffusion XL at 1024x1024, for a TPU v5p slice of 16 chips.
 
     python -m rats_jax.main --config=configs/sdxl_tpu.py --workdir=gs://BUCKET/sdxl --config.prompts=FILE
 
-As configs/sd_tpu.py, which it starts from; what differs stands here: every network is split over the chips.
-LoRA:
+As configs/sd_tpu.py, which it starts from; what differs stands here. LoRA:
 
     ... --config.lora.rank=32 --config.optimizer.learning_rate=1e-4
 
@@ -22,5 +21,4 @@ def get_config() -> ConfigDict:
     config = load_config(Path(__file__).with_name("sd_tpu.py"))
     config.pretrained = "stabilityai/stable-diffusion-xl-base-1.0"
     config.teacher.guidance_scale = 5.0
-    config.sharding = load_config(Path(__file__).with_name("default.py")).sharding
     return config

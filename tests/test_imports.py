@@ -22,7 +22,7 @@ FOLDERS = {
     "data": set(),
     "weights": {"networks", "data"},
     "parallel": set(),
-    "pipelines": {"diffusion", "networks", "data", "weights", "parallel"},
+    "pipelines": {"diffusion", "networks", "data", "weights"},
     "rewards": {"networks", "data", "weights"},
     "config": {"parallel"},
     "workdir": {"config"},
@@ -31,7 +31,7 @@ FOLDERS = {
         *{"diffusion", "networks", "data", "weights", "pipelines", "parallel", "workdir", "report"},
     },
     "verification": {
-        *{"diffusion", "networks", "weights", "pipelines", "rewards", "report"},
+        *{"diffusion", "networks", "weights", "parallel", "pipelines", "rewards", "report"},
     },
     "evaluation": {
         *{"diffusion", "method", "networks", "weights", "rewards", "parallel", "config", "data", "report"},

@@ -103,14 +103,14 @@ def write_tiny_pipeline(folder: Path, *, seed: int = 0, unet=UNET, vae=VAE) -> P
     return folder
 
 
-def write_tiny_reward(folder: Path, *, seed: int = 0) -> Path:
+def write_tiny_reward(folder: Path, *, seed: int = 0, num_layers: int = 1) -> Path:
     """Write a transformers CLIPModel folder with random weights and logit_scale log(10)."""
-    tokens = _write_tokenizer(folder)
+    tokens, layers = _write_tokenizer(folder), {"num_hidden_layers": num_layers}
     config = {
         "model_type": "clip",
         "projection_dim": 16,
-        "text_config": _TOWER | tokens,
-        "vision_config": _TOWER | {"image_size": 32, "patch_size": 8},
+        "text_config": _TOWER | layers | tokens,
+        "vision_config": _TOWER | layers | {"image_size": 32, "patch_size": 8},
     }
     params = random_params(abstract_params(clip.init_clip, clip.CLIPModel.from_config(config)), seed=seed)
     write_model(folder, config, params | {"logit_scale": np.float32(np.log(10.0))}, CLIP_WEIGHTS)

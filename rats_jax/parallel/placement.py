@@ -27,6 +27,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def without_fsdp(sharding: NamedSharding) -> NamedSharding:
+    """Gather over fsdp what is split, and leave it split over tensor."""
+    spec = (None if axis == "fsdp" else axis for axis in sharding.spec)
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
 def param_sharding(mesh: Mesh, abstract_params: Any, rules: Rules) -> Any:
     """Say where each leaf of a tree of weights lives; a TrainState will do.
 

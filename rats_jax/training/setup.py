@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,13 +24,13 @@ from rats_jax.method.parts import in_parts
 from rats_jax.method.update import make_loss_fn, make_teach_fn, make_update_fn, with_teacher
 from rats_jax.networks.lora import Adapted, init_adapters, with_adapters
 from rats_jax.parallel.mesh import Mesh
-from rats_jax.parallel.placement import batch_sharding, param_sharding, replicated
+from rats_jax.parallel.placement import batch_sharding, param_sharding, replicated, without_fsdp
 from rats_jax.pipelines.base import Pipeline
 from rats_jax.rewards import make_score_fn
 from rats_jax.training.experiment import Experiment
 from rats_jax.training.models import Models
 from rats_jax.training.optimizer import make_optimizer
-from rats_jax.types import Batch, DenoiseFn, Grid, Key, Params
+from rats_jax.types import Batch, DenoiseFn, Grid, Key, Params, RewardModel, ScoreFn
 
 # Sampling begins at latents that are all noise; a first timestep with less than this is not for them. One
 # step of Stable Diffusion's 'leading' has 0.04, two have 0.85.
@@ -63,8 +64,8 @@ def make_experiment(config: Any, models: Models, mesh: Mesh) -> Experiment:
     matrix = _make_horizon_matrix(config, grids["teacher"], grids["student"])
     horizons = np.flatnonzero(np.any(matrix, axis=0))  # no other estimate of the teacher is read
     score_fn, monitor_fn = (
-        in_parts(make_score_fn({n: r.reward_fn for n, r in scored.items()}), config.reward_parts)
-        for scored in (rewards, monitors)
+        _make_score_fn(config, mesh, role, scored)
+        for role, scored in (("rewards", rewards), ("monitors", monitors))
     )
     layout = batch_sharding(mesh)
     decode_fn, decode_whole_fn = (
@@ -288,6 +289,22 @@ def _make_params_fns(config: Any, pipeline: Pipeline, mesh: Mesh) -> tuple[Param
         return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(cast, split), layout)
 
     return computed, computed if config.teacher.ema_decay < 1 else lambda base, _: base
+
+
+def _make_score_fn(config: Any, mesh: Mesh, role: str, scored: Mapping[str, RewardModel]) -> ScoreFn:
+    """Score with several rewards, whose weights are gathered over fsdp before they are read.
+
+    XLA by itself would move the pictures of all devices to the parts of each layer.
+    """
+    score_fn = in_parts(
+        make_score_fn({name: reward.reward_fn for name, reward in scored.items()}), config.reward_parts
+    )
+    params = {role: {name: reward.params for name, reward in scored.items()}}
+    split = param_sharding(mesh, params, config.sharding)[role]
+    whole = jax.tree.map(without_fsdp, split)
+    if whole == split:
+        return score_fn
+    return lambda params, *inputs: score_fn(jax.lax.with_sharding_constraint(params, whole), *inputs)
 
 
 def _make_noise_fn(latent_shape: tuple[int, ...], layout: Any) -> NoiseFn:

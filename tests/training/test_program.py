@@ -7,8 +7,9 @@ from jax.tree_util import tree_leaves
 from rats_jax.aot.hlo import count_costs
 from rats_jax.aot.trace import trace
 from rats_jax.errors import ConfigError
+from rats_jax.parallel import placement
 from rats_jax.training.program import Program, open_mesh
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, write_tiny_reward
 
 
 def test_main_and_compile_lower_the_update_to_the_same_text(models):
@@ -42,3 +43,23 @@ def test_adapters_that_are_split_are_gathered_once(models):
     found = count_costs(program.lower_update().compile().as_text()).collectives
     gathered = sum(c.bytes * c.times for c in found if c.kind in ("all-gather", "all-to-all"))
     assert gathered == sum(4 * x.size for x in split)
+
+
+@pytest.mark.slow
+def test_rewards_that_are_split_are_gathered_and_pictures_stay_where_they_are(models, tmp_path, monkeypatch):
+    """What devices exchange does not grow with the batch, as it would where pictures met parts of weights."""
+    monkeypatch.setattr(placement, "_SMALLEST_SPLIT", 2**10)
+    reward, exchanged = write_tiny_reward(tmp_path / "reward", num_layers=5), []
+    for batch_size in (8, 16):
+        config = tiny_config(models, batch_size=batch_size, mesh__data=1, mesh__fsdp=8)
+        config.rewards.pickscore_emoji.path = str(reward)
+        config.sharding = (("^(base|text_encoder|decoder)/", "copy"), *config.sharding)
+        program = Program(config)
+        weights = tree_leaves(program.layout.frozen.rewards)
+        assert any(not leaf.is_fully_replicated for leaf in weights)
+        found = count_costs(program.lower_update().compile().as_text()).collective_bytes
+        exchanged.append(found)
+    few, many = exchanged
+    assert few["all-gather"] > 0
+    # Means of the batch's metrics aside, which are scalars.
+    assert {kind: pytest.approx(size, abs=1000) for kind, size in few.items()} == many
