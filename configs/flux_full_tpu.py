@@ -6,7 +6,7 @@ As configs/flux_gpu.py, which it starts from; what differs stands here: one pict
 trained, and all networks split over the chips, which gather one layer at a time.
 
 What `python -m rats_jax.compile --config=configs/flux_full_tpu.py --topology=v5p:2x2x4` says of it with
---config.prompt_embeds (docs/tpu.md): 18.5 of a chip's 95 GB, and at least 3.3 seconds an update, which is an
+--config.prompt_embeds (docs/tpu.md): 18.7 of a chip's 95 GB, and at least 3.3 seconds an update, which is an
 estimate.
 """
 

@@ -113,7 +113,9 @@ class TextTower(nn.Module):
         positions = nn.Embed(
             self.max_positions, self.width, dtype=self.dtype, name="embeddings.position_embeddings"
         )(jnp.arange(input_ids.shape[1]))
-        x = self._norm("embeddings.LayerNorm")(words + positions[None])
+        x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="embeddings.LayerNorm")(
+            words + positions[None]
+        )
         image_tokens = image_tokens.astype(self.dtype)
         return run_layers(
             _TextLayer,
@@ -127,9 +129,6 @@ class TextTower(nn.Module):
             norm_eps=self.norm_eps,
             dtype=self.dtype,
         )
-
-    def _norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(self.norm_eps, dtype=self.dtype, name=name)
 
 
 class _TextLayer(nn.Module):
