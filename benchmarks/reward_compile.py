@@ -57,8 +57,8 @@ def main(_: list[str]) -> None:
     lowered = run.trace(params, images, prompt).lower(lowering_platforms=("tpu",))
     lower_seconds = time.perf_counter() - start
     compiled = lowered.compile()
-    memory = compiled.memory_analysis()
-    assert memory is not None, "every TPU compiler reports it"
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None, "every TPU compiler gives both"
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
     report = {
         "reward": _REWARD.value,
@@ -71,7 +71,7 @@ def main(_: list[str]) -> None:
         "argument_bytes_per_chip": memory.argument_size_in_bytes,
         "output_bytes_per_chip": memory.output_size_in_bytes,
         "temporary_bytes_per_chip": memory.temp_size_in_bytes,
-        "flops_per_chip": count_costs(compiled.as_text()).flops,
+        "flops_per_chip": count_costs(text).flops,
         "lower_seconds": lower_seconds,
         "compile_seconds": time.perf_counter() - start - lower_seconds,
     }
