@@ -6,7 +6,7 @@ As configs/sd_tpu.py, which it starts from; what differs stands here. LoRA:
 
     ... --config.lora.rank=32 --config.optimizer.learning_rate=1e-4
 
-What `python -m rats_jax.compile --config=configs/sdxl_tpu.py --topology=v5p:2x2x4` says: docs/tpu.md.
+What an update of it needs: docs/tpu.md.
 """
 
 from pathlib import Path
