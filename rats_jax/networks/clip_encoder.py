@@ -153,15 +153,13 @@ class _Layers(nn.Module):
     config: TowerConfig
     dtype: Any
     kernels: Kernels
-    remat: bool
 
     @nn.compact
     def __call__(self, hidden: Array, mask: Array | None) -> tuple[Array, Array]:
         attributes = {"config": self.config, "dtype": self.dtype, "kernels": self.kernels}
         last = self.config.num_hidden_layers - 1
-        entering = run_layers(CLIPEncoderLayer, "", last, hidden, mask, remat=self.remat, **attributes)
-        kind: Any = nn.remat(CLIPEncoderLayer) if self.remat else CLIPEncoderLayer
-        hidden, _ = kind(**attributes, name=str(last))(entering, mask)
+        entering = run_layers(CLIPEncoderLayer, "", last, hidden, mask, **attributes)
+        hidden, _ = CLIPEncoderLayer(**attributes, name=str(last))(entering, mask)
         return hidden, entering
 
 
@@ -172,14 +170,11 @@ class CLIPEncoder(nn.Module):
         config: sizes.
         dtype: of matrix products and of what they give; norms and softmax are float32 inside.
         kernels: of the device.
-        remat: whether the gradient keeps what enters each layer and computes the rest again, of few layers
-            too.
     """
 
     config: TowerConfig
     dtype: Any = jnp.float32
     kernels: Kernels = PLAIN
-    remat: bool = False
 
     @nn.compact
     def __call__(self, hidden: Array, mask: Array | None = None) -> tuple[Array, Array]:
@@ -193,7 +188,7 @@ class CLIPEncoder(nn.Module):
             What leaves the last layer, and what enters it, [B, L, D] both.
         """
         chex.assert_rank(hidden, 3)
-        return _Layers(self.config, self.dtype, self.kernels, self.remat, name="layers")(hidden, mask)
+        return _Layers(self.config, self.dtype, self.kernels, name="layers")(hidden, mask)
 
 
 def make_norm(config: TowerConfig, dtype: Any, name: str) -> nn.LayerNorm:

@@ -51,7 +51,6 @@ def run_layers(
     count: int,
     carried: Any,
     *inputs: Any,
-    remat: bool = False,
     **attributes: Any,
 ) -> Any:
     """Run the first layers of a list: as a stack where that pays, else one by one.
@@ -62,7 +61,6 @@ def run_layers(
         count: of layers, from number 0 on; may be 0.
         carried: what enters the first layer; a stack gives it back in the same shape and dtype.
         inputs: what all layers read.
-        remat: whether the gradient of layers that are no stack is to compute them again, as a stack's does.
         attributes: of each layer.
 
     Returns:
@@ -70,9 +68,9 @@ def run_layers(
     """
     if count >= _LEAST_LAYERS:
         return stack(block, list_name, 0, count, **attributes)(carried, *inputs)[0]
-    kind: Any = nn.remat(block) if remat else block
+    make: Any = block
     for index in range(count):
-        carried, _ = kind(**attributes, name=_name(list_name, str(index)))(carried, *inputs)
+        carried, _ = make(**attributes, name=_name(list_name, str(index)))(carried, *inputs)
     return carried
 
 

@@ -46,7 +46,7 @@ class ViCLIPVisionTransformer(nn.Module):
 
         Returns:
             The class token after the last layer and the norm behind it, [B, D] in `dtype`; differentiable in
-            pixels: the gradient keeps what enters each layer and computes the rest again.
+            pixels.
 
         Raises:
             ValueError: clips of another shape.
@@ -64,9 +64,7 @@ class ViCLIPVisionTransformer(nn.Module):
         patches = patches.reshape(pixels.shape[0], -1, width)
         hidden = jnp.concatenate([class_token, patches], axis=1)
         hidden = make_norm(self.config, self.dtype, "pre_layrnorm")(hidden)  # spelt as in CLIP's files
-        # The 2049 tokens of a clip of 8 frames are many: 67 million products of queries and keys a layer.
-        encoder = CLIPEncoder(self.config, self.dtype, self.kernels, remat=True, name="encoder")
-        hidden, _ = encoder(hidden)
+        hidden, _ = CLIPEncoder(self.config, self.dtype, self.kernels, name="encoder")(hidden)
         return make_norm(self.config, self.dtype, "post_layernorm")(hidden[:, 0])
 
 

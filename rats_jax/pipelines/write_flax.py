@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax.serialization import to_bytes
 
@@ -250,4 +249,4 @@ def _make_scheduler(parts: Parts, num_steps: int, timestep_spacing: str) -> dict
 
 
 def _write_msgpack(file: Path, params: Params, dtype: Any) -> None:
-    file.write_bytes(to_bytes(jax.tree.map(lambda leaf: np.asarray(leaf, dtype), unstack_params(params))))
+    file.write_bytes(to_bytes(unstack_params(params, dtype=dtype)))

@@ -38,18 +38,27 @@ def unstack(path: tuple[str, ...]) -> list[tuple[str, ...]] | None:
     return None
 
 
-def unstack_params(params: Params) -> Params:
+def unstack_params(params: Params, *, dtype: Any = np.float32) -> Params:
     """Give each layer of a stack a module of its own, as in the trees of others.
 
     Args:
-        params: nested dict of NumPy arrays, or of leaves that lie in files; stacks are read here.
+        params: nested dict of arrays, or of leaves that lie in files and are read here.
+        dtype: of the result.
+
+    Returns:
+        A nested dict of NumPy arrays.
     """
+    return unflatten_dict(dict(_iter_layers(params, dtype)))
+
+
+def _iter_layers(params: Params, dtype: Any) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """Read one parameter at a time; yield it layer by layer, each under the path of a layer by itself."""
     flat = cast(Mapping[tuple[str, ...], Any], flatten_dict(params))
-    layers: dict[tuple[str, ...], Any] = {}
-    for path, leaf in flat.items():
-        names = unstack(path)
-        layers |= {path: leaf} if names is None else dict(zip(names, np.asarray(leaf), strict=True))
-    return unflatten_dict(layers)
+    for path, value in flat.items():
+        layers = unstack(path)
+        # What lies in a file is read in the dtype that is wanted.
+        whole = np.asarray(value.astype(dtype))
+        yield from [(path, whole)] if layers is None else zip(layers, whole, strict=True)
 
 
 def torch_name(path: tuple[str, ...]) -> str:
@@ -139,13 +148,8 @@ def iter_torch_names(params: Params, *, dtype: Any = np.float32) -> Iterator[tup
     Yields:
         PyTorch name, and contiguous array in PyTorch's layout.
     """
-    flat = cast(Mapping[tuple[str, ...], Any], flatten_dict(params))
-    for path, value in flat.items():
-        layers = unstack(path)
-        # What lies in a file is read in the dtype that is wanted.
-        whole = np.asarray(value.astype(dtype))
-        for layer, part in [(path, whole)] if layers is None else zip(layers, whole, strict=True):
-            yield torch_name(layer), _to_torch_layout(part, layer).copy(order="C")
+    for layer, part in _iter_layers(params, dtype):
+        yield torch_name(layer), _to_torch_layout(part, layer).copy(order="C")
 
 
 def to_torch_names(params: Params, *, dtype: Any = np.float32) -> dict[str, np.ndarray]:
